@@ -1,0 +1,47 @@
+# Two commands matter: `make demo` and `make test`. Both make .venv when it is missing.
+PYTHON ?= python3
+BIN := .venv/bin
+export OMP_NUM_THREADS := 1
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: demo test test-slow check format docs bench clean
+
+.venv/.run: pyproject.toml tests/constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -c tests/constraints.txt -e .
+	touch $@
+
+.venv/.dev: .venv/.run
+	$(BIN)/python -m pip install -q -c tests/constraints.txt -e ".[dev]"
+	touch $@
+
+demo: .venv/.run  ## train a small model on this CPU; its reward climbs
+	$(BIN)/midflight up configs/demo.yaml
+
+test: .venv/.dev  ## the fast tests
+	$(BIN)/python -m pytest
+
+test-slow: .venv/.dev  ## chaos, soak and fuzz runs: about an hour
+	$(BIN)/python -m pytest -m slow --timeout 3600
+
+check: .venv/.dev  ## format, lint, types, layers, dead code, docstrings, generated docs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	cd .pkg && ../$(BIN)/lint-imports --config ../pyproject.toml
+	$(BIN)/vulture
+	$(BIN)/interrogate -q
+	$(BIN)/python docs/generate.py --check
+
+format: .venv/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+docs: .venv/.dev  ## regenerate the reference pages
+	$(BIN)/python docs/generate.py
+
+bench: .venv/.dev  ## every benchmark, one table
+	$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache runs

@@ -1,0 +1,1 @@
+"""midflight.kernel"""

@@ -1,0 +1,204 @@
+"""The runtime every service stands on: hello, heartbeats, phases, waits, knobs, events, drain.
+
+A service subclasses `Actor`, declares the ports it connects to, and overrides a few hooks:
+
+    start()            after the kernel's welcome; may take long inside `phase(...)`; then the actor is ready
+    work(now) -> bool   own work in small pieces; True asks for another turn at once
+    idle() -> bool     nothing held, so a drain may end
+    apply_knob(name, value) -> step at which it takes effect
+
+Heartbeats come from the main loop only, with a progress counter: a service that hangs falls silent, and one that must
+be silent for long declares a phase with its own deadline first.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar
+
+from midflight import __version__
+from midflight.messages.base import Scalar
+from midflight.messages.control import (
+    Drain,
+    Heartbeat,
+    HeartbeatOk,
+    Hello,
+    Ready,
+    Refused,
+    Wait,
+    Welcome,
+)
+from midflight.messages.envelope import MAJOR
+from midflight.messages.events import Post, PostOk
+from midflight.messages.knobs import KnobApplied, KnobApply, KnobDeclaration
+from midflight.messages.sockets import Role
+
+from .mail import Bus
+from .node import Letter, Node, handles
+
+HELLO_RETRY_S = 1.0
+LATER_S = 0.1
+
+
+class Actor(Node):
+    """A service process as seen from inside."""
+
+    PORTS: ClassVar[dict[str, Role]] = {"ctl": "dealer"}
+
+    def __init__(self, identity: str, bus: Bus) -> None:
+        super().__init__(identity, bus)
+        self.boot: str | None = None
+        self.ready = False
+        self.draining: str | None = None
+        self.progress = 0
+        self.stats: dict[str, Scalar] = {}
+        self.newest_event = 0
+        self._heartbeat_s = 0.5
+        self._next_beat = 0.0
+        self._phase: tuple[str, float] | None = None
+        self._waits: dict[str, float | None] = {}
+        self._posts = 0
+
+    # hooks
+
+    def start(self) -> None:
+        """Load what the service needs."""
+
+    def work(self, now: float) -> bool:
+        """One small piece of own work."""
+        return False
+
+    def idle(self) -> bool:
+        """Whether a draining service may leave."""
+        return True
+
+    def knobs(self) -> tuple[KnobDeclaration, ...]:
+        """The knobs this service applies."""
+        return ()
+
+    def apply_knob(self, name: str, value: Scalar) -> int:
+        """Use a new value; -> the step from which it is in force."""
+        raise KeyError(name)
+
+    def ports(self) -> dict[str, Role]:
+        """The ports this process opens, and as what."""
+        return self.PORTS
+
+    def close(self) -> None:
+        """Last words before the process exits; children are ended here."""
+
+    # what subclasses call
+
+    def event(self, topic: str, body: dict[str, Scalar], step: int | None = None) -> None:
+        """Put something into the run's event stream; journaled by the kernel exactly once."""
+        self._posts += 1
+        self.mail.post("ctl", ("event", self._posts), Post(key=self._posts, topic=topic, step=step, body=body))
+
+    @contextmanager
+    def phase(self, name: str, most_s: float) -> Iterator[None]:
+        """Declare work that may silence the main loop for up to `most_s` seconds."""
+        outer, self._phase = self._phase, (name, most_s)
+        self.beat()
+        try:
+            yield
+        finally:
+            self._phase = outer
+            self.beat()
+
+    def waiting(self, name: str, left_s: float | None) -> None:
+        """Show a wait in `midflight ps`; `left_s` None means it is bounded by the life of its peer."""
+        self._waits[name] = None if left_s is None else self.bus.now() + left_s
+
+    def waited(self, name: str) -> None:
+        """The wait is over."""
+        self._waits.pop(name, None)
+
+    def beat(self) -> None:
+        """Send a heartbeat now; called by the loop, and by long work between its pieces."""
+        now = self.bus.now()
+        self._next_beat = now + self._heartbeat_s
+        waits = [(name, end if end is None else end - now) for name, end in self._waits.items()]
+        waits += self.mail.waits()
+        self.mail.send(
+            "ctl",
+            Heartbeat(
+                progress=self.progress,
+                phase=self._phase[0] if self._phase else None,
+                phase_s=self._phase[1] if self._phase else None,
+                waits=[Wait(name=name, left_s=left) for name, left in waits[:64]],
+                stats=self.stats,
+            ),
+        )
+
+    # the loop's side
+
+    def on_turn(self, now: float) -> float:
+        """Heartbeat, then own work."""
+        if self.boot is None:
+            if now >= self._next_beat:
+                self._hello(now)
+            return LATER_S
+        if not self.ready:
+            self.start()
+            self.ready = True
+            self.mail.send("ctl", Ready())
+            self.beat()
+        if now >= self._next_beat:
+            self.beat()
+        busy = self.work(now)
+        if self.draining and not busy and self.idle() and not self.mail.unsettled():
+            self.leave(0)
+        return 0.0 if busy else min(LATER_S, max(self._next_beat - self.bus.now(), 0.001))
+
+    def _hello(self, now: float) -> None:
+        self._next_beat = now + HELLO_RETRY_S
+        hello = Hello(
+            proto_min=MAJOR,
+            proto_max=MAJOR,
+            pid=os.getpid(),
+            role="service",
+            version=__version__,
+            knobs=list(self.knobs()),
+            ready=self.ready,
+        )
+        self.mail.send("ctl", hello)
+
+    @handles(Welcome)
+    def _on_welcome(self, message: Welcome, letter: Letter) -> None:
+        self.boot, self._heartbeat_s = message.boot, message.heartbeat_s
+        self.mail.resend("ctl")
+        for name, value in message.knobs.items():
+            self.apply_knob(name, value)
+        self.on_welcome()
+
+    def on_welcome(self) -> None:
+        """After each welcome (first start, and again after a kernel restart)."""
+
+    @handles(HeartbeatOk)
+    def _on_heartbeat_ok(self, message: HeartbeatOk, letter: Letter) -> None:
+        self.newest_event = message.seq
+        if message.boot != self.boot:
+            self._hello(self.bus.now())
+
+    @handles(Refused)
+    def _on_refused(self, message: Refused, letter: Letter) -> None:
+        if message.code == "identity":  # fenced: a successor owns this name
+            self.leave(4)
+
+    @handles(PostOk)
+    def _on_post_ok(self, message: PostOk, letter: Letter) -> None:
+        self.mail.settle(("event", message.key))
+
+    @handles(Drain)
+    def _on_drain(self, message: Drain, letter: Letter) -> None:
+        if self.draining is None:
+            self.draining = message.why or "asked to"
+            self.on_drain()
+
+    def on_drain(self) -> None:
+        """Stop taking new work."""
+
+    @handles(KnobApply)
+    def _on_knob_apply(self, message: KnobApply, letter: Letter) -> None:
+        step = self.apply_knob(message.knob, message.value)
+        self.mail.send("ctl", KnobApplied(knob=message.knob, version=message.version, step=step))

@@ -1,0 +1,70 @@
+"""How a service process begins: `python -P -m midflight.kernel.boot`, spawned by the warden.
+
+Reads its name from the environment, ties its life to the warden's, sets its limits, opens its log, loads its own part
+of the resolved configuration, imports its class and runs it until it leaves. Exit codes: 0 done, 1 a fault (logged with
+its traceback), 3 the warden is gone, 4 fenced by a successor, 143 SIGTERM.
+"""
+
+import os
+import signal
+import sys
+import traceback
+from importlib import import_module
+from pathlib import Path
+
+import structlog
+
+from . import logs
+from .actor import Actor
+from .loop import Loop
+from .process import bootstrap_from_environment
+from .settings import Settings
+
+
+def main() -> int:
+    """Run one service; -> its exit code."""
+    bootstrap_from_environment()
+    os.nice(int(os.environ.get("MIDFLIGHT_NICE", "0")))
+    settings = Settings.read(Path(os.environ["MIDFLIGHT_RUN_DIR"]), os.environ["MIDFLIGHT_NAME"])
+    generation = int(os.environ["MIDFLIGHT_GENERATION"])
+    logs.configure(
+        settings.run_dir / "logs" / f"{settings.name}.jsonl",
+        run=settings.run_id,
+        service=settings.name,
+        generation=generation,
+    )
+    log = structlog.get_logger()
+    for path in settings.python_path:
+        sys.path.append(path)
+    module, _, name = settings.entry.partition(":")
+    loop = Loop()
+    try:
+        actor: Actor = getattr(import_module(module), name)(f"{settings.name}#{generation}", loop, settings)
+        for port, role in actor.ports().items():
+            identity = actor.identity if role in ("dealer", "router") else ""
+            loop.add(port, role, settings.endpoints[port], identity)
+        log.info("started", pid=os.getpid())
+        code = loop.run(actor, {signal.SIGTERM: lambda: actor.leave(128 + signal.SIGTERM), signal.SIGINT: _ignore})
+        actor.close()
+        loop.flush(0.5)
+        log.info("left", code=code)
+    except Exception as error:
+        traceback.print_exc()
+        log.exception("crashed", error=f"{type(error).__name__}: {error}")
+        code = 1
+    _finish(code)
+    return code
+
+
+def _ignore() -> None:
+    """Ctrl-C in a terminal reaches the whole group; only the launcher acts on it."""
+
+
+def _finish(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # torch's and libraries' threads must not turn a clean end into a crash
+
+
+if __name__ == "__main__":
+    sys.exit(main())

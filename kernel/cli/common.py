@@ -1,0 +1,44 @@
+"""What several verbs share: naming a run, printing tables and JSON."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from midflight.kernel.rundir.directory import RunDir
+from midflight.kernel.rundir.find import find_run
+
+
+def run_option(parser: argparse.ArgumentParser) -> None:
+    """`--run`, and `--json`."""
+    parser.add_argument("--run", metavar="NAME|DIR", help="which run; default $MIDFLIGHT_RUN, then the newest live one")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
+
+
+def chosen_run(arguments: argparse.Namespace, live: bool = True) -> RunDir:
+    """The run an option names; its path goes to stderr so that a pipe stays clean."""
+    run = find_run(arguments.run, live=live)
+    if not arguments.json and sys.stderr.isatty():
+        print(f"run {run.path}", file=sys.stderr)
+    return run
+
+
+def print_json(data: object) -> None:
+    """One object on one line."""
+    print(json.dumps(data, sort_keys=True))
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as their widest cell."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def seconds(value: float) -> str:
+    """12.3s, 4m05s or 3h02m."""
+    if value < 60:
+        return f"{value:.1f}s"
+    minutes = int(value // 60)
+    return f"{minutes}m{int(value % 60):02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"

@@ -1,0 +1,78 @@
+"""midflight: launch, watch and steer runs. `midflight VERB --help` tells each verb's options."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Final
+
+from .exits import INTERRUPTED, NO_RUN, USAGE, Stop
+
+VERBS: Final = {
+    "up": "start a run from a topology file, or go on with one (--resume)",
+    "down": "end a run: drain and checkpoint, or --now",
+    "ps": "what every service of a run is doing, and what it waits for",
+    "logs": "the services' logs, merged by time",
+    "set": "change a knob: midflight set optim.lr=3e-4 --reason plateau",
+    "get": "show knobs, their bounds and owners",
+    "ledger": "the balance of all samples, or one sample's life; fails if it does not balance",
+    "config": "check, show (--origin), explain or schema of topologies",
+    "doctor": "is this machine fit to run midflight?",
+}
+"""verb -> one line of help; the verb's module of the same name has `options(parser)` and `run(arguments)`."""
+
+MODULES: Final = {"set": "set_knob", "get": "get_knobs"}
+"""Modules whose name is not their verb's."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; -> its exit code (see `exits`)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="midflight", description=__doc__)
+    parser.add_argument("--version", action="store_true", help="print the version and leave")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB")
+    for verb, text in VERBS.items():
+        one = verbs.add_parser(verb, help=text, description=text)
+        if arguments[:1] == [verb]:
+            _module(verb).options(one)
+    chosen = parser.parse_args(arguments)
+    if chosen.version:
+        from midflight import __version__
+
+        print(__version__)
+        return 0
+    if not chosen.verb:
+        parser.print_help(sys.stderr)
+        return USAGE
+    return _run(chosen)
+
+
+def _module(verb: str):  # type: ignore[no-untyped-def]
+    return import_module(f".{MODULES.get(verb, verb)}", __package__)
+
+
+def _run(chosen: argparse.Namespace) -> int:
+    from midflight.kernel.client import Unreachable
+    from midflight.kernel.rundir.errors import RunDirError, RunNotFound
+
+    try:
+        code: int = _module(chosen.verb).run(chosen)
+        return code
+    except Stop as stop:
+        print(f"midflight {chosen.verb}: {stop}", file=sys.stderr)
+        return stop.code
+    except (Unreachable, RunNotFound) as error:
+        print(f"midflight {chosen.verb}: {error}", file=sys.stderr)
+        return NO_RUN
+    except RunDirError as error:
+        print(f"midflight {chosen.verb}: {error}", file=sys.stderr)
+        return USAGE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,48 @@
+"""midflight ps: every service, its state, and what it waits for."""
+
+import argparse
+
+from midflight.kernel.client import Client
+from midflight.messages.control import ServiceStatus, Status, StatusGet
+
+from .common import chosen_run, print_json, run_option, seconds, table
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """Nothing but the run."""
+    run_option(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Ask the kernel once and print its answer."""
+    with Client(chosen_run(arguments).path) as client:
+        status = client.ask("ctl", StatusGet()).message
+    assert isinstance(status, Status)
+    if arguments.json:
+        print_json(status.model_dump())
+        return 0
+    ending = f", ending: {status.stopping}" if status.stopping else ""
+    print(f"{status.run_id}  up {seconds(status.up_s)}{ending}")
+    head = ["SERVICE", "STATE", "PID", "UP", "SEEN", "RESTARTS", "DOING", "WAITING FOR"]
+    print(table([head, *([*_cells(service)] for service in status.services)]))
+    for service in status.services:
+        if service.cause and service.state in ("backoff", "failed"):
+            print(f"{service.name}: {service.cause}")
+    return 0
+
+
+def _cells(service: ServiceStatus) -> tuple[str, ...]:
+    doing = service.phase or " ".join(f"{key}={value}" for key, value in service.stats.items())
+    waits = ", ".join(
+        f"{w.name} ({'peer' if w.left_s is None else seconds(max(0.0, w.left_s))})" for w in service.waits
+    )
+    return (
+        f"{service.name}#{service.generation}",
+        service.state,
+        str(service.pid or "-"),
+        seconds(service.up_s),
+        seconds(service.seen_s),
+        str(service.restarts),
+        doing[:70] or "-",
+        waits or "-",
+    )

@@ -1,0 +1,51 @@
+"""midflight set NAME=VALUE: change a knob of a live run."""
+
+import argparse
+
+from midflight.kernel.client import Client
+from midflight.messages.control import Refused
+from midflight.messages.knobs import KnobOk, KnobSet
+
+from .common import chosen_run, print_json, run_option
+from .exits import REFUSED, STALE, USAGE, Stop
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """What, why, and under which condition."""
+    run_option(parser)
+    parser.add_argument("assignment", metavar="NAME=VALUE", help="e.g. optim.lr=3e-4")
+    parser.add_argument("--reason", default="", help="kept in the journal with the change")
+    parser.add_argument("--if-version", type=int, metavar="N", help="refuse unless the knob is still at version N")
+    parser.add_argument("--take", action="store_true", help="take the knob from the controller that holds it")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Ask the kernel; it checks bounds, owner and version."""
+    name, equals, text = arguments.assignment.partition("=")
+    if not equals:
+        raise Stop(USAGE, f"{arguments.assignment!r}: want NAME=VALUE; `midflight get` lists the names")
+    message = KnobSet(
+        knob=name, value=parse(text), if_version=arguments.if_version, take=arguments.take, reason=arguments.reason
+    )
+    with Client(chosen_run(arguments).path) as client:
+        answer = client.ask("ctl", message).message
+    if isinstance(answer, Refused):
+        raise Stop(STALE if answer.code == "version" else REFUSED, answer.why)
+    assert isinstance(answer, KnobOk)
+    if arguments.json:
+        print_json(answer.model_dump())
+    else:
+        print(f"{answer.knob} = {answer.value} (version {answer.version})")
+    return 0
+
+
+def parse(text: str) -> float | int | bool | str:
+    """A value as it would be in a topology file."""
+    if text in ("true", "false"):
+        return text == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text

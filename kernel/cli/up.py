@@ -1,0 +1,75 @@
+"""midflight up TOPOLOGY: check everything, start the run, watch it, end it well.
+
+The first Ctrl-C drains and checkpoints, the second stops without finishing the work in hand, the third kills. A run
+started with -d goes on without this terminal; `midflight down` ends it.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from midflight.kernel.config import ConfigError, Loaded, load_topology
+
+from .exits import USAGE, Stop
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """The topology, its overlays and overrides, and how to run it."""
+    parser.add_argument("topology", help="a file, or the name of one that comes with midflight, such as demo")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="e.g. services.learner.steps=50")
+    parser.add_argument("-f", "--file", action="append", default=[], metavar="OVERLAY", help="merged over the topology")
+    parser.add_argument("-d", "--detach", action="store_true", help="return as soon as the run has started")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --run-dir (default: the newest)")
+    parser.add_argument("--run-dir", type=Path, help="where the run lives (default runs/<run>-<id>)")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved topology and start nothing")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check, start, watch."""
+    loaded = load(arguments.topology, arguments.file, arguments.overrides)
+    if arguments.dry_run:
+        print(json.dumps(loaded.data, indent=1, sort_keys=True))
+        return 0
+    from midflight.kernel.launch import ResumeError, launch
+    from midflight.kernel.rundir import find_run
+
+    folder = arguments.run_dir
+    if arguments.resume and folder is None:
+        folder = find_run(loaded.topology.run, live=False).path
+    try:
+        launched = launch(loaded, folder, arguments.resume)
+    except ResumeError as error:
+        raise Stop(USAGE, str(error)) from None
+    print(f"run {launched.run_id} in {launched.run_dir.path}", file=sys.stderr)
+    if arguments.detach:
+        return 0
+    from .watch import Watch
+
+    watch = Watch(launched)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, watch.interrupted)
+    return watch.until_over()
+
+
+def load(topology: str, overlays: list[str], overrides: list[str]) -> Loaded:
+    """Load a topology by path or by the name of one that comes with the package."""
+    try:
+        return load_topology(find_topology(topology), overlays, overrides)
+    except ConfigError as error:
+        raise Stop(USAGE, f"{len(error.problems)} mistake(s)\n{error}") from None
+
+
+def find_topology(name: str) -> str:
+    """A path as it is; otherwise configs/NAME.yaml of the installed package."""
+    if os.path.exists(name) or os.sep in name or name.endswith((".yaml", ".yml")):
+        return name
+    from importlib.resources import files
+
+    entries = files("midflight.configs").iterdir()
+    known = {Path(entry.name).stem: entry for entry in entries if entry.name.endswith(".yaml")}
+    if name not in known:
+        raise Stop(USAGE, f"no topology {name!r}: give a file, or one of {', '.join(sorted(known))}")
+    return str(known[name])

@@ -1,0 +1,179 @@
+"""Watching a run from the terminal that started it: two live lines on a tty, else one line a step; then a summary."""
+
+import sys
+import time
+from collections import deque
+from types import FrameType
+from typing import Any, Literal
+
+from midflight.kernel.client import Client, Unreachable
+from midflight.kernel.launch import Launched
+from midflight.messages.control import RunStop
+from midflight.messages.events import Event
+from midflight.messages.wire import WireError, decode
+
+from .common import seconds
+from .exits import FAILED
+
+MODES: tuple[tuple[Literal["drain", "stop", "kill"], str], ...] = (
+    ("drain", "draining: finishing the work in hand and writing a checkpoint; Ctrl-C again stops"),
+    ("stop", "stopping without finishing; Ctrl-C again kills"),
+    ("kill", "killing everything"),
+)
+POLL_MS = 200
+SPARKS = " .:-=+*#%@"
+
+
+class Watch:
+    """Follows the event stream of a run that this process launched."""
+
+    def __init__(self, launched: Launched) -> None:
+        self.launched = launched
+        self.began = time.monotonic()
+        self.presses = 0
+        self.handled = 0
+        self.last: dict[str, Any] = {}
+        self.lines: list[str] = []
+        self.rewards: deque[float] = deque(maxlen=400)
+        self.evaluations: list[tuple[int, float]] = []
+        self.over = ""
+        self.stopping = False
+        self._live = sys.stdout.isatty()
+        self._drawn = 0
+
+    def interrupted(self, number: int, frame: FrameType | None) -> None:
+        """A signal: noted here, acted on in the loop."""
+        self.presses += 1
+
+    def until_over(self) -> int:
+        """Show what happens until the warden has gone; -> the exit code of the command."""
+        warden = self.launched.warden
+        with Client(self.launched.run_dir.path) as client:
+            stream = client.port("ev", "sub")
+            while warden.poll() is None:
+                if stream.socket.poll(POLL_MS):
+                    for incoming in stream.drain():
+                        self._take(incoming.frames)
+                while self.handled < self.presses:
+                    self._stop(client)
+                self._draw()
+            for incoming in stream.drain(10_000):
+                self._take(incoming.frames)
+        code = warden.wait()
+        self._summary(code)
+        return code if code in (0, FAILED) else FAILED
+
+    def _stop(self, client: Client) -> None:
+        mode, text = MODES[min(self.handled, len(MODES) - 1)]
+        self.handled += 1
+        self._print(f"Ctrl-C: {text}" if self.handled == 1 else text)
+        try:
+            client.ask("ctl", RunStop(mode=mode, why="Ctrl-C"), timeout_s=2.0)
+        except Unreachable:
+            self._print("the kernel does not answer; asking the warden to end everything")
+            self.launched.warden.terminate()
+
+    def _take(self, frames: list[bytes]) -> None:
+        try:
+            event = decode(frames).message
+        except WireError:
+            return
+        if isinstance(event, Event):
+            show = getattr(self, f"_on_{event.topic.replace('.', '_')}", None)
+            if show:
+                show(event)
+
+    def _on_metrics(self, event: Event) -> None:
+        self.last.update(event.body, step=event.step)
+        reward = event.body.get("reward_mean")
+        if isinstance(reward, int | float):
+            self.rewards.append(float(reward))
+        if not self._live:
+            b = event.body
+            self._print(
+                f"step {event.step} reward {_f(b.get('reward_mean'))} loss {_f(b.get('loss'))} kl {_f(b.get('kl'))} "
+                f"lag {_f(b.get('lag_mean'), 2)} max {_f(b.get('lag_max'), 0)} train {_f(b.get('train_s'))}s "
+                f"wait {_f(b.get('wait_s'))}s"
+            )
+
+    def _on_sft(self, event: Event) -> None:
+        self.last.update(sft=event.step, sft_of=event.body.get("of"), loss=event.body.get("loss"))
+        if not self._live:
+            self._print(f"warm-up {event.step}/{event.body.get('of')} loss {_f(event.body.get('loss'))}")
+
+    def _on_evaluation(self, event: Event) -> None:
+        value = event.body.get("eval/reward")
+        if isinstance(value, int | float) and event.step is not None:
+            self.evaluations.append((event.step, float(value)))
+            self._print(f"held-out accuracy {value:.3f} at step {event.step} ({event.body.get('n')} prompts)")
+
+    def _on_service_failed(self, event: Event) -> None:
+        self._print(f"{event.body.get('name')} failed: {event.body.get('why')}")
+
+    def _on_service_exit(self, event: Event) -> None:
+        if not event.body.get("asked") and not self.stopping:
+            self._print(f"{event.body.get('name')}: {event.body.get('cause')}")
+
+    def _on_note(self, event: Event) -> None:
+        self._print(f"{event.source}: {event.body.get('text')}")
+
+    def _on_run_state(self, event: Event) -> None:
+        self.stopping = True
+        if event.body.get("state") == "over":
+            self.over = str(event.body.get("why", ""))
+
+    def _print(self, text: str) -> None:
+        self._erase()
+        print(text, flush=True)
+
+    def _erase(self) -> None:
+        if self._drawn:
+            sys.stdout.write(f"\x1b[{self._drawn}A\x1b[J")
+            self._drawn = 0
+
+    def _draw(self) -> None:
+        if not self._live:
+            return
+        self._erase()
+        age = seconds(time.monotonic() - self.began)
+        if "step" in self.last:
+            b = self.last
+            one = f"step {b['step']}  reward {_f(b.get('reward_mean'))} [{spark(list(self.rewards)[-40:])}]"
+            two = (
+                f"  {age}  lag {_f(b.get('lag_mean'), 2)} (max {_f(b.get('lag_max'), 0)})  kl {_f(b.get('kl'))}  "
+                f"train {_f(b.get('train_s'))}s  wait {_f(b.get('wait_s'))}s"
+            )
+        elif "sft" in self.last:
+            one, two = f"warm-up {self.last['sft']}/{self.last['sft_of']}  loss {_f(self.last['loss'])}", f"  {age}"
+        else:
+            one, two = "starting", f"  {age}"
+        print(f"{one}\n{two}", flush=True)
+        self._drawn = 2
+
+    def _summary(self, code: int) -> None:
+        self._erase()
+        took = seconds(time.monotonic() - self.began)
+        print(f"\n{'done' if code == 0 else 'FAILED'} after {took}{': ' + self.over if self.over else ''}")
+        if self.rewards:
+            rewards = list(self.rewards)
+            head, tail = rewards[: len(rewards) // 10 or 1], rewards[-(len(rewards) // 10 or 1) :]
+            print(f"reward            {sum(head) / len(head):.3f} -> {sum(tail) / len(tail):.3f}  [{spark(rewards)}]")
+        if self.evaluations:
+            print("held-out accuracy " + "  ".join(f"{step}: {value:.3f}" for step, value in self.evaluations))
+        print(f"run directory     {self.launched.run_dir.path}")
+        if code:
+            print(f"why               {self.launched.run_dir.logs}/ (warden.out and the services' logs)")
+
+
+def spark(values: list[float], width: int = 60) -> str:
+    """A line of characters, the higher the denser."""
+    if not values:
+        return ""
+    size = max(1, len(values) // width)
+    means = [sum(part) / len(part) for part in (values[i : i + size] for i in range(0, len(values), size))]
+    low, high = min(means), max(means)
+    return "".join(SPARKS[int((mean - low) / (high - low or 1.0) * (len(SPARKS) - 1))] for mean in means)
+
+
+def _f(value: object, digits: int = 3) -> str:
+    return f"{value:.{digits}f}" if isinstance(value, int | float) else "-"

@@ -1,0 +1,66 @@
+"""What the supervisor asks the kernel to do: plain values, executed in the order of the list."""
+
+from dataclasses import dataclass, field
+
+from midflight.messages.base import Scalar
+
+
+@dataclass(frozen=True, slots=True)
+class Spawn:
+    """To the warden: start this generation. The supervisor's state must be durable first, or a killed kernel
+    could hand out the same generation twice."""
+
+    name: str
+    generation: int
+    slot: str
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """To the warden: send `signal` to this generation: SIGKILL to its whole process group, any other to its leader."""
+
+    name: str
+    generation: int
+    signal: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class SendDrain:
+    """To the service: take no new work, hand in what you hold, leave with code 0; SIGTERM in `deadline_s`."""
+
+    name: str
+    generation: int
+    deadline_s: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """This instance is no more: free its knobs, tell the ledger. Exactly one for each instance that ran."""
+
+    name: str
+    generation: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunOver:
+    """Everything has ended; the run's exit code and its reason. The last command of a run."""
+
+    code: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """Publish an event. The latest body of each (topic, key) belongs in the snapshot when `key` is not empty;
+    `final` says that the key's subject has ceased to exist."""
+
+    topic: str
+    key: str = ""
+    body: dict[str, Scalar] = field(default_factory=dict)
+    final: bool = False
+
+
+Command = Spawn | Kill | SendDrain | Gone | RunOver | Emit

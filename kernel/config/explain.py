@@ -1,0 +1,89 @@
+"""`midflight config explain KEY`: what a key of the topology means, its type, range and default."""
+
+from typing import Any
+
+from midflight.kernel.spec import ServiceSpec
+
+from .errors import ConfigError, Path, suggest
+from .fields import ModelClass, classes_in, models_at
+from .registry import Registry, default_registry
+
+Schema = dict[str, Any]
+
+
+def explain(key: str, registry: Registry | None = None) -> str:
+    """A few lines about `key`, such as `services.kl.target` (a slot is named by its kind here).
+
+    A key that holds others is followed by one line for each. Raises ConfigError with the nearest name.
+    """
+    known = registry if registry is not None else default_registry()
+    path: Path = tuple(part for part in key.split(".") if part)
+    if path[:1] == ("services",) and len(path) > 1 and path[1] not in known:
+        raise ConfigError([f"{key}: unknown kind {path[1]!r}{suggest(str(path[1]), known)}"])
+    if len(path) == 2 and path[0] == "services":
+        lines = [f"{key}: a service"]
+        children = models_at(path, None, known)
+    elif not path:
+        lines, children = [], models_at((), None, known)
+    else:
+        lines, children = _field(path, key, known)
+    if path == ("services",):
+        lines += [f"  {kind}" for kind in sorted(known)]
+        children = []
+    for model in dict.fromkeys(children):
+        lines += [f"  {name}: {_summary(model, name)}" for name in model.model_fields]
+    return "\n".join(lines)
+
+
+def _field(path: Path, key: str, known: Registry) -> tuple[list[str], list[ModelClass]]:
+    parents = models_at(path[:-1], None, known)
+    name = str(path[-1])
+    model = next((parent for parent in parents if name in parent.model_fields), None)
+    if model is None:
+        names = {field for parent in parents for field in parent.model_fields}
+        raise ConfigError([f"{key}: unknown key {name!r}{suggest(name, names)}"])
+    children = list(classes_in(model.model_fields[name].annotation))
+    lines = [f"{key}: {_summary(model, name)}"]
+    if about := _about(model, name, children):
+        lines.append(f"  {about}")
+    return lines, children
+
+
+def _about(model: ModelClass, name: str, children: list[ModelClass]) -> str:
+    """The field's description, else that of the same field of every service, else its class's first line."""
+    inherited = ServiceSpec.model_fields.get(name) if issubclass(model, ServiceSpec) else None
+    for info in (model.model_fields[name], inherited):
+        if info and info.description:
+            return info.description
+    return (children[0].__doc__ or "").partition("\n")[0] if children else ""
+
+
+def _summary(model: ModelClass, name: str) -> str:
+    """Type, range, default and whether the key may change during a run, on one line."""
+    schema: Schema = model.model_json_schema()["properties"][name]
+    words = _type(schema)
+    if model.model_fields[name].is_required():
+        words += ", required"
+    elif (default := schema.get("default")) is not None:
+        words += f", default {default if default != '' else repr('')}"
+    return words + (", live" if schema.get("live") else "")
+
+
+def _type(schema: Schema) -> str:
+    if "anyOf" in schema or "oneOf" in schema:
+        options = schema.get("anyOf") or schema["oneOf"]
+        return " or ".join(_type(option) for option in options if option.get("type") != "null")
+    if "enum" in schema:
+        return " | ".join(str(option) for option in schema["enum"])
+    if "const" in schema:
+        return str(schema["const"])
+    if schema.get("type") == "array":
+        return f"list of {_type(schema.get('items', {}))}"
+    if schema.get("type") == "object":
+        values = [*schema.get("patternProperties", {}).values(), schema.get("additionalProperties") or {}]
+        return f"mapping of {_type(values[0])}"
+    if "$ref" in schema:
+        return "mapping"
+    bounds = (("minimum", ">="), ("exclusiveMinimum", ">"), ("maximum", "<="), ("exclusiveMaximum", "<"))
+    limits = [f"{sign} {schema[name]}" for name, sign in bounds if name in schema]
+    return " ".join([str(schema.get("type", "anything")), " and ".join(limits)]).strip()

@@ -1,0 +1,226 @@
+"""What should happen to the children next: start, restart, stop, give up, end. The deciding half of supervision."""
+
+import random
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from midflight.messages.base import Scalar
+
+from .commands import Command, Emit, Kill, RunOver, Spawn
+from .instance import UP, Instance, State
+from .ladder import DRAIN, KILL, TERM, Ladder
+from .registry import Registry
+from .restart import Exit, GiveUp, Restart
+from .roster import Child, ChildSpec, Roster
+
+Mode = Literal["drain", "stop", "kill"]
+MODES: tuple[Mode, ...] = ("drain", "stop", "kill")
+
+
+@dataclass(slots=True)
+class Stop:
+    """The end of the run, once asked for."""
+
+    mode: Mode
+    why: str
+    code: int
+
+
+class Fleet:
+    """The children, their instances, and the decisions over them."""
+
+    def __init__(self, specs: Mapping[str, ChildSpec], rng: random.Random, ladder: Ladder | None = None) -> None:
+        self.roster = Roster(specs)
+        self.registry = Registry()
+        self.ladder = ladder or Ladder()
+        self.stop: Stop | None = None
+        self.over = False
+        self._rng = rng
+        self._started = False
+        for child in self.roster:
+            self.registry.add(child.name, child.slot, child.spec.kind, child.spec.heartbeat_timeout_s)
+
+    def dump(self) -> dict[str, Any]:
+        """Return everything a successor needs, as plain values for the journal."""
+        return {
+            "instances": self.registry.dump(),
+            "children": {child.name: child.dump() for child in self.roster},
+            "stop": asdict(self.stop) if self.stop else None,
+        }
+
+    def load(self, state: Mapping[str, Any], *, new_run: bool = False) -> None:
+        """Continue from `dump()`, before the first input. With `new_run` (another warden) only generations count."""
+        if new_run:
+            for dumped in state["instances"]:
+                if dumped["name"] in self.registry.owned:
+                    self.registry.owned[dumped["name"]].generation = dumped["generation"]
+            return
+        self.registry.load(state["instances"])
+        for child in self.roster:
+            child.load(state["children"].get(child.name, {}))
+        self.stop = Stop(**state["stop"]) if state["stop"] else None
+
+    def _of(self, child: Child) -> Instance:
+        return self.registry.owned[child.name]
+
+    def _mark(self, child: Child, state: State, cause: str | None = None) -> list[Command]:
+        """Enter a state and say so."""
+        instance = self._of(child)
+        instance.state = state
+        if cause is not None:
+            instance.cause = cause
+        return [self._event(child)]
+
+    def _event(self, child: Child) -> Emit:
+        instance = self._of(child)
+        body: dict[str, Scalar] = {"name": child.name, "slot": child.slot, "generation": instance.generation}
+        body |= {"state": instance.state, "pid": instance.pid, "restarts": child.restarts, "cause": instance.cause}
+        return Emit("service.state", child.name, body)
+
+    def _advance(self, now: float) -> list[Command]:
+        """Whatever has become possible: starts, or the next steps of the end."""
+        if not self._started or self.over:
+            return []
+        return self._walk_down(now) if self.stop else self._start_due(now)
+
+    def _start_due(self, now: float) -> list[Command]:
+        out: list[Command] = []
+        for child in self.roster:
+            if not child.wanted or self._of(child).live or child.strays or now < child.due:
+                continue
+            if broken := self._broken_dependency(child):
+                out += self._give_up(child, f"cannot start: it depends on {broken}, which has failed", now)
+            elif self._may_start(child):
+                child.rung = -1
+                instance = self.registry.begin(child.name, child.spec.start_timeout_s, now)
+                out += [self._event(child), Spawn(child.name, instance.generation, child.slot)]
+            if self.stop:
+                return out
+        return out
+
+    def _may_start(self, child: Child) -> bool:
+        """Dependencies are up or have left, and companions that restart with it are gone."""
+        needed = [d for replicas in self.roster.dependencies(child) for d in replicas]
+        if any(d.wanted and self._of(d).state not in UP for d in needed):
+            return False
+        return not any(other.asked and self._of(other).live for other in self.roster.companions(child))
+
+    def _broken_dependency(self, child: Child) -> str:
+        """The slot it depends on of which every replica has failed, or the empty string."""
+        for replicas in self.roster.dependencies(child):
+            if replicas and all(d.failed for d in replicas):
+                return replicas[0].slot
+        return ""
+
+    def _decide(self, child: Child, ended: Exit, now: float) -> list[Command]:
+        """What follows an exit that nobody asked for."""
+        decision = child.policy.decide(child.history, ended, now, self._rng)
+        if isinstance(decision, GiveUp):
+            return self._give_up(child, decision.why, now)
+        if isinstance(decision, Restart):
+            child.history = [*child.policy.recent(child.history, now), now]
+            child.restarts += 1
+            child.due = now + decision.after_s
+            out = self._mark(child, "backoff", ended.text())
+            for other in self.roster.companions(child):
+                other.due = max(other.due, child.due)
+                out += self._ask(other, TERM, now, f"restarts with {child.name}")
+            return out
+        child.wanted = False
+        out = self._mark(child, "stopped", ended.text())
+        if child.spec.significant and not any(c.wanted for c in self.roster.select(child.slot)):
+            how = "finished" if ended.normal else f"left: {ended.text()}"
+            out += self.request_stop("drain", f"{child.name} {how}", now, 0 if ended.normal else 1)
+        return out
+
+    def _give_up(self, child: Child, why: str, now: float) -> list[Command]:
+        """Go on without it, or end the run if it is significant. Its one_for_all group fails as one."""
+        child.wanted, child.failed = False, True
+        out = self._mark(child, "failed", why)
+        fate = "the run ends" if child.spec.significant else "the run goes on without it"
+        body: dict[str, Scalar] = {"name": child.name, "slot": child.slot, "why": f"{why}; {fate}"}
+        out.append(Emit("service.failed", child.name, body))
+        if child.spec.strategy == "one_for_all":
+            for other in self.roster.companions(child):
+                other.wanted, other.failed = False, True
+                if self._of(other).live:
+                    out += self._climb(other, TERM, now, f"its group fails with {child.name}")
+                else:
+                    out += self._mark(other, "failed", f"its group fails with {child.name}")
+        if child.spec.significant:
+            out += self.request_stop("drain", f"{child.name}: {why}", now, 1)
+        return out
+
+    def _ask(self, child: Child, rung: int, now: float, why: str) -> list[Command]:
+        """Make a live child end so that it starts again; its exit is then no fault of its own."""
+        if not self._of(child).live or child.rung >= rung:
+            return []
+        child.asked = child.wanted
+        return self._climb(child, rung, now, why)
+
+    def _climb(self, child: Child, rung: int, now: float, why: str) -> list[Command]:
+        """Go up the stop ladder and say so."""
+        steps = self.ladder.climb(child, self._of(child), rung, now, why)
+        return [self._event(child), *steps] if steps else []
+
+    def _stray(self, name: str, generation: int, now: float) -> list[Command]:
+        """A process that must not live: of no known name, or of another generation than the current one."""
+        child = self.roster.by_name.get(name)
+        why = "not a service of this run" if child is None else "not the current generation"
+        if child:
+            child.strays[generation] = now + 2 * self.ladder.kill_s
+        return [Kill(name, generation, 9, why)]
+
+    def _adopt(self, child: Child, generation: int, pid: int, now: float) -> Instance:
+        """Go on with a process that a former kernel started."""
+        instance = self._of(child)
+        if generation > instance.generation or not instance.live:
+            instance.generation = generation - 1
+            instance = self.registry.begin(child.name, child.spec.start_timeout_s, now)
+        limit = max(instance.phase_deadline - instance.last_seen, 0.0)
+        instance.pid = pid
+        instance.heard(now, instance.phase, limit)
+        return instance
+
+    def _raise_code(self, why: str) -> None:
+        """The end of the run itself went wrong: its exit code becomes 1, unless it is an error already."""
+        if self.stop and self.stop.code == 0:
+            self.stop.code, self.stop.why = 1, why
+
+    def request_stop(self, mode: Mode, why: str, now: float, code: int = 0) -> list[Command]:
+        """End the run: drain, stop (SIGTERM, still in order) or kill (all at once). May only get harsher.
+
+        `code` is the run's exit code; the first request names it and the reason.
+        """
+        if self.stop and MODES.index(mode) <= MODES.index(self.stop.mode):
+            return []
+        self.stop = Stop(mode, self.stop.why if self.stop else why, self.stop.code if self.stop else code)
+        out: list[Command] = [Emit("run.state", "run", {"state": "stopping", "mode": mode, "why": why})]
+        for child in self.roster:
+            child.wanted = False
+            if self._of(child).state == "backoff":
+                out += self._mark(child, "stopped")
+        return out + self._advance(now)
+
+    def _walk_down(self, now: float) -> list[Command]:
+        """Stop whoever nobody live depends on any more, last started first; then the run is over."""
+        assert self.stop is not None
+        out: list[Command] = []
+        rung = {"drain": DRAIN, "stop": TERM, "kill": KILL}[self.stop.mode]
+        for child in reversed(list(self.roster)):
+            if not self._holds(child, now):
+                continue
+            if rung == KILL or not any(self._holds(d, now) for d in self.roster.dependents(child)):
+                out += self._climb(child, rung, now, self.stop.why)
+        if not any(self._holds(child, now) or child.strays for child in self.roster):
+            self.over = True
+            left = [self._of(child).identity for child in self.roster if self._of(child).live]
+            why = self.stop.why + (f"; did not die: {', '.join(left)}" if left else "")
+            body: dict[str, Scalar] = {"state": "over", "code": self.stop.code, "why": why}
+            out += [Emit("run.state", "run", body), RunOver(self.stop.code, why)]
+        return out
+
+    def _holds(self, child: Child, now: float) -> bool:
+        """Whether the run's end must still wait for it."""
+        return self._of(child).live and not self.ladder.lost(child, now)

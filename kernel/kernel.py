@@ -1,0 +1,249 @@
+"""kernel: knows who is alive and who may steer what, and nothing about learning.
+
+Takes   `hello`, `heartbeat`, `ready`, `event.post`, the knob requests, `status.get`, `events.get`, `run.stop`, and the
+        warden's reports of processes that started or ended.
+Sends   `welcome` or `refused`, `heartbeat.ok`, `drain`, `knob.apply`, `peer.down` (to its
+        peers), and every event on the publisher; to the warden: spawn, kill, ping.
+Stores  journal.bin: events, knob changes and its own state, from which its successor goes on.
+Dies    any time: the warden starts it again, it re-adopts its living services under the same pids, and they say hello
+        again when they see its new boot id. It ends itself when the run is over.
+"""
+
+import os
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+from midflight.messages.control import (
+    Done,
+    Drain,
+    Heartbeat,
+    HeartbeatOk,
+    Hello,
+    PeerDown,
+    Ready,
+    Refused,
+    RunStop,
+    Status,
+    StatusGet,
+    Welcome,
+)
+from midflight.messages.envelope import MAJOR
+from midflight.messages.events import EventsGet, Post
+from midflight.messages.knobs import KnobAcquire, KnobApplied, KnobApply, KnobGet, KnobRelease, KnobSet
+
+from .commands import Command, Emit, Gone, Kill, RunOver, SendDrain, Spawn
+from .knob_desk import KnobDesk
+from .mail import Bus
+from .node import Letter, Node, handles
+from .owner import Owner
+from .refusal import Refusal
+from .registry import Greeting
+from .status import services
+from .stream import Record, Stream
+from .supervisor import Beat, Supervisor
+
+HEARTBEAT_S = 0.5
+TICK_S = 0.1
+REPEAT_S = 1.0
+
+
+class Kernel(Node):
+    """Handlers around three state machines: supervision, knobs, events."""
+
+    SERVES: ClassVar[tuple[str, ...]] = ("ctl", "ev")
+
+    def __init__(
+        self, identity: str, bus: Bus, run_id: str, supervisor: Supervisor, owner: Owner, journal: Record
+    ) -> None:
+        super().__init__(identity, bus)
+        self.run_id, self.supervisor, self.owner, self.journal = run_id, supervisor, owner, journal
+        self.boot_id = os.urandom(8).hex()
+        self.stream = Stream(self.mail, journal)
+        self.desk = KnobDesk(self.stream, journal)
+        self.over: RunOver | None = None
+        self._began = bus.now()
+        self._next_repeat = 0.0
+
+    def on_turn(self, now: float) -> float:
+        """Hear the warden, look at deadlines, repeat what was not confirmed."""
+        for inputs in self.owner.hear(self.supervisor, now):
+            self.carry_out(inputs)
+        self.carry_out(self.supervisor.on_tick(now))
+        if now >= self._next_repeat:
+            self._next_repeat = now + REPEAT_S
+            for slot, apply in self.desk.unapplied():
+                self._tell(slot, apply)
+            for instance, why in self.owner.over_memory(self.supervisor):
+                self.carry_out(self.supervisor.condemn(instance.name, instance.generation, why, now))
+        self.journal.flush()
+        return TICK_S
+
+    def carry_out(self, commands: Iterable[Command]) -> None:
+        """Do what the supervisor decided; its state is journaled first."""
+        commands = list(commands)
+        if any(isinstance(command, Emit) for command in commands):
+            self.journal.append({"t": "supervisor", **self._supervision()})
+            self.journal.flush()
+        for command in commands:
+            match command:
+                case Spawn():
+                    self.owner.spawn(command)
+                case Kill():
+                    self.owner.kill(command)
+                case SendDrain(name=name, generation=generation):
+                    drain = Drain(deadline_s=command.deadline_s, why=command.why)
+                    self.mail.send("ctl", drain, to=f"{name}#{generation}")
+                case Gone(name=name, generation=generation):
+                    self._gone(f"{name}#{generation}", command.why)
+                case Emit():
+                    self.stream.emit("kernel", command.topic, command.body, of=command.key, final=command.final)
+                case RunOver():
+                    self.over = command
+                    self.owner.end(command.code)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything a successor needs; the journal begins with it after a rotation."""
+        return {
+            "supervisor": self._supervision(),
+            "knobs": self.desk.table.snapshot(),
+            "stream": self.stream.snapshot(),
+        }
+
+    def recover(self, base: dict[str, Any] | None, records: Iterable[dict[str, Any]]) -> None:
+        """Take up where a former kernel, or a former run of this directory, stopped."""
+        supervision = None
+        if base is not None:
+            supervision = base["supervisor"]
+            self.desk.table.restore(base["knobs"])
+            self.stream.restore(base["stream"])
+        for record in records:
+            match record["t"]:
+                case "event":
+                    self.stream.replay(record)
+                case "knob":
+                    self.desk.replay(record)
+                case "supervisor":
+                    supervision = record
+        if supervision is not None:
+            former = supervision["warden"] != self.owner.warden
+            self.supervisor.load(supervision["state"], new_run=former)
+            if former:
+                self.desk.forget_owners()
+
+    def _supervision(self) -> dict[str, Any]:
+        return {"state": self.supervisor.dump(), "warden": self.owner.warden}
+
+    # services
+
+    @handles(Hello)
+    def _on_hello(self, message: Hello, letter: Letter) -> None:
+        if not message.proto_min <= MAJOR <= message.proto_max:
+            why = f"{letter.sender} speaks protocols {message.proto_min}-{message.proto_max}, this run {MAJOR}"
+            letter.reply(Refused(code="protocol", why=why))
+            return
+        name, _, generation = letter.sender.partition("#")
+        greeting = Greeting(
+            name=name,
+            generation=int(generation),
+            socket=letter.sender,
+            pids=tuple(self.owner.pids(letter.pid, message.pid)),
+            boot=self.boot_id,
+            attach=message.role == "client",
+            ready=message.ready,
+        )
+        answer, commands = self.supervisor.on_hello(greeting, self.bus.now())
+        if isinstance(answer, Refusal):
+            letter.reply(Refused(code=answer.code, why=answer.why))
+            return
+        values = self.desk.declare(answer.slot, message.knobs)
+        letter.reply(Welcome(proto=MAJOR, boot=self.boot_id, heartbeat_s=HEARTBEAT_S, knobs=values))
+        self.carry_out(commands)
+
+    @handles(Heartbeat)
+    def _on_heartbeat(self, message: Heartbeat, letter: Letter) -> None:
+        name, _, generation = letter.sender.partition("#")
+        if self.supervisor.registry.find(name, int(generation)) is None:
+            letter.reply(Refused(code="identity", why=f"{letter.sender} is not a living service of this run"))
+            return
+        beat = Beat(
+            progress=message.progress,
+            phase=message.phase or "",
+            phase_s=message.phase_s or 0.0,
+            waits=tuple((wait.name, wait.left_s) for wait in message.waits),
+            stats=message.stats,
+        )
+        now = self.bus.now()
+        self.desk.table.renew(letter.sender, now)
+        letter.reply(HeartbeatOk(boot=self.boot_id, seq=self.stream.newest))
+        self.carry_out(self.supervisor.on_heartbeat(name, int(generation), beat, now))
+
+    @handles(Ready)
+    def _on_ready(self, message: Ready, letter: Letter) -> None:
+        name, _, generation = letter.sender.partition("#")
+        self.carry_out(self.supervisor.on_ready(name, int(generation), self.bus.now()))
+
+    @handles(Post)
+    def _on_post(self, message: Post, letter: Letter) -> None:
+        self.stream.post(message, letter)
+
+    # knobs
+
+    @handles(KnobAcquire)
+    def _on_acquire(self, message: KnobAcquire, letter: Letter) -> None:
+        self.desk.acquire(message, letter, self.bus.now())
+
+    @handles(KnobRelease)
+    def _on_release(self, message: KnobRelease, letter: Letter) -> None:
+        self.desk.release(message, letter)
+
+    @handles(KnobSet)
+    def _on_set(self, message: KnobSet, letter: Letter) -> None:
+        apply = self.desk.set(message, letter, self.bus.now())
+        if apply:
+            self._tell(self.desk.table.knobs[apply.knob].spec.applies, apply)
+
+    @handles(KnobApplied)
+    def _on_applied(self, message: KnobApplied, letter: Letter) -> None:
+        self.desk.applied(message)
+
+    @handles(KnobGet)
+    def _on_knob_get(self, message: KnobGet, letter: Letter) -> None:
+        self.desk.show(message, letter)
+
+    # clients
+
+    @handles(StatusGet)
+    def _on_status(self, message: StatusGet, letter: Letter) -> None:
+        now = self.bus.now()
+        letter.reply(
+            Status(
+                run_id=self.run_id,
+                boot=self.boot_id,
+                seq=self.stream.newest,
+                up_s=now - self._began,
+                stopping=self.supervisor.stop.why if self.supervisor.stop else None,
+                services=services(self.supervisor, now),
+                counters=dict(self.mail.counters),
+            )
+        )
+
+    @handles(EventsGet)
+    def _on_events_get(self, message: EventsGet, letter: Letter) -> None:
+        self.stream.answer(message, letter)
+
+    @handles(RunStop)
+    def _on_run_stop(self, message: RunStop, letter: Letter) -> None:
+        letter.reply(Done(detail=message.mode))
+        self.carry_out(self.supervisor.request_stop(message.mode, message.why, self.bus.now()))
+
+    def _tell(self, slot: str, message: KnobApply) -> None:
+        for child in self.supervisor.roster.select(slot):
+            self.mail.send("ctl", message, to=self.supervisor.registry.owned[child.name].identity)
+
+    def _gone(self, identity: str, why: str) -> None:
+        """Free its knobs; tell whoever holds work for it."""
+        self.desk.gone(identity)
+        self.mail.forget(identity)
+        for instance in self.supervisor.registry.owned.values():
+            if instance.live and instance.identity != identity:
+                self.mail.send("ctl", PeerDown(peer=identity, why=why[:2000]), to=instance.identity)

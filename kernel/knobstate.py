@@ -1,0 +1,93 @@
+"""The knob table's state: knobs, the events that made them, and replay. What may happen is decided in `knobs.py`."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from midflight.messages.base import Scalar
+
+from .knobspec import KnobSpec, Value
+
+Fallback = Literal["hold", "default", "former"]
+"""What follows when the owner lets go: the value stays, returns to the default, or the former owner has it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class KnobEvent:
+    """A fact about a knob: `knob.declared`, `.granted`, `.released`, `.set` or `.applied`, as plain values."""
+
+    kind: str
+    body: dict[str, Any]
+
+    def flat(self) -> dict[str, Scalar]:
+        """Return the scalar part of the body, for the event stream."""
+        return {k: v for k, v in self.body.items() if v is None or isinstance(v, str | int | float | bool)}
+
+
+Events = tuple[KnobEvent, ...]
+
+
+@dataclass(slots=True)
+class Knob:
+    """One knob as it stands."""
+
+    spec: KnobSpec
+    value: Value
+    version: int = 0
+    epoch: int = 0
+    owner: str | None = None
+    fallback: Fallback = "hold"
+    ttl_s: float | None = None
+    """Seconds without `renew` after which the owner loses it; None: only `owner_gone` or `release` ends it."""
+    former: list[list[Any]] = field(default_factory=list)
+    """Those it was taken from, oldest first: [owner, fallback, ttl_s]."""
+    author: str = ""
+    reason: str = ""
+    applied_version: int | None = None
+    applied_step: int | None = None
+
+
+class KnobState:
+    """All knobs of a run, changed only by events."""
+
+    def __init__(self) -> None:
+        self.knobs: dict[str, Knob] = {}
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return the table as plain values."""
+        return {name: {**asdict(knob), "spec": knob.spec.dump()} for name, knob in self.knobs.items()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Undo `snapshot`."""
+        self.knobs = {
+            name: Knob(**{**entry, "spec": KnobSpec.load(entry["spec"]), "former": [list(f) for f in entry["former"]]})
+            for name, entry in state.items()
+        }
+
+    def replay(self, event: KnobEvent) -> None:
+        """Apply one recorded fact. Raises ValueError on a kind that is none of this table's."""
+        body = event.body
+        name = body["knob"]
+        if event.kind == "knob.declared":
+            spec = KnobSpec.load(body["spec"])
+            knob = self.knobs.setdefault(name, Knob(spec, body["value"]))
+            knob.spec, knob.value, knob.version = spec, body["value"], body["version"]
+            return
+        knob = self.knobs[name]
+        if event.kind == "knob.granted":
+            knob.owner, knob.epoch, knob.fallback = body["owner"], body["epoch"], body["fallback"]
+            knob.ttl_s, knob.former = body["ttl_s"], [list(entry) for entry in body["former"]]
+        elif event.kind == "knob.released":
+            knob.owner, knob.epoch, knob.fallback, knob.ttl_s, knob.former = None, body["epoch"], "hold", None, []
+        elif event.kind == "knob.set":
+            knob.value, knob.version = body["value"], body["version"]
+            knob.author, knob.reason = body["author"], body["reason"]
+        elif event.kind == "knob.applied":
+            knob.applied_version, knob.applied_step = body["version"], body["step"]
+        else:
+            raise ValueError(f"{event.kind!r} is no event of the knob table")
+
+    def _record(self, kind: str, name: str, **body: Any) -> Events:
+        event = KnobEvent(kind, {"knob": name, **body})
+        self.replay(event)
+        return (event,)

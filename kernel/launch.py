@@ -1,0 +1,90 @@
+"""Start a run: prepare its directory, then leave it to a warden that owns the lock and every process from there on."""
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from midflight.messages.envelope import MAJOR
+
+from .config import Loaded
+from .rundir import RunDir, RunInfo, create_shm, link_current, new_run_id, sweep_shm
+
+
+class ResumeError(Exception):
+    """There is nothing to resume, or what is there does not fit the topology."""
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """A started run. `warden` is our child; the run outlives us."""
+
+    run_dir: RunDir
+    run_id: str
+    warden: "subprocess.Popen[bytes]"
+
+
+def prepare(loaded: Loaded, run_dir: Path | None, resume: bool) -> tuple[RunDir, str]:
+    """Create or take over a run directory under its lock and write everything a kernel needs; -> (directory, run id).
+
+    Raises ResumeError, RunDirError, RunDirBusy; nothing has been started then.
+    """
+    run_id = new_run_id(loaded.topology.run)
+    folder = RunDir(run_dir or Path("runs") / run_id)
+    exists = folder.ledger_db.exists() or folder.config_json.exists()
+    if resume and not exists:
+        raise ResumeError(f"{folder.path}: no run to resume here; leave --resume out to start one")
+    if exists and not resume:
+        raise ResumeError(f"{folder.path}: a run was here; --resume goes on with it, --run-dir names another place")
+    folder.create().hold()
+    if folder.previous:
+        run_id = folder.previous.run_id
+    sweep_shm(folder.shm_root)
+    create_shm(run_id, folder.path, folder.shm_root)
+    folder.write_json(folder.config_json, loaded.data)
+    folder.write_json(folder.origins_json, loaded.origins_json())
+    info = RunInfo(
+        run=loaded.topology.run,
+        run_id=run_id,
+        pid=os.getpid(),
+        started_ns=time.time_ns(),
+        protocol=MAJOR,
+        endpoints=folder.endpoints(),
+        topology_hash=loaded.hash,
+    )
+    folder.publish(info)
+    return folder, run_id
+
+
+def launch(loaded: Loaded, run_dir: Path | None = None, resume: bool = False) -> Launched:
+    """Prepare and start the warden; it starts the kernel, which starts everything else."""
+    folder, run_id = prepare(loaded, run_dir, resume)
+    kernel = [sys.executable, "-P", "-m", "midflight.kernel.main", str(folder.path)]
+    argv = [
+        sys.executable,
+        "-P",
+        "-m",
+        "midflight.kernel.warden",
+        "--run-id",
+        run_id,
+        str(folder.path),
+        "--",
+        *kernel,
+    ]
+    output = os.open(folder.logs / "warden.out", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        warden = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            pass_fds=[folder.lock.descriptor],
+        )
+    finally:
+        os.close(output)
+    folder.lock.hand_over(warden.pid)
+    link_current(folder)
+    return Launched(folder, run_id, warden)

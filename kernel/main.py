@@ -1,0 +1,75 @@
+"""How the kernel process begins: `python -P -m midflight.kernel.main RUN_DIR`, spawned by the warden.
+
+Exit codes: 0 the run is over (the warden has its code); 3 the warden is gone; 1 a fault, and the warden starts a
+successor that reads the journal.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+
+import structlog
+
+from . import logs
+from .config import parse_resolved
+from .journal import Journal
+from .journal_reader import recover
+from .kernel import Kernel
+from .loop import Loop
+from .owner import WardenOwner
+from .process import bootstrap_from_environment
+from .rundir import RunDir, remove_shm
+from .supervisor import Supervisor
+from .warden_link import WardenLink, WardenLost
+
+CONNECT_S = 5.0
+
+
+def main(argv: list[str]) -> int:
+    """Run one incarnation of the kernel."""
+    bootstrap_from_environment(oom_score_adj=0)
+    folder = RunDir(argv[0])
+    info = folder.info()
+    assert info is not None, f"{folder.path}: no run.json"
+    generation = int(os.environ.get("MIDFLIGHT_GENERATION", "1"))
+    logs.configure(folder.logs / "kernel.jsonl", run=info.run_id, service="kernel", generation=generation)
+    log = structlog.get_logger()
+    topology = parse_resolved(json.loads(folder.config_json.read_text()))
+    supervisor = Supervisor(topology.services, random.Random(os.getpid()))
+    link = WardenLink(folder.path)
+    link.connect(time.monotonic() + CONNECT_S)
+    owner = WardenOwner(link, topology.services)
+    loop = Loop()
+    past = recover(folder.journal) if folder.journal.exists() else (None, [])
+    journal = Journal(folder.journal, lambda: kernel.snapshot())
+    kernel = Kernel(f"kernel#{generation}", loop, info.run_id, supervisor, owner, journal)
+    kernel.recover(*past)
+    loop.add("ctl", "router", info.endpoints["ctl"], kernel.identity)
+    loop.add("ev", "xpub", info.endpoints["ev"])
+    log.info("started", pid=os.getpid(), newest_event=kernel.stream.newest)
+    kernel.stream.emit("kernel", "kernel.boot", {"boot": kernel.boot_id, "generation": generation, "pid": os.getpid()})
+    try:
+        code = loop.run(kernel, {signal.SIGTERM: lambda: kernel.leave(0), signal.SIGINT: lambda: None})
+    except WardenLost as error:
+        log.error("the warden is gone", why=str(error))
+        code = 3
+    if kernel.over:
+        loop.flush(0.5)
+        _clean(folder, info.run_id)
+    journal.close()
+    log.info("left", code=code)
+    return code
+
+
+def _clean(folder: RunDir, run_id: str) -> None:
+    """Sockets and shared memory go with the run."""
+    for name in ("ctl", "ev", "data"):
+        (folder.socket_dir() / f"{name}.ipc").unlink(missing_ok=True)
+    remove_shm(run_id, folder.shm_root)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,94 @@
+"""What every midflight process is: an identity, its mail, and one handler a message kind.
+
+A node never blocks and never sleeps. The loop (or the in-memory network) hands it messages by `deliver` and gives it
+`turn`s; it answers with the seconds it can do without the next one.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar
+
+from midflight.messages.base import Message
+from midflight.messages.sockets import Incoming
+from midflight.messages.wire import Received
+
+from .mail import Bus, Mail
+
+M = TypeVar("M", bound=Message)
+Handler = Callable[..., None]
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """Where a message came from, for handlers that answer it."""
+
+    port: str
+    sender: str
+    """Full identity name#generation."""
+    received: Received
+    pid: int | None
+    mail: Mail
+
+    def reply(self, message: Message) -> bool:
+        """Answer the sender, correlated with its request."""
+        to = self.sender if self.port in self.mail.served else ""
+        return self.mail.send(self.port, message, to=to, correlation=self.received.envelope.id)
+
+
+def handles(kind: type[M]) -> Callable[[Callable[[Any, M, Letter], None]], Callable[[Any, M, Letter], None]]:
+    """Mark a method `(self, message, letter)` as the handler of one kind."""
+
+    def mark(function: Callable[[Any, M, Letter], None]) -> Callable[[Any, M, Letter], None]:
+        function.__dict__["handles"] = kind.KIND
+        return function
+
+    return mark
+
+
+class Node:
+    """Dispatch and mail. Subclasses add handlers and override `on_turn`."""
+
+    HANDLERS: ClassVar[dict[str, str]] = {}
+    SERVES: ClassVar[tuple[str, ...]] = ()
+    """Ports this process binds; it answers there by peer identity."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own = {f.__dict__["handles"]: name for name, f in vars(cls).items() if callable(f) and "handles" in f.__dict__}
+        cls.HANDLERS = {**cls.HANDLERS, **own}
+
+    def __init__(self, identity: str, bus: Bus) -> None:
+        self.identity, self.bus = identity, bus
+        self.mail = Mail(identity, bus, served=self.SERVES)
+        self.exit_code: int | None = None
+
+    def deliver(self, port: str, incoming: Incoming) -> None:
+        """One message from the transport."""
+        received = self.mail.open(port, incoming)
+        if received is None:
+            return
+        envelope = received.envelope
+        name = self.HANDLERS.get(envelope.k)
+        if name is None:
+            self.mail.counters["unhandled"] += 1
+            return
+        self.mail.trace, self.mail.cause = envelope.t, envelope.id
+        getattr(self, name)(received.message, Letter(port, envelope.s, received, incoming.pid, self.mail))
+        self.mail.trace = self.mail.cause = None
+
+    def turn(self, now: float) -> float:
+        """Do what is due; -> seconds until the next turn is needed (0: at once)."""
+        self.mail.tick()
+        return self.on_turn(now)
+
+    def on_turn(self, now: float) -> float:
+        """Own work of the subclass, in small pieces."""
+        return 0.1
+
+    def watches(self) -> dict[int, Callable[[], None]]:
+        """File descriptor -> what to call when it is readable."""
+        return {}
+
+    def leave(self, code: int) -> None:
+        """End the process after this turn."""
+        self.exit_code = code

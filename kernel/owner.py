@@ -1,0 +1,153 @@
+"""Between the supervisor's decisions and the processes: what the kernel asks of the warden, and what it hears back."""
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Final, Protocol
+
+from .commands import Command, Kill, Spawn
+from .instance import Instance
+from .process import ancestry
+from .restart import Exit
+from .spec import ServiceSpec
+from .supervisor import Listing, Supervisor
+from .warden_link import Done, Refused, Running, Spawned, Stopping, WardenLink
+from .warden_link import Exit as Ended
+from .warden_link import Listing as Children
+
+PING_S: Final = 1.0
+LIST_S: Final = 5.0
+
+
+class Owner(Protocol):
+    """Whoever owns the processes of a run; the warden, or a test's."""
+
+    warden: int
+    """Its process id; a new one means a new run of the same directory."""
+
+    def hear(self, supervisor: Supervisor, now: float) -> Iterator[list[Command]]:
+        """What happened since the last call, put to the supervisor."""
+        ...
+
+    def spawn(self, command: Spawn) -> None:
+        """Start a generation."""
+        ...
+
+    def kill(self, command: Kill) -> None:
+        """Signal a generation."""
+        ...
+
+    def end(self, code: int) -> None:
+        """The run is over."""
+        ...
+
+    def pids(self, peer: int | None, said: int) -> list[int]:
+        """The process that speaks, and its ancestors."""
+        ...
+
+    def over_memory(self, supervisor: Supervisor) -> list[tuple[Instance, str]]:
+        """Instances beyond their declared memory, with the reason."""
+        ...
+
+
+class WardenOwner:
+    """The real one."""
+
+    def __init__(self, link: WardenLink, specs: Mapping[str, ServiceSpec]) -> None:
+        self.link, self.specs = link, specs
+        self.warden = os.getppid()
+        self._spawning: dict[int, tuple[str, int]] = {}
+        self._next_ping = 0.0
+        self._listed = False
+        link.list_children()
+
+    def hear(self, supervisor: Supervisor, now: float) -> Iterator[list[Command]]:
+        """Answers and exits; a spawn the warden refused is an exit with code 127."""
+        for event in self.link.receive():
+            match event:
+                case Children():
+                    living = tuple((child.name, child.generation, child.pid) for child in event.children)
+                    exits = tuple((ended.name, ended.generation, _exit(ended)) for ended in event.exits)
+                    yield supervisor.on_started(Listing(living, exits), now)
+                case Spawned():
+                    self._spawning.pop(event.id, None)
+                    yield supervisor.on_spawned(event.name, event.generation, event.pid, now)
+                case Ended():
+                    yield supervisor.on_exit(event.name, event.generation, _exit(event), now)
+                case Refused(id=id_, why=why) if id_ in self._spawning:
+                    name, generation = self._spawning.pop(id_)
+                    yield supervisor.on_exit(name, generation, Exit(code=127, why=why), now)
+                case Stopping():
+                    yield supervisor.request_stop("stop", "the warden was asked to end the run", now)
+                case Done() | Refused():
+                    pass
+        if now >= self._next_ping:
+            self._next_ping = now + PING_S
+            self.link.ping()
+
+    def spawn(self, command: Spawn) -> None:
+        """Exec the service's interpreter with its limits and thread settings in the environment."""
+        spec = self.specs[command.slot]
+        argv = [sys.executable, "-P", "-m", "midflight.kernel.boot"]
+        number = self.link.spawn(command.name, command.generation, argv, environment(spec))
+        self._spawning[number] = (command.name, command.generation)
+
+    def kill(self, command: Kill) -> None:
+        """Signal it; the exit is reported when it happens."""
+        self.link.kill(command.name, command.generation, command.signal)
+
+    def end(self, code: int) -> None:
+        """Nothing is left to stop but the kernel itself."""
+        self.link.stop(1.0, code)
+
+    def pids(self, peer: int | None, said: int) -> list[int]:
+        """What the socket says, not what the message says."""
+        return ancestry(peer) if peer else []
+
+    def over_memory(self, supervisor: Supervisor) -> list[tuple[Instance, str]]:
+        """Resident memory of every service with a limit, from /proc."""
+        found = []
+        for instance in supervisor.registry.owned.values():
+            limit = self.specs[instance.slot].memory_limit_mb
+            if limit and instance.live and instance.pid:
+                used = resident_mb(instance.pid)
+                if used > limit:
+                    found.append((instance, f"memory: {used} MiB resident, its limit is {limit} MiB"))
+        return found
+
+
+def environment(spec: ServiceSpec) -> dict[str, str]:
+    """Thread settings that must be there before torch is imported, then the topology's own variables.
+
+    Waiting OpenMP threads that spin cost a thirtyfold slow-down when processes share cores.
+    """
+    threads = str(spec.threads)
+    return {
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "GOMP_SPINCOUNT": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "PYTHONUNBUFFERED": "1",
+        "MIDFLIGHT_NICE": str(spec.nice),
+        **spec.env,
+    }
+
+
+def resident_mb(pid: int) -> int:
+    """Resident memory of a process, MiB; 0 when it is gone."""
+    try:
+        with open(f"/proc/{pid}/statm") as file:
+            pages = int(file.read().split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE") >> 20
+
+
+def _exit(ended: Ended) -> Exit:
+    why = "killed for want of memory (a guess)" if ended.oom else ""
+    return Exit(code=ended.code, signal=ended.signal, tail=ended.out, why=why)
+
+
+__all__ = ["Owner", "Running", "WardenOwner", "environment", "resident_mb"]

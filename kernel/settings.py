@@ -1,0 +1,69 @@
+"""What a service process is given: its name, its run, its own configuration and the shared parts of the topology."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .config.registry import service_class
+from .rundir.shm import shm_path
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Read once at start from `config.json` and `run.json` of the run directory."""
+
+    run_dir: Path
+    run_id: str
+    name: str
+    slot: str
+    entry: str
+    config: Any
+    """The validated config model of the service's kind."""
+    model: dict[str, Any]
+    seed: int
+    python_path: tuple[str, ...]
+    endpoints: dict[str, str]
+    shm_dir: Path
+    kinds: dict[str, str]
+    """Kind of every slot of the run."""
+
+    def kind_of(self, name: str) -> str:
+        """The kind of the service called `name`, or the empty string when it is none of this run."""
+        try:
+            return self.kinds[slot_of(name, self.kinds)]
+        except KeyError:
+            return ""
+
+    @classmethod
+    def read(cls, run_dir: Path, name: str) -> "Settings":
+        """The settings of the service called `name` (slot, or slot-replica)."""
+        run = json.loads((run_dir / "run.json").read_text())
+        data = json.loads((run_dir / "config.json").read_text())
+        slot = slot_of(name, data["services"])
+        part = data["services"][slot]
+        config = service_class(part["kind"]).model_validate(part)
+        return cls(
+            run_dir=run_dir,
+            run_id=run["run_id"],
+            name=name,
+            slot=slot,
+            entry=config.entry,
+            config=config,
+            model=data["model"],
+            seed=data["seed"],
+            python_path=tuple(data["python_path"]),
+            endpoints=run["endpoints"],
+            shm_dir=shm_path(run["run_id"]),
+            kinds={slot: part["kind"] for slot, part in data["services"].items()},
+        )
+
+
+def slot_of(name: str, services: dict[str, Any]) -> str:
+    """`rollout-1` belongs to the slot `rollout` when it has replicas."""
+    if name in services:
+        return name
+    slot, dash, index = name.rpartition("-")
+    if dash and index.isdigit() and slot in services:
+        return slot
+    raise KeyError(f"no service {name!r} in this run; there are: {', '.join(services)}")

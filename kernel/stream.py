@@ -1,0 +1,99 @@
+"""The run's event stream: numbered, journaled, published, and kept for a while for those who come late.
+
+A post is journaled with its sender and key, so that one which arrives twice, even at a restarted kernel, has one
+effect.
+"""
+
+import time
+from dataclasses import asdict
+from typing import Any, Final, Protocol
+
+from midflight.messages import events as wire
+from midflight.messages.base import Scalar
+
+from .events import Event, EventLog
+from .mail import Mail
+from .node import Letter
+
+KEPT: Final = 20_000
+
+
+class Record(Protocol):
+    """Where the kernel remembers; `journal.Journal` is one."""
+
+    def append(self, value: object) -> None:
+        """Buffer one record of plain values."""
+
+    def flush(self) -> bool:
+        """Write what is buffered; False when the disk refuses, and then all of it is kept."""
+
+
+class Stream:
+    """Numbers events from 1, over all incarnations of the kernel."""
+
+    def __init__(self, mail: Mail, journal: Record) -> None:
+        self.mail, self.journal = mail, journal
+        self.log = EventLog(capacity=KEPT)
+        self._posted: dict[str, int] = {}
+
+    @property
+    def newest(self) -> int:
+        """Number of the newest event."""
+        return self.log.newest
+
+    def snapshot(self) -> dict[str, Any]:
+        """What a successor needs when the records before are gone."""
+        kept = [asdict(event) for event in self.log.snapshot().events]
+        return {"newest": self.log.newest, "posted": dict(self._posted), "kept": kept}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Undo `snapshot`."""
+        for event in state["kept"]:
+            self.log.newest = event["seq"] - 1
+            self.log.publish(**{name: value for name, value in event.items() if name != "seq"})
+        self.log.newest, self._posted = state["newest"], dict(state["posted"])
+
+    def replay(self, record: dict[str, Any]) -> None:
+        """Take up an event that a former kernel journaled."""
+        self.log.newest = record["seq"] - 1
+        fields = {name: record[name] for name in ("topic", "body", "source", "ns", "step")}
+        self.log.publish(**fields, key=record["of"])
+        if record["post"] is not None:
+            self._posted[record["source"]] = max(self._posted.get(record["source"], 0), record["post"])
+
+    def emit(
+        self,
+        source: str,
+        topic: str,
+        body: dict[str, Scalar],
+        *,
+        step: int | None = None,
+        of: str = "",
+        final: bool = False,
+        post: int | None = None,
+    ) -> None:
+        """Number, journal and publish. `of`: what the event replaces in the snapshot. `post`: its sender's number."""
+        event = self.log.publish(topic, body, key=of, source=source, ns=time.time_ns(), step=step, final=final)
+        record = {"t": "event", "seq": event.seq, "ns": event.ns, "source": source, "topic": topic, "step": step}
+        self.journal.append({**record, "body": body, "of": of, "post": post})
+        self.mail.send("ev", _message(event))
+
+    def post(self, message: wire.Post, letter: Letter) -> None:
+        """A service's event; acknowledged once it is written, whether it is new or a repeat."""
+        if message.key > self._posted.get(letter.sender, 0):
+            self._posted[letter.sender] = message.key
+            self.emit(letter.sender, message.topic, message.body, step=message.step, post=message.key)
+        if self.journal.flush():
+            letter.reply(wire.PostOk(key=message.key))
+
+    def answer(self, message: wire.EventsGet, letter: Letter) -> None:
+        """What came after a number, as far as it is still here."""
+        page = self.log.after(message.after, message.limit)
+        events = [_message(event) for event in page.events]
+        letter.reply(wire.Events(events=events, newest=page.newest, gap=page.gap))
+
+
+def _message(event: Event) -> wire.Event:
+    return wire.Event(
+        seq=event.seq, ns=event.ns, source=event.source, topic=event.topic, step=event.step, body=dict(event.body)
+    )

@@ -1,0 +1,239 @@
+"""Supervision as a pure state machine: events and the time in, commands out. No clock, no socket, no process.
+
+Inputs are what the warden, the services and people say. Each returns the commands to carry out, in order. When they
+contain an `Emit` the kernel makes `dump()` durable before it carries them out, so that a successor never hands out a
+generation twice and knows who was told to stop.
+
+Promises, whatever the order of inputs: at most one live generation of a name; generations only grow; a child that
+should run is started again until its restart policy gives up, and then the run says why; a stop ends in bounded time.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from midflight.messages.base import Scalar
+
+from .commands import Command, Emit, Gone, SendDrain
+from .fleet import Fleet
+from .instance import Instance
+from .ladder import DRAIN, KILL, TERM
+from .refusal import Refusal
+from .registry import Greeting
+from .restart import Exit
+from .roster import Child
+
+TICK_GAP_S = 1.0
+"""Ticks further apart than this mean that the kernel itself was stopped: everybody gets the time back."""
+ADOPT_GRACE_S = 2.0
+"""Extra seconds for a service to find a restarted kernel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """One heartbeat. `phase` is the declared phase, empty for none; `phase_s` its limit on silence in seconds."""
+
+    progress: int
+    phase: str = ""
+    phase_s: float = 0.0
+    waits: tuple[tuple[str, float | None], ...] = ()
+    stats: Mapping[str, Scalar] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """The warden's answer to a new kernel: (name, generation, pid) of the living, and the exits nobody heard of."""
+
+    living: tuple[tuple[str, int, int], ...] = ()
+    exits: tuple[tuple[str, int, Exit], ...] = ()
+
+
+class Supervisor(Fleet):
+    """Decides who starts, who is dead, who is stopped, and when the run is over."""
+
+    _tick = 0.0
+
+    # The warden speaks
+
+    def on_started(self, listing: Listing, now: float) -> list[Command]:
+        """First input: adopt what lives under its pid, hear of the exits meanwhile, then start what is missing."""
+        self._tick = now
+        out: list[Command] = []
+        newest = {name: max(g for n, g, _ in listing.living if n == name) for name, _, _ in listing.living}
+        for name, generation, pid in listing.living:
+            child = self.roster.by_name.get(name)
+            if child and generation == newest[name] and generation >= self._of(child).generation:
+                instance = self._adopt(child, generation, pid, now)
+                instance.last_seen += ADOPT_GRACE_S
+                instance.phase_deadline += ADOPT_GRACE_S
+                instance.deadline = max(instance.deadline, now + ADOPT_GRACE_S)
+                out.append(self._event(child))
+            else:
+                out += self._stray(name, generation, now)
+        for name, generation, ended in listing.exits:
+            out += self.on_exit(name, generation, ended, now)
+        for child in self.roster:
+            if self._of(child).live and newest.get(child.name) != self._of(child).generation:
+                out += self._vanished(child, now)
+        self._started = True
+        return out + self._advance(now)
+
+    def on_spawned(self, name: str, generation: int, pid: int, now: float) -> list[Command]:
+        """The warden started a process. A spawn that it refused is an exit with code 127 and the reason."""
+        child = self.roster.by_name.get(name)
+        if child is None or self._of(child).generation != generation:
+            return self._stray(name, generation, now)
+        if not self._of(child).live:
+            return []
+        self._of(child).pid = pid
+        return [self._event(child)]
+
+    def on_exit(self, name: str, generation: int, ended: Exit, now: float) -> list[Command]:
+        """A process is gone for good, and its process group with it. A repeat has no effect."""
+        child = self.roster.by_name.get(name)
+        if child is None:
+            return []
+        instance = self._of(child)
+        if generation == instance.generation and instance.live:
+            return [*self._buried(child, ended, now), *self._advance(now)]
+        child.strays.pop(generation, None)
+        if not instance.live:  # a successor without a journal learns here which generations are used up
+            instance.generation = max(instance.generation, generation)
+        return self._advance(now)
+
+    # Services speak
+
+    def on_hello(self, greeting: Greeting, now: float) -> tuple[Instance | Refusal, list[Command]]:
+        """A peer introduces itself, for the first time or again; -> its instance or the refusal to send."""
+        answer = self.registry.hello(greeting, now)
+        if isinstance(answer, Refusal):
+            return answer, []
+        if not answer.owned:
+            return answer, [_client_event(answer)]
+        out: list[Command] = [self._event(self.roster.by_name[answer.name])]
+        if answer.state == "draining":
+            left = max(answer.deadline - now, 0.0)
+            out.append(SendDrain(answer.name, answer.generation, left, answer.cause))
+        if greeting.ready:
+            out += self.on_ready(answer.name, answer.generation, now)
+        return answer, out
+
+    def on_ready(self, name: str, generation: int, now: float) -> list[Command]:
+        """A service has loaded and takes work; its dependents may start."""
+        instance = self.registry.find(name, generation)
+        if instance is None or instance.state != "loading":
+            return []
+        instance.heard(now, "", 0.0)
+        return [*self._mark(self.roster.by_name[name], "ready"), *self._advance(now)]
+
+    def on_heartbeat(self, name: str, generation: int, beat: Beat, now: float) -> list[Command]:
+        """A sign of life from the main loop. Without effect from a fenced generation or before a hello."""
+        instance = self.registry.find(name, generation)
+        if instance is None or instance.state == "starting":
+            return []
+        phase_ended = bool(instance.phase) and not beat.phase
+        instance.heard(now, beat.phase, beat.phase_s)
+        instance.waits, instance.stats = beat.waits, dict(beat.stats or {})
+        moved, instance.progress = beat.progress > instance.progress, beat.progress
+        if not instance.owned:
+            return []
+        child = self.roster.by_name[name]
+        self.ladder.stretch(child, instance, now, phase_ended)
+        return self._mark(child, "running") if moved and instance.state == "ready" else []
+
+    def on_leave(self, name: str, generation: int, why: str) -> list[Command]:
+        """An attached client said goodbye, or its socket closed."""
+        instance = self.registry.attached.get(name)
+        if instance is None or instance.generation != generation:
+            return []
+        self.registry.detach(name, why)
+        return [Gone(name, generation, why), _client_event(instance)]
+
+    # Time and people
+
+    def on_tick(self, now: float) -> list[Command]:
+        """Deadlines. Call several times a second."""
+        if not self._started or self.over:
+            return []
+        gap, self._tick = now - self._tick, now
+        if gap > TICK_GAP_S:
+            self._time_back(gap, now)
+        out: list[Command] = []
+        for child in self.roster:
+            child.strays = {g: until for g, until in child.strays.items() if now < until}
+            if why := self._of(child).overdue(now):
+                out += self._climb(child, KILL, now, why)
+            if self._of(child).live and (steps := self.ladder.due(child, self._of(child), now)):
+                out += [self._event(child), *steps]
+        for lost in self.registry.silent(now):
+            out += [Gone(lost.name, lost.generation, lost.cause), _client_event(lost)]
+        return out + self._advance(now)
+
+    def request_restart(self, name: str, why: str, now: float) -> list[Command] | Refusal:
+        """Restart a service or all replicas of a slot, drained first, together with whoever its strategy names.
+
+        One that has left or failed is started afresh. Refusal codes: `unknown`, `stopping`.
+        """
+        chosen = self.roster.select(name)
+        if not chosen:
+            near = get_close_matches(name, [*self.roster.by_name, *self.roster.slots], 1)
+            hint = f" - did you mean {near[0]!r}?" if near else ""
+            return Refusal("unknown", f"there is no service {name!r}{hint}")
+        if self.stop:
+            return Refusal("stopping", f"the run is ending: {self.stop.why}")
+        out: list[Command] = []
+        for child in chosen:
+            if not self._of(child).live:
+                child.wanted, child.failed, child.due = True, False, now
+                child.history.clear()
+                out += self._mark(child, "stopped", why)
+            for other in (child, *self.roster.companions(child)):
+                out += self._ask(other, DRAIN, now, why)
+        return out + self._advance(now)
+
+    def condemn(self, name: str, generation: int, why: str, now: float) -> list[Command]:
+        """Kill a service for a fault that only the kernel sees, such as its memory; its policy says what follows."""
+        instance = self.registry.find(name, generation)
+        if instance is None or not instance.owned:
+            return []
+        return self._climb(self.roster.by_name[name], KILL, now, why)
+
+    def _buried(self, child: Child, ended: Exit, now: float) -> list[Command]:
+        """Book the exit of the current incarnation and decide what follows."""
+        instance = self._of(child)
+        forced = child.rung >= TERM
+        if forced and not ended.why:
+            ended = Exit(ended.code, ended.signal, ended.tail, instance.cause)
+        asked, child.asked, child.rung = child.asked, False, -1
+        instance.phase, instance.waits = "", ()
+        body: dict[str, Scalar] = {"name": child.name, "generation": instance.generation, "pid": instance.pid}
+        body |= {"code": ended.code, "signal": ended.signal, "cause": ended.text(), "asked": asked}
+        out: list[Command] = [Gone(child.name, instance.generation, ended.text()), Emit("service.exit", "", body)]
+        if self.stop:
+            if child.spec.significant and not forced and not ended.normal:
+                self._raise_code(f"{child.name} failed while the run was ending: {ended.text()}")
+            return out + self._mark(child, "stopped", ended.text())
+        if not child.wanted:
+            return out + self._mark(child, "failed" if child.failed else "stopped", ended.text())
+        if asked:
+            return out + self._mark(child, "stopped", ended.text())
+        return out + self._decide(child, ended, now)
+
+    def _vanished(self, child: Child, now: float) -> list[Command]:
+        """It should live, and the warden knows nothing of it: never spawned, or gone with a former warden."""
+        if self._of(child).pid is None and not self.stop:
+            child.rung, child.asked = -1, False
+            return self._mark(child, "stopped", "its start was lost with the former kernel")
+        return self._buried(child, Exit(why="vanished while the kernel was away"), now)
+
+    def _time_back(self, gap: float, now: float) -> None:
+        self.registry.time_back(gap, now)
+        for child in self.roster:
+            child.rung_since = min(child.rung_since + gap, now)
+            child.strays = {generation: until + gap for generation, until in child.strays.items()}
+
+
+def _client_event(instance: Instance) -> Emit:
+    body: dict[str, Scalar] = {"name": instance.name, "generation": instance.generation, "kind": instance.kind}
+    body |= {"state": instance.state, "pid": instance.pid, "cause": instance.cause}
+    return Emit("client.state", instance.name, body, final=not instance.live)

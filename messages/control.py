@@ -1,0 +1,186 @@
+"""Topic control: who is alive, who may stay, what a run is doing, and how it ends. Spoken with the kernel."""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from .base import Count, Digest, Flat, Identity, Message, Name, Part, Text
+from .knobs import KnobDeclaration
+
+
+class Hello(Message):
+    """Service or client to kernel, first thing after connecting and again after a changed boot id."""
+
+    KIND: ClassVar[str] = "hello"
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "proto_min": 1, "proto_max": 1, "pid": 4242, "role": "service", "version": "0.1.0", "knobs": [],
+    }  # fmt: skip
+    proto_min: Annotated[int, Field(ge=0, le=255, description="lowest major this side speaks")]
+    proto_max: Annotated[int, Field(ge=0, le=255, description="highest major this side speaks")]
+    pid: Annotated[int, Field(ge=0, description="checked against the warden's table and the socket's peer")]
+    role: Literal["service", "client"]
+    version: Annotated[str, Field(max_length=40, description="package version, for people")]
+    knobs: Annotated[list[KnobDeclaration], Field(max_length=256, description="what this service applies")] = []
+    ready: Annotated[bool, Field(description="true when it was ready before this hello (kernel restart)")] = False
+
+
+class Welcome(Message):
+    """Kernel to peer: you are registered. `boot` changes when the kernel was restarted."""
+
+    KIND: ClassVar[str] = "welcome"
+    EXAMPLE: ClassVar[dict[str, Any]] = {"proto": 1, "boot": "9f2c", "heartbeat_s": 0.5, "knobs": {"kl.coef": 0.2}}
+    proto: Annotated[int, Field(ge=0, le=255)]
+    boot: Annotated[str, Field(max_length=32)]
+    heartbeat_s: Annotated[float, Field(gt=0, description="interval the kernel expects, s")]
+    knobs: Annotated[Flat, Field(description="current value of every knob this service declared")] = {}
+
+
+class Refused(Message):
+    """Kernel or ledger to peer: not done, and why. Answers any request."""
+
+    KIND: ClassVar[str] = "refused"
+    EXAMPLE: ClassVar[dict[str, Any]] = {"code": "identity", "why": "rollout-0#2 is not a living child of this run"}
+    code: Annotated[str, Field(max_length=40)]
+    why: Text
+
+
+class Wait(Part):
+    """One thing a service is waiting for; every wait has a name and a deadline."""
+
+    name: Annotated[str, Field(max_length=80)]
+    left_s: Annotated[float | None, Field(description="s until its deadline; None: bounded by its peer's life")]
+
+
+class Heartbeat(Message):
+    """Service to kernel, from its main loop: proof of progress, not only of life."""
+
+    KIND: ClassVar[str] = "heartbeat"
+    NEWEST_WINS: ClassVar[bool] = True
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "progress": 812, "phase": "train", "phase_s": 60.0, "waits": [{"name": "batch", "left_s": 12.5}],
+        "stats": {"step": 41, "tokens_per_s": 8123.0},
+    }  # fmt: skip
+    progress: Annotated[Count, Field(description="grows with every unit of real work")]
+    phase: Annotated[str | None, Field(max_length=40, description="declared long work, None when in the loop")] = None
+    phase_s: Annotated[float | None, Field(gt=0, description="most seconds that phase may stay silent")] = None
+    waits: Annotated[list[Wait], Field(max_length=64)] = []
+    stats: Annotated[Flat, Field(description="a few numbers for `midflight ps`")] = {}
+
+
+class HeartbeatOk(Message):
+    """Kernel to service. A new `boot` asks for a new hello; `seq` shows a subscriber what it may have missed."""
+
+    KIND: ClassVar[str] = "heartbeat.ok"
+    NEWEST_WINS: ClassVar[bool] = True
+    EXAMPLE: ClassVar[dict[str, Any]] = {"boot": "9f2c", "seq": 1204}
+    boot: Annotated[str, Field(max_length=32)]
+    seq: Annotated[Count, Field(description="number of the newest event")]
+
+
+class Ready(Message):
+    """Service to kernel: loaded, taking work. Dependents may start."""
+
+    KIND: ClassVar[str] = "ready"
+    EXAMPLE: ClassVar[dict[str, Any]] = {"detail": "0.12 M parameters"}
+    detail: Text = ""
+
+
+class Drain(Message):
+    """Kernel to service: take no new work, hand in what you hold, then leave with exit code 0."""
+
+    KIND: ClassVar[str] = "drain"
+    EXAMPLE: ClassVar[dict[str, Any]] = {"deadline_s": 10.0, "why": "midflight down"}
+    deadline_s: Annotated[float, Field(ge=0, description="s until SIGTERM")]
+    why: Text = ""
+
+
+class PeerDown(Message):
+    """Kernel to the ledger: this process is gone; its leases may return at once."""
+
+    KIND: ClassVar[str] = "peer.down"
+    EXAMPLE: ClassVar[dict[str, Any]] = {"peer": "rollout-0#1", "why": "exit -9"}
+    peer: Identity
+    why: Text
+
+
+class StatusGet(Message):
+    """Client to kernel: what is going on?"""
+
+    KIND: ClassVar[str] = "status.get"
+    EXAMPLE: ClassVar[dict[str, Any]] = {}
+
+
+class ServiceStatus(Part):
+    """One line of `midflight ps`."""
+
+    name: Name
+    generation: Count
+    kind: Annotated[str, Field(max_length=40)]
+    state: Annotated[str, Field(max_length=20)]
+    pid: Count
+    up_s: float
+    seen_s: Annotated[float, Field(description="s since its last sign of life")]
+    restarts: Count
+    progress: Count
+    phase: Annotated[str | None, Field(max_length=40)] = None
+    waits: list[Wait] = []
+    stats: Flat = {}
+    cause: Annotated[str | None, Field(max_length=2000, description="why it last ended")] = None
+
+
+class Status(Message):
+    """Kernel to client: the run as the kernel sees it."""
+
+    KIND: ClassVar[str] = "status"
+    NEWEST_WINS: ClassVar[bool] = True
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "run_id": "demo-1a2b3c4d", "boot": "9f2c", "seq": 12, "up_s": 3.5, "stopping": None, "services": [],
+        "counters": {"ctl": 120},
+    }  # fmt: skip
+    run_id: Annotated[str, Field(max_length=80)]
+    boot: Annotated[str, Field(max_length=32)]
+    seq: Count
+    up_s: float
+    stopping: Annotated[str | None, Field(max_length=200, description="why the run is ending, or None")]
+    services: Annotated[list[ServiceStatus], Field(max_length=1024)]
+    counters: Flat = {}
+
+
+class RunStop(Message):
+    """Client to kernel: end the run. drain finishes and checkpoints, stop skips the work in hand, kill is now."""
+
+    KIND: ClassVar[str] = "run.stop"
+    EXAMPLE: ClassVar[dict[str, Any]] = {"mode": "drain", "why": "Ctrl-C"}
+    mode: Literal["drain", "stop", "kill"]
+    why: Text
+
+
+class Done(Message):
+    """Answer to a request that needs no data back."""
+
+    KIND: ClassVar[str] = "done"
+    EXAMPLE: ClassVar[dict[str, Any]] = {"detail": "draining"}
+    detail: Text = ""
+
+
+class StateGet(Message):
+    """Kernel to service: hand over your state for a successor."""
+
+    KIND: ClassVar[str] = "state.get"
+    EXAMPLE: ClassVar[dict[str, Any]] = {}
+
+
+class State(Message):
+    """A service's exported state: JSON text and its schema name, so that a successor can refuse politely."""
+
+    KIND: ClassVar[str] = "state"
+    EXAMPLE: ClassVar[dict[str, Any]] = {"schema_name": "kl/1", "json_text": '{"coef": 0.2}', "digest": "0" * 32}
+    schema_name: Annotated[str, Field(max_length=64)]
+    json_text: Annotated[str, Field(max_length=200_000)]
+    digest: Digest
+
+
+KINDS = (
+    Hello, Welcome, Refused, Heartbeat, HeartbeatOk, Ready, Drain, PeerDown, StatusGet, Status, RunStop, Done,
+    StateGet, State,
+)  # fmt: skip

@@ -1,0 +1,287 @@
+"""Topic samples: tickets out, trajectories in, scores in, batches to the learner. Spoken with the ledger.
+
+One lease protocol serves three stages (generate, score, train). A lease is a pair [sample id, epoch]; the ledger raises
+the epoch at every grant and every revocation, so an answer under an old epoch has no effect. Arrays travel as columns:
+one buffer a column, the pieces of all samples one after another.
+"""
+
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from .base import Bulk, Count, Digest, Epoch, Flat, Lease, Message, Part, SampleId, Text
+
+Stage = Literal["generate", "score", "train"]
+
+
+class Want(Message):
+    """Worker to ledger, absolute and idempotent: what I hold, what I have begun, and how much more I take."""
+
+    KIND: ClassVar[str] = "want"
+    NEWEST_WINS: ClassVar[bool] = True
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "stage": "generate", "n": 32, "held": [[5, 1], [6, 1]], "begun": [[5, 1]], "version": 7,
+    }  # fmt: skip
+    stage: Stage
+    n: Annotated[int, Field(ge=0, le=65536, description="MORE samples wanted (train: batches)")]
+    held: Annotated[list[Lease], Field(max_length=16384, description="leases to extend or to claim after a restart")]
+    begun: Annotated[list[Lease], Field(max_length=16384, description="leases whose effect may have started")] = []
+    version: Annotated[int, Field(ge=-1, description="policy version loaded; -1: none yet")] = -1
+
+
+class WantOk(Message):
+    """Ledger to worker: heard. A new `boot` asks for everything unacknowledged again."""
+
+    KIND: ClassVar[str] = "want.ok"
+    NEWEST_WINS: ClassVar[bool] = True
+    EXAMPLE: ClassVar[dict[str, Any]] = {"boot": "77aa", "version": 7}
+    boot: Annotated[str, Field(max_length=32)]
+    version: Annotated[int, Field(ge=-1, description="newest policy version")]
+    lost: Annotated[list[Lease], Field(max_length=16384, description="leases named by the want that are over")] = []
+    exhausted: Annotated[bool, Field(description="the prompts are used up: no further batch will come")] = False
+
+
+class Ticket(Part):
+    """One sample to generate."""
+
+    id: SampleId
+    epoch: Epoch
+    seed: Annotated[Count, Field(description="sampling seed of this sample")]
+    solo: Annotated[bool, Field(description="process it alone: it is suspected of killing its worker")] = False
+    split: Literal["train", "eval"] = "train"
+    temperature: Annotated[float | None, Field(ge=0, description="None: the rollout's own")] = None
+    row_bytes: Annotated[Count, Field(description="length of its JSON row in the column `rows`")]
+
+
+class Tickets(Bulk):
+    """Ledger to rollout. Column rows |u1: JSON objects {messages, answer, ...} one after another."""
+
+    KIND: ClassVar[str] = "tickets"
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "tickets": [{"id": 5, "epoch": 1, "seed": 99, "row_bytes": 2}],
+        "tensors": [{"name": "rows", "dtype": "|u1", "shape": [2], "frame": 0, "offset": 0}],
+    }  # fmt: skip
+    tickets: Annotated[list[Ticket], Field(max_length=1024)]
+
+
+class TrajectoryPart(Part):
+    """One finished generation; its arrays are the next `tokens` elements of each column."""
+
+    id: SampleId
+    epoch: Epoch
+    tokens: Annotated[Count, Field(description="prompt and completion together")]
+    text_bytes: Annotated[Count, Field(description="length of the completion's text in the column `texts`")]
+    stop: Annotated[str, Field(max_length=20, description="stop, length or context")]
+    version: Annotated[int, Field(ge=-1, description="smallest policy version of its sampled tokens")]
+    seconds: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Trajectories(Bulk):
+    """Rollout to ledger, resent until `ok`.
+
+    Columns: tokens <i4; mask |u1 (1: sampled by the policy); logprobs <f4 (fp32, of the sampled distribution, 0 where
+    mask is 0); versions <i4 (-1 where mask is 0); texts |u1 (UTF-8).
+    """
+
+    KIND: ClassVar[str] = "trajectories"
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "parts": [{"id": 5, "epoch": 1, "tokens": 2, "text_bytes": 1, "stop": "stop", "version": 7}],
+        "tensors": [
+            {"name": "tokens", "dtype": "<i4", "shape": [2], "frame": 0, "offset": 0},
+            {"name": "mask", "dtype": "|u1", "shape": [2], "frame": 1, "offset": 0},
+            {"name": "logprobs", "dtype": "<f4", "shape": [2], "frame": 2, "offset": 0},
+            {"name": "versions", "dtype": "<i4", "shape": [2], "frame": 3, "offset": 0},
+            {"name": "texts", "dtype": "|u1", "shape": [1], "frame": 4, "offset": 0},
+        ],
+    }  # fmt: skip
+    parts: Annotated[list[TrajectoryPart], Field(max_length=1024)]
+
+
+class ScoreJob(Part):
+    """One trajectory to score."""
+
+    id: SampleId
+    epoch: Epoch
+    solo: bool = False
+    row_bytes: Count
+    text_bytes: Count
+
+
+class ScoreJobs(Bulk):
+    """Ledger to reward server. Columns rows |u1 (JSON prompt rows) and texts |u1 (completions, UTF-8)."""
+
+    KIND: ClassVar[str] = "score.jobs"
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "jobs": [{"id": 5, "epoch": 2, "row_bytes": 2, "text_bytes": 1}],
+        "tensors": [
+            {"name": "rows", "dtype": "|u1", "shape": [2], "frame": 0, "offset": 0},
+            {"name": "texts", "dtype": "|u1", "shape": [1], "frame": 1, "offset": 0},
+        ],
+    }  # fmt: skip
+    jobs: Annotated[list[ScoreJob], Field(max_length=1024)]
+
+
+class Score(Part):
+    """A verdict (rewards by objective) or the user's program at fault (`fault`); never both."""
+
+    id: SampleId
+    epoch: Epoch
+    rewards: Annotated[dict[str, float], Field(max_length=32)] = {}
+    fault: Annotated[str | None, Field(max_length=2000)] = None
+
+
+class Scores(Message):
+    """Reward server to ledger, resent until `ok`."""
+
+    KIND: ClassVar[str] = "scores"
+    EXAMPLE: ClassVar[dict[str, Any]] = {"scores": [{"id": 5, "epoch": 2, "rewards": {"reward": 1.0}}]}
+    scores: Annotated[list[Score], Field(max_length=1024)]
+
+
+class GiveBack(Message):
+    """Worker to ledger: these leases end without a result through no fault of the sample (no strike)."""
+
+    KIND: ClassVar[str] = "give.back"
+    EXAMPLE: ClassVar[dict[str, Any]] = {"stage": "score", "leases": [[5, 2]], "why": "worker could not start"}
+    stage: Stage
+    leases: Annotated[list[Lease], Field(max_length=4096)]
+    why: Text
+
+
+class Refuse(Message):
+    """Worker to ledger: this sample can never be done (a prompt too long, a row of the wrong form)."""
+
+    KIND: ClassVar[str] = "sample.refuse"
+    EXAMPLE: ClassVar[dict[str, Any]] = {"stage": "generate", "lease": [5, 1], "why": "prompt of 900 tokens > 256"}
+    stage: Stage
+    lease: Lease
+    why: Text
+
+
+class Ok(Message):
+    """Ledger to worker: committed, or of no effect (`stale`); stop resending either way."""
+
+    KIND: ClassVar[str] = "ok"
+    EXAMPLE: ClassVar[dict[str, Any]] = {"done": [[5, 1]], "stale": []}
+    done: Annotated[list[Lease], Field(max_length=16384)]
+    stale: Annotated[list[Lease], Field(max_length=16384)]
+
+
+class BatchPart(Part):
+    """One sample of a batch; its arrays are the next `tokens` elements of each column."""
+
+    id: SampleId
+    epoch: Epoch
+    group: Count
+    tokens: Count
+    version: Annotated[int, Field(ge=-1)]
+    rewards: dict[str, float]
+    text_bytes: Count = 0
+
+
+class Batch(Bulk):
+    """Ledger to learner: a whole batch under lease, in `pieces` messages. Columns as in `trajectories`."""
+
+    KIND: ClassVar[str] = "batch"
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "batch": 41, "piece": 0, "pieces": 1,
+        "parts": [{"id": 5, "epoch": 3, "group": 0, "tokens": 2, "version": 7, "rewards": {"reward": 1.0}}],
+        "tensors": [
+            {"name": "tokens", "dtype": "<i4", "shape": [2], "frame": 0, "offset": 0},
+            {"name": "mask", "dtype": "|u1", "shape": [2], "frame": 1, "offset": 0},
+            {"name": "logprobs", "dtype": "<f4", "shape": [2], "frame": 2, "offset": 0},
+            {"name": "versions", "dtype": "<i4", "shape": [2], "frame": 3, "offset": 0},
+        ],
+    }  # fmt: skip
+    batch: Count
+    piece: Count
+    pieces: Annotated[int, Field(ge=1, le=4096)]
+    parts: Annotated[list[BatchPart], Field(max_length=4096)]
+
+
+class Trained(Message):
+    """Learner to ledger: step `step` consumed these leases. Provisional until a commit reaches the step."""
+
+    KIND: ClassVar[str] = "trained"
+    EXAMPLE: ClassVar[dict[str, Any]] = {"step": 41, "leases": [[5, 3]]}
+    step: Count
+    leases: Annotated[list[Lease], Field(max_length=16384)]
+
+
+class Commit(Message):
+    """Learner to ledger: a verified checkpoint holds everything up to `step`; payloads up to it may go."""
+
+    KIND: ClassVar[str] = "commit"
+    EXAMPLE: ClassVar[dict[str, Any]] = {"step": 40, "digest": "0" * 32}
+    step: Count
+    digest: Digest
+
+
+class Committed(Message):
+    """Ledger to learner: what was trained up to `step` is closed for good."""
+
+    KIND: ClassVar[str] = "committed"
+    EXAMPLE: ClassVar[dict[str, Any]] = {"step": 40}
+    step: Count
+
+
+class Restore(Bulk):
+    """Learner to ledger at its start: I stand at `step`; re-open what was trained later.
+
+    Columns samples <i8 and steps <i8: what the checkpoint says was trained at which step since its last commit, so that
+    a `trained` which never arrived is known all the same.
+    """
+
+    KIND: ClassVar[str] = "restore"
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "step": 40,
+        "tensors": [
+            {"name": "samples", "dtype": "<i8", "shape": [1], "frame": 0, "offset": 0},
+            {"name": "steps", "dtype": "<i8", "shape": [1], "frame": 1, "offset": 0},
+        ],
+    }  # fmt: skip
+    step: Count
+
+
+class Restored(Message):
+    """Ledger to learner: re-opened so many; publish your weights above `version`."""
+
+    KIND: ClassVar[str] = "restored"
+    EXAMPLE: ClassVar[dict[str, Any]] = {"step": 40, "reopened": 128, "version": 47}
+    step: Count
+    reopened: Count
+    version: Annotated[int, Field(ge=-1)]
+
+
+class LedgerGet(Message):
+    """Client to ledger: the balance, or one sample's whole life."""
+
+    KIND: ClassVar[str] = "ledger.get"
+    EXAMPLE: ClassVar[dict[str, Any]] = {"sample": 5}
+    sample: SampleId | None = None
+
+
+class LedgerStatus(Message):
+    """Ledger to client: counts by state, what does not balance, and a sample's life if asked."""
+
+    KIND: ClassVar[str] = "ledger"
+    NEWEST_WINS: ClassVar[bool] = True
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "issued": 256, "states": {"ready": 128, "trained": 128}, "eval_states": {}, "problems": [], "step": 2,
+        "committed": 0, "version": 3, "life": [], "stats": {"bad_rows": 0},
+    }  # fmt: skip
+    issued: Count
+    states: dict[str, int]
+    eval_states: dict[str, int]
+    problems: Annotated[list[Text], Field(max_length=100)]
+    step: Count
+    committed: Count
+    version: Annotated[int, Field(ge=-1)]
+    life: Annotated[list[Flat], Field(max_length=1000)] = []
+    stats: Flat = {}
+
+
+KINDS = (
+    Want, WantOk, Tickets, Trajectories, ScoreJobs, Scores, GiveBack, Refuse, Ok, Batch, Trained, Commit, Committed, Restore,
+    Restored, LedgerGet, LedgerStatus,
+)  # fmt: skip

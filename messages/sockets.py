@@ -1,0 +1,99 @@
+"""The one place where sockets are made. Options are those of `docs/design.md`, each there for a loss that was measured.
+
+A ROUTER that meets an unknown or full peer says so (MANDATORY) instead of dropping; a reconnecting identity takes over
+from its dead self (HANDOVER); nothing lingers at exit; every queue and message has a bound. A message is read frame by
+frame, because neither HWM nor MAXMSGSIZE bounds the number of frames of one message. Reading goes through zmq.Poller,
+which asks the socket rather than its edge-triggered descriptor, so no wake-up is lost after a send.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import zmq
+
+from .wire import MAX_BUFFER, MAX_FRAMES
+
+HWM: Final = 1000
+"""Messages a socket may hold for one peer in each direction."""
+Role = Literal["router", "dealer", "xpub", "sub"]
+_TYPES: Final = {"router": zmq.ROUTER, "dealer": zmq.DEALER, "xpub": zmq.XPUB, "sub": zmq.SUB}
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """Raw frames of one message, with what the socket knows of the peer."""
+
+    sender: str
+    """ROUTER: the peer's identity; otherwise empty."""
+    frames: list[bytes]
+    pid: int | None = None
+    """Process id by SO_PEERCRED on ipc links."""
+
+
+class Endpoint:
+    """A socket with bounds. `router` and `xpub` bind, `dealer` and `sub` connect."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], role: Role, url: str, identity: str = "") -> None:
+        self.role, self.url = role, url
+        self.socket = context.socket(_TYPES[role])
+        sock = self.socket
+        sock.linger = 0
+        sock.set_hwm(HWM)
+        sock.maxmsgsize = MAX_BUFFER
+        sock.handshake_ivl = 3000
+        sock.reconnect_ivl, sock.reconnect_ivl_max = 20, 1000
+        if role == "router":
+            sock.router_mandatory = 1
+            sock.router_handover = 1
+        if role == "sub":
+            sock.setsockopt(zmq.SUBSCRIBE, b"")
+        if identity:
+            sock.identity = identity.encode()
+        if role in ("router", "xpub"):
+            sock.bind(url)
+        else:
+            sock.connect(url)
+
+    def send(self, frames: list[bytes], to: str = "") -> bool:
+        """Queue a message. False when the peer is unknown or its queue is full: nothing was sent."""
+        parts = [to.encode(), *frames] if self.role == "router" else frames
+        try:
+            self.socket.send_multipart(parts, zmq.NOBLOCK)
+        except zmq.ZMQError as error:
+            if error.errno in (zmq.EAGAIN, zmq.EHOSTUNREACH):
+                return False
+            raise
+        return True
+
+    def drain(self, limit: int = 128) -> Iterator[Incoming]:
+        """Up to `limit` waiting messages; the caller comes back for the rest in its next turn."""
+        for _ in range(limit):
+            try:
+                first = self.socket.recv(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            yield self._read(first)
+
+    def _read(self, first: zmq.Frame) -> Incoming:
+        frames = [first.bytes]
+        while self.socket.rcvmore:
+            frame = self.socket.recv()
+            if len(frames) <= MAX_FRAMES + 1:  # one too many is kept, so that decode refuses it by its count
+                frames.append(frame)
+        if self.role != "router":
+            return Incoming("", frames)
+        return Incoming(frames[0].decode("ascii", "replace"), frames[1:], _peer_pid(first))
+
+    def close(self) -> None:
+        """Close at once; what is queued is dropped, and what mattered is resent by its owner."""
+        self.socket.close(linger=0)
+
+
+def _peer_pid(frame: zmq.Frame) -> int | None:
+    with contextlib.suppress(zmq.ZMQError, ValueError, IndexError):
+        parts = str(frame.get("Peer-Address")).split(":")  # ipc: "localhost:uid:gid:pid"
+        if parts[0] == "localhost":
+            return int(parts[3])
+    return None

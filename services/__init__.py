@@ -1,0 +1,15 @@
+"""The services of a run, one folder each, and the registry the kernel finds them by.
+
+`SERVICES` maps a `kind` to the import path of its config class. Those modules are torch-free; the class a
+config names as `entry` is imported only inside the service's own process. Packages outside midflight add
+kinds by an entry point of the group `midflight.services`, name = kind, value = `module:ConfigClass`.
+"""
+
+SERVICES: dict[str, str] = {
+    "ledger": "midflight.services.ledger.config:LedgerConfig",
+    "rollout": "midflight.services.rollout.config:RolloutConfig",
+    "reward": "midflight.services.reward.config:RewardConfig",
+    "learner": "midflight.services.learner.config:LearnerConfig",
+    "kl": "midflight.services.controllers.kl.config:KlConfig",
+    "tracker": "midflight.services.tracker.config:TrackerConfig",
+}

@@ -1,0 +1,1 @@
+"""Controllers: services that hold a knob and move it. None of them imports torch."""

@@ -1,0 +1,34 @@
+"""What the KL controller can be told: the parameters of `AdaptiveKLController`, and where it acts."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from midflight.kernel.spec import ServiceSpec
+
+
+class KlConfig(ServiceSpec):
+    """Holds the knob `kl.coef` and moves it after every step's measured KL."""
+
+    entry: ClassVar[str] = "midflight.services.controllers.kl.service:Kl"
+
+    kind: Literal["kl"] = "kl"
+    knob: str = Field("kl.coef", description="The knob it holds.")
+    metric: str = Field("kl", description="The learner's metric it reads, nats per token.")
+    controller_type: Literal["exponential", "linear", "pid", "schedule"] = Field(
+        "exponential", description="The control law."
+    )
+    initial_coef: float = Field(0.2, gt=0, description="Coefficient before the first update.")
+    target_kl: float = Field(0.01, gt=0, description="KL to the reference to hold, nats per token.")
+    min_coef: float = Field(0.001, ge=0, description="Lower clamp.")
+    max_coef: float = Field(10.0, gt=0, description="Upper clamp.")
+    exp_factor: float = Field(1.03, gt=1, description="exponential: factor while the KL is above its target.")
+    exp_decay: float = Field(0.99, gt=0, lt=1, description="exponential: factor while it is below.")
+    linear_factor: float = Field(0.5, gt=0, description="linear: gain on the relative error.")
+    kp: float = Field(0.1, ge=0, description="pid: proportional gain.")
+    ki: float = Field(0.01, ge=0, description="pid: integral gain.")
+    kd: float = Field(0.001, ge=0, description="pid: derivative gain.")
+    schedule_type: Literal["cosine", "linear", "exponential", "warmup_cosine"] = Field(
+        "cosine", description="schedule: its shape."
+    )
+    schedule_steps: int = Field(1000, ge=1, description="schedule: steps until it reaches `min_coef`.")

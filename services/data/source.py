@@ -1,0 +1,27 @@
+"""The type of a data source in a configuration: paths become absolute, tasks and hub names stay as they are."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BeforeValidator
+
+from midflight.kernel.spec import LocatedStr
+
+SUFFIXES = frozenset({".json", ".jsonl", ".csv", ".parquet", ".arrow"})
+
+
+def locate(value: object) -> object:
+    """`[split@]path` relative to its file; what names neither a file that exists nor one by its suffix is a hub name."""
+    if not isinstance(value, str) or value.startswith("task:") or "://" in value:
+        return value
+    folder = value.folder if isinstance(value, LocatedStr) else os.getcwd()
+    head, at, tail = value.rpartition("@")
+    path = os.path.normpath(os.path.join(folder, os.path.expanduser(tail)))
+    if tail.startswith((".", "/", "~")) or Path(tail).suffix in SUFFIXES or os.path.exists(path):
+        return f"{head}{at}{path}"
+    return str(value)
+
+
+Source = Annotated[str, BeforeValidator(locate)]
+"""A file, a folder, `split@path`, a hub name, or `task:name?rows=...`."""

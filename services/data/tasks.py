@@ -1,0 +1,118 @@
+"""Built-in synthetic tasks with a verifiable answer, small enough for two cores.
+
+    rev6-10     rev abcdef        -> fedcba       reverse 6 to 10 letters
+    sort6-10    sort 40215        -> 01245        sort 6 to 10 digits
+    rep12       say c 4 times     -> cccc         repeat a letter 1 to 12 times
+
+Prompts are independent draws. `split` and `seed` choose the stream: `train` and `eval` never share one. rev6-10 and
+sort6-10 hardly ever repeat a prompt; rep12 has only 120 different ones, so its eval prompts are not new.
+
+Demonstrations can be noisy: with probability `noise` one or two characters of an SFT response are replaced by others
+of the same kind. RL then has something to unlearn; much of the gain on these tasks is the removal of that noise.
+"""
+
+import difflib
+import random
+import string
+from collections.abc import Callable, Iterator
+from urllib.parse import parse_qsl
+
+from .readers import DataError, RawRow
+
+LETTERS = "abcdefghij"
+PREFIX = "task:"
+Task = Callable[[random.Random], tuple[str, str]]
+"""Draws one (prompt, answer)."""
+
+
+def reverse(rng: random.Random) -> tuple[str, str]:
+    """Reverse 6 to 10 letters."""
+    word = "".join(rng.choices(LETTERS, k=rng.randint(6, 10)))
+    return f"rev {word}", word[::-1]
+
+
+def sort(rng: random.Random) -> tuple[str, str]:
+    """Sort 6 to 10 digits."""
+    digits = rng.choices(string.digits, k=rng.randint(6, 10))
+    return f"sort {''.join(digits)}", "".join(sorted(digits))
+
+
+def repeat(rng: random.Random) -> tuple[str, str]:
+    """Repeat one letter 1 to 12 times."""
+    letter, times = rng.choice(LETTERS), rng.randint(1, 12)
+    return f"say {letter} {times} times", letter * times
+
+
+TASKS: dict[str, Task] = {"rev6-10": reverse, "sort6-10": sort, "rep12": repeat}
+"""Name -> task."""
+
+
+def corrupt(answer: str, rng: random.Random) -> str:
+    """Replace one or two characters of `answer` by others of the same kind (digit or letter)."""
+    letters = list(answer)
+    for place in rng.sample(range(len(letters)), min(rng.randint(1, 2), len(letters))):
+        kind = string.digits if letters[place].isdigit() else LETTERS
+        letters[place] = rng.choice([letter for letter in kind if letter != letters[place]])
+    return "".join(letters)
+
+
+def prompt_rows(task: str, split: str, count: int, seed: int) -> Iterator[dict[str, object]]:
+    """Yield `count` rows {messages: [user], answer}."""
+    for prompt, answer, _ in _draws(task, split, count, seed):
+        yield {"messages": [_say("user", prompt)], "answer": answer}
+
+
+def sft_rows(task: str, split: str, count: int, seed: int, noise: float) -> Iterator[dict[str, object]]:
+    """Yield `count` rows {messages: [user, assistant]}; a share `noise` of the demonstrations is wrong."""
+    for prompt, answer, rng in _draws(task, split, count, seed):
+        said = corrupt(answer, rng) if rng.random() < noise else answer
+        yield {"messages": [_say("user", prompt), _say("assistant", said)]}
+
+
+def preference_rows(task: str, split: str, count: int, seed: int) -> Iterator[dict[str, object]]:
+    """Yield `count` rows {messages: [user], chosen: the answer, rejected: the answer corrupted}."""
+    for prompt, answer, rng in _draws(task, split, count, seed):
+        yield {"messages": [_say("user", prompt)], "chosen": answer, "rejected": corrupt(answer, rng)}
+
+
+def read_task(source: str, kind: str) -> Iterator[RawRow]:
+    """Yield the rows of `task:NAME?rows=4096&seed=1&noise=0.5&split=train`, as `kind` = prompt, sft or preference.
+
+    Raises:
+        DataError: an unknown task or option, or a value out of range.
+    """
+    name, _, query = source.removeprefix(PREFIX).partition("?")
+    options: dict[str, str] = {"rows": "4096", "seed": "0", "noise": "0", "split": "train"}
+    if name not in TASKS:
+        raise DataError(f"{source}: unknown task {name!r}{_hint(name, TASKS)}")
+    for key, value in parse_qsl(query, keep_blank_values=True):
+        if key not in options:
+            raise DataError(f"{source}: unknown option {key!r}{_hint(key, options)}")
+        options[key] = value
+    try:
+        count, seed, noise = int(options["rows"]), int(options["seed"]), float(options["noise"])
+    except ValueError as error:
+        raise DataError(f"{source}: rows and seed are whole numbers, noise is a number: {error}") from None
+    if count < 1 or not 0 <= noise <= 1 or options["split"] not in ("train", "eval"):
+        raise DataError(f"{source}: needs rows >= 1, 0 <= noise <= 1 and split=train or split=eval")
+    place = (name, options["split"], count, seed)
+    kinds = {"prompt": prompt_rows(*place), "sft": sft_rows(*place, noise), "preference": preference_rows(*place)}
+    for number, fields in enumerate(kinds[kind], 1):
+        yield RawRow(f"{PREFIX}{name}/{options['split']}:{number}", fields)
+
+
+def _draws(task: str, split: str, count: int, seed: int) -> Iterator[tuple[str, str, random.Random]]:
+    """Yield prompt, answer and a second generator for noise, so that noise never changes the prompts."""
+    prompts, noise = (random.Random(f"{task}/{split}/{seed}/{use}") for use in ("prompts", "noise"))  # noqa: S311
+    for _ in range(count):
+        prompt, answer = TASKS[task](prompts)
+        yield prompt, answer, noise
+
+
+def _say(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def _hint(name: str, known: dict[str, Task] | dict[str, str]) -> str:
+    near = difflib.get_close_matches(name, known, 1)
+    return f" - did you mean {near[0]!r}?" if near else f" - there are {', '.join(known)}"

@@ -1,0 +1,67 @@
+"""`batch` messages to a batch the trainer takes: pieces collected, columns cut into documents, rewards weighed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from midflight.messages.samples import Batch, BatchPart
+
+from .packing import Document
+from .step import RolloutBatch
+
+
+@dataclass(slots=True)
+class Assembly:
+    """The pieces of one batch as they arrive, in any order, repeated or not."""
+
+    number: int
+    pieces: int
+    got: dict[int, list[tuple[BatchPart, Document]]] = field(default_factory=dict)
+
+    def add(self, message: Batch, views: Mapping[str, "memoryview[Any]"]) -> bool:
+        """Take a piece; True when the batch is whole."""
+        self.got[message.piece] = [*cut(message, views)]
+        return len(self.got) == self.pieces
+
+    @property
+    def parts(self) -> list[tuple[BatchPart, Document]]:
+        """All samples, ordered by group and id: the order in which updates cut the batch."""
+        every = [pair for piece in self.got.values() for pair in piece]
+        return sorted(every, key=lambda pair: (pair[0].group, pair[0].id))
+
+    @property
+    def leases(self) -> list[tuple[int, int]]:
+        """[(sample, epoch)] of the batch."""
+        return [(part.id, part.epoch) for part, _ in self.parts]
+
+
+def cut(message: Batch, views: Mapping[str, "memoryview[Any]"]) -> list[tuple[BatchPart, Document]]:
+    """The samples of one piece."""
+    tokens, mask, logprobs, versions = (views[name].tolist() for name in ("tokens", "mask", "logprobs", "versions"))
+    out: list[tuple[BatchPart, Document]] = []
+    start = 0
+    for part in message.parts:
+        end = start + part.tokens
+        document = Document(
+            str(part.id),
+            tokens[start:end],
+            [bool(bit) for bit in mask[start:end]],
+            logprobs[start:end],
+            versions[start:end],
+        )
+        out.append((part, document))
+        start = end
+    return out
+
+
+def rollout_batch(parts: list[tuple[BatchPart, Document]], weights: Mapping[str, float], version: int) -> RolloutBatch:
+    """Documents, their weighted rewards (an objective without a weight counts 1) and their groups."""
+    rewards = [sum(weights.get(name, 1.0) * value for name, value in part.rewards.items()) for part, _ in parts]
+    return RolloutBatch(
+        documents=[document for _, document in parts],
+        rewards=torch.tensor(rewards, dtype=torch.float64),
+        group=torch.tensor([part.group for part, _ in parts]),
+        version=version,
+    )

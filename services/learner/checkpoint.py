@@ -1,0 +1,183 @@
+"""Checkpoint directories that are either whole and verified, or not there.
+
+    <root>/step-00000020/{model.safetensors, optimizer.safetensors, state.json, manifest.json}
+
+A save writes `.tmp-step-00000020-<pid>` beside the others: every file is hashed while written and fsynced, the
+manifest (sizes, hashes, step, the caller's `extra`, and a digest of itself) comes last, then one rename, then
+an fsync of the parent. A crash leaves at most a `.tmp-*`, which `sweep` removes. Reading verifies every byte.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .durable import Chunk, FileRecord, fsync_directory, hash_file, write_file
+from .failpoint import failpoint
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+_STEP = re.compile(r"step-(\d{8})")
+_OLD = re.compile(r"\.old-(step-\d{8})-\d+")
+
+
+class CheckpointError(Exception):
+    """A checkpoint cannot be written, or is not what its manifest says; the message names file and reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a verified checkpoint holds. `extra` is the caller's JSON, e.g. ledger position and knobs.
+
+    `digest` is the BLAKE2b-256 (hex) of everything else here, so it names the checkpoint's whole content.
+    """
+
+    step: int
+    files: dict[str, FileRecord]
+    extra: dict[str, Any]
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The newest verified checkpoint (None when there is none) and why newer ones were passed over."""
+
+    path: Path | None
+    manifest: Manifest | None
+    skipped: tuple[str, ...]
+
+
+def save(
+    root: Path, step: int, files: Mapping[str, Iterable[Chunk]], extra: Mapping[str, Any], keep: int = 2
+) -> Manifest:
+    """Write step `step` durably, then delete all but the newest `keep` verified checkpoints.
+
+    Raises CheckpointError when the disk refuses (full, read-only); earlier checkpoints stay as they were.
+    """
+    name = step_name(step)
+    temporary = root / f".tmp-{name}-{os.getpid()}"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        records = {file: write_file(temporary / file, chunks) for file, chunks in files.items()}
+        body = {"format": FORMAT, "step": step, "files": _plain(records), "extra": dict(extra)}
+        manifest = Manifest(step, records, dict(extra), _digest(body))
+        write_file(temporary / MANIFEST, [_encode({**body, "digest": manifest.digest})])
+        fsync_directory(temporary)
+        _install(temporary, root / name)
+    except OSError as error:
+        raise CheckpointError(f"cannot write checkpoint {root / name}: {error}; older ones remain") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    prune(root, keep)
+    return manifest
+
+
+def verify(path: Path) -> Manifest:
+    """Read and hash everything under `path`; raises CheckpointError naming the first thing that is wrong."""
+    try:
+        body = json.loads((path / MANIFEST).read_bytes())
+        digest = body.pop("digest")
+        if body["format"] != FORMAT:
+            raise CheckpointError(f"{path / MANIFEST}: format {body['format']}, this version reads {FORMAT}")
+        if _digest(body) != digest or step_name(body["step"]) != path.name:
+            raise CheckpointError(f"{path / MANIFEST}: does not match its own digest or its directory")
+        records = {name: FileRecord(**record) for name, record in body["files"].items()}
+        for name, record in records.items():
+            if Path(name).name != name or hash_file(path / name) != record:
+                raise CheckpointError(f"{path / name}: size or BLAKE2b differs from the manifest")
+        return Manifest(body["step"], records, body["extra"], digest)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: unreadable: {error!r}") from error
+
+
+def latest_verified(root: Path) -> Found:
+    """The newest checkpoint under `root` that verifies; each newer one that did not is in `skipped`."""
+    skipped: list[str] = []
+    for path in steps(root):
+        try:
+            return Found(path, verify(path), tuple(skipped))
+        except CheckpointError as error:
+            skipped.append(str(error))
+    return Found(None, None, tuple(skipped))
+
+
+def sweep(root: Path) -> list[Path]:
+    """Remove what a crashed save left; call at start, before anything is saved. Returns what was removed.
+
+    A checkpoint set aside while its replacement was being renamed is put back if the replacement never came.
+    """
+    removed = []
+    for path in sorted(root.glob(".*")) if root.is_dir() else ():
+        old = _OLD.fullmatch(path.name)
+        if old and not (root / old[1]).exists():
+            path.rename(root / old[1])
+        elif old or path.name.startswith(".tmp-"):
+            shutil.rmtree(path)
+            removed.append(path)
+    return removed
+
+
+def prune(root: Path, keep: int) -> list[Path]:
+    """Delete checkpoints older than the newest `keep` (>= 1) that verify; returns what was deleted."""
+    verified, deleted = 0, []
+    for path in steps(root):
+        if verified == keep:
+            shutil.rmtree(path)
+            deleted.append(path)
+        else:
+            verified += _verifies(path)
+    return deleted
+
+
+def steps(root: Path) -> list[Path]:
+    """Checkpoint directories under `root`, newest first, verified or not."""
+    found = [path for path in root.iterdir() if _STEP.fullmatch(path.name)] if root.is_dir() else []
+    return sorted(found, reverse=True)
+
+
+def step_name(step: int) -> str:
+    """Directory name of a step."""
+    return f"step-{step:08d}"
+
+
+def _install(temporary: Path, target: Path) -> None:
+    """Rename into place; a directory of the same step is set aside first and removed last, see `sweep`."""
+    aside = target.parent / f".old-{target.name}-{os.getpid()}"
+    failpoint()
+    if target.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+        target.rename(aside)
+        failpoint()
+    temporary.rename(target)
+    failpoint()
+    fsync_directory(target.parent)
+    failpoint()
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _verifies(path: Path) -> bool:
+    try:
+        verify(path)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _plain(records: Mapping[str, FileRecord]) -> dict[str, dict[str, Any]]:
+    return {name: asdict(record) for name, record in records.items()}
+
+
+def _encode(body: Mapping[str, Any]) -> bytes:
+    return json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def _digest(body: Mapping[str, Any]) -> str:
+    return hashlib.blake2b(_encode(body), digest_size=32).hexdigest()

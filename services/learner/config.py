@@ -1,0 +1,83 @@
+"""What the learner can be told. Names and defaults are those of RL2 and of the papers in `docs/algorithms.md`."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from midflight.kernel.spec import Config, ServiceSpec
+from midflight.services.data.source import Source
+
+
+class OptimConfig(Config):
+    """AdamW with warm-up."""
+
+    lr: float = Field(1e-6, gt=0, description="Peak learning rate.")
+    weight_decay: float = Field(0.01, ge=0, description="Decoupled weight decay.")
+    betas: list[float] = Field([0.9, 0.95], min_length=2, max_length=2, description="Adam's moment decays.")
+    warmup_steps: int = Field(5, ge=0, description="Steps of linear warm-up.")
+    schedule: Literal["constant", "cosine"] = Field("constant", description="Shape after the warm-up.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradient norm is clipped to this.")
+
+
+class SftConfig(Config):
+    """A supervised warm start, before the first policy version is published."""
+
+    data: Source = Field(description="Rows with `messages`; loss on the assistant's tokens.")
+    steps: int = Field(400, ge=1, description="Optimizer steps.")
+    batch_size: int = Field(64, ge=1, description="Samples a step.")
+    optim: OptimConfig = OptimConfig(lr=5e-6, betas=[0.9, 0.98], weight_decay=0.0, warmup_steps=30)
+    checkpoint_every: int = Field(100, ge=1, description="Steps between checkpoints.")
+
+
+class KlTermConfig(Config):
+    """KL to the frozen reference policy."""
+
+    coef: float = Field(0.0, ge=0, description="Start value of the knob `kl.coef`.")
+    type: Literal["reward", "loss", "advantage"] | None = Field(
+        None, description="Where it acts; nowhere when omitted."
+    )
+    reward_estimator: Literal["k1", "k2", "k3"] = Field("k1", description="Estimator in the reward or advantage.")
+    loss_estimator: Literal["k1", "k2", "k3"] = Field("k2", description="Estimator in the loss.")
+
+
+class AdvantageConfig(Config):
+    """How rewards become advantages."""
+
+    estimator: Literal["dr_grpo", "rloo", "reinforce"] = Field("dr_grpo", description="Baseline.")
+    norm_var: bool = Field(False, description="Divide by the group's standard deviation (GRPO).")
+
+
+class LearnerConfig(ServiceSpec):
+    """Optimizes the policy, publishes weights, checkpoints."""
+
+    entry: ClassVar[str] = "midflight.services.learner.service:Learner"
+
+    kind: Literal["learner"] = "learner"
+    significant: bool = Field(True, description="Its normal exit ends the run.")
+    restart: Literal["permanent", "transient", "temporary"] = Field("transient", description="See ServiceSpec.")
+    steps: int = Field(100, ge=1, description="Batches to train on; the run ends after them.")
+    device: str = Field("auto", description="`cpu`, `cuda`, or `auto`: the GPU if torch sees one.")
+    sft: SftConfig | None = Field(None, description="Supervised warm start.")
+    optim: OptimConfig = OptimConfig()
+    loss: Literal["decoupled_ppo", "bypass_ppo", "tis"] = Field(
+        "decoupled_ppo", description="Off-policy policy-gradient loss."
+    )
+    clip: float = Field(0.2, gt=0, description="Start value of the knob `clip.range`.")
+    clip_high: float | None = Field(None, gt=0, description="Upper clip range, when it differs from `clip`.")
+    tis_cap: float = Field(2.0, gt=0, description="Cap of the truncated importance weight.")
+    update_per_rollout: int = Field(1, ge=1, description="Optimizer updates a batch.")
+    aggregation: Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "const"] = Field(
+        "const", description="How token losses become one number; `const` divides by `max_new_tokens` (Dr. GRPO)."
+    )
+    max_new_tokens: int = Field(32, ge=1, description="The constant of `aggregation: const`.")
+    adv: AdvantageConfig = AdvantageConfig()
+    kl: KlTermConfig = KlTermConfig()
+    entropy_coef: float = Field(0.0, ge=0, description="Start value of the knob `entropy.coef`.")
+    temperature: float = Field(1.0, gt=0, description="Temperature of the rollouts, for the learner's log-probs.")
+    objective_weights: dict[str, float] = Field({}, description="Weight of each named reward; 1 when omitted.")
+    max_length_per_device: int = Field(16384, ge=16, description="Tokens of a micro-batch.")
+    gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass.")
+    bf16: bool = Field(False, description="bfloat16 autocast; masters and log-probs stay fp32.")
+    prefetch: int = Field(1, ge=1, le=8, description="Batches taken under lease besides the one in training.")
+    checkpoint_every: int = Field(20, ge=1, description="Steps between checkpoints.")
+    keep_checkpoints: int = Field(2, ge=2, description="Verified checkpoints kept.")

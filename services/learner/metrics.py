@@ -1,0 +1,115 @@
+"""Sums over the tokens of an update, turned into named numbers at its end.
+
+Every mean is over all unmasked action tokens of the batch, whatever the micro-batches were.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .losses import TokenLoss
+from .ratios import LOG_LIMIT, effective_sample_size
+
+TOKEN_MEANS = (
+    "policy_loss",
+    "entropy",
+    "ratio_mean",
+    "clip_low",
+    "clip_high",
+    "weight_mean",
+    "weight_capped",
+    "mismatch_k1",
+    "mismatch_k3",
+    "kl",
+    "lag_mean",
+)
+"""Per-token quantities reported as means, in the order `Tally.add` stacks them."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """Numbers of one step, by name."""
+
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRecord:
+    """Detached per-token quantities of one micro-batch, all [A].
+
+    drift: log(pi_old / mu), or log(pi / mu) where pi_old was not computed (nats). kl: k3 of pi against the
+    reference, 0 without one. lag: current version minus the token's. sequence: row of the batch.
+    """
+
+    loss: TokenLoss
+    entropy: Tensor
+    drift: Tensor
+    kl: Tensor
+    lag: Tensor
+    sequence: Tensor
+    mask: Tensor
+
+
+@dataclass(slots=True)
+class Tally:
+    """Running sums of one batch of `sequences` rows."""
+
+    sequences: int
+    sums: Tensor | None = None
+    weights: Tensor | None = None
+    drift: Tensor | None = None
+    peaks: list[Tensor] = field(default_factory=list)
+    unmasked: int = 0
+    masked: int = 0
+
+    def add(self, r: TokenRecord) -> None:
+        """Add a micro-batch."""
+        if not r.mask.numel():
+            return
+        weight, squared = r.drift.exp(), (2 * r.drift).exp()
+        values = (
+            r.loss.loss.detach(),
+            r.entropy.detach(),
+            r.loss.ratio,
+            r.loss.clipped_low.float(),
+            r.loss.clipped_high.float(),
+            r.loss.weight,
+            r.loss.capped.float(),
+            -r.drift,
+            torch.expm1(r.drift) - r.drift,
+            r.kl,
+            r.lag.float(),
+        )
+        rows = torch.where(r.mask, torch.stack([*values, weight, squared]), 0.0)
+        sums = rows.double().sum(1)
+        self.sums = sums if self.sums is None else self.sums + sums
+        drift = torch.where(r.mask, r.drift, 0.0).double()
+        zero = drift.new_zeros(self.sequences) if self.drift is None else self.drift
+        self.drift = zero.index_add(0, r.sequence, drift)
+        top = torch.stack([r.loss.ratio, r.drift.abs(), r.lag.float()])
+        self.peaks.append(torch.where(r.mask, top, 0.0).amax(1))
+        kept = int(r.mask.sum())
+        self.unmasked += kept
+        self.masked += r.mask.numel() - kept
+
+    def report(self) -> dict[str, float]:
+        """Means, maxima and effective sample sizes; empty when no token was added.
+
+        ess: over tokens; ess_sequence: over sequences, weight = product of token ratios. Both in (0, 1].
+        """
+        if self.sums is None or self.drift is None or not self.unmasked:
+            return {"action_tokens": 0.0, "masked_tokens": float(self.masked)}
+        *means, weight, squared = self.sums.tolist()
+        ratio_max, mismatch_max, lag_max = torch.stack(self.peaks).amax(0).tolist()
+        n = self.unmasked
+        return {
+            **{name: value / n for name, value in zip(TOKEN_MEANS, means, strict=True)},
+            "ratio_max": ratio_max,
+            "mismatch_max": mismatch_max,
+            "lag_max": lag_max,
+            "ess": weight * weight / (n * squared),
+            "ess_sequence": effective_sample_size(self.drift.clamp(-LOG_LIMIT, LOG_LIMIT).exp()).item(),
+            "action_tokens": float(n),
+            "masked_tokens": float(self.masked),
+        }

@@ -1,0 +1,155 @@
+"""Documents to packed tensors: no padding, one row, the causal shift done once and here.
+
+A document of n tokens becomes n - 1 positions: position t reads ids[t] and predicts ids[t + 1], so the last
+token is only ever a target. Every per-token quantity sits on the position that PREDICTS the token.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .partition import partition
+
+
+class SequenceTooLong(ValueError):
+    """One document needs more positions than a device may hold; `name` says which one."""
+
+    def __init__(self, name: str, length: int, cap: int) -> None:
+        super().__init__(
+            f"sample {name} has {length} positions, the limit is {cap}: raise max_length_per_device "
+            "or lower max_length / max_new_tokens; nothing is cut silently"
+        )
+        self.name = name
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One conversation as tokens.
+
+    `action_mask[t]` is true when ids[t] was sampled by the policy (RL) or is to be learned (SFT); prompt,
+    tool and template tokens are false. `behaviour_logp[t]` (nats) and `versions[t]` (policy version) describe
+    the sampling of ids[t] and are ignored where the mask is false; both are empty for SFT.
+    Example: Document("7", ids=[3, 9, 5, 1], action_mask=[False, False, True, True],
+    behaviour_logp=[0.0, 0.0, -0.1, -0.7], versions=[0, 0, 4, 4]).
+    """
+
+    name: str
+    ids: Sequence[int]
+    action_mask: Sequence[bool]
+    behaviour_logp: Sequence[float] = ()
+    versions: Sequence[int] = ()
+
+    def __post_init__(self) -> None:
+        n = len(self.ids)
+        if n < 2:
+            raise ValueError(f"sample {self.name} has {n} tokens; at least one to read and one to predict")
+        if len(self.action_mask) != n:
+            raise ValueError(f"sample {self.name}: {len(self.action_mask)} mask entries for {n} tokens")
+        for field, values in (("behaviour_logp", self.behaviour_logp), ("versions", self.versions)):
+            if values and len(values) != n:
+                raise ValueError(f"sample {self.name}: {len(values)} entries in {field} for {n} tokens")
+
+    @classmethod
+    def from_completion(
+        cls, name: str, prompt: Sequence[int], completion: Sequence[int], logp: Sequence[float], version: int
+    ) -> "Document":
+        """A single-turn sample: every completion token was sampled, at one version."""
+        start, n = len(prompt), len(prompt) + len(completion)
+        return cls(
+            name,
+            [*prompt, *completion],
+            [False] * start + [True] * len(completion),
+            [0.0] * start + list(logp),
+            [version] * n,
+        )
+
+    @property
+    def positions(self) -> int:
+        """Positions the document takes in a pack: its tokens but the last."""
+        return len(self.ids) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class ActionTokens:
+    """The A scored tokens of a pack, in order; every field is [A].
+
+    positions int64 (flat index into the pack), targets int64, behaviour_logp float32 (nats), versions int64,
+    sequence int64 (index of the document in the caller's list).
+    """
+
+    positions: Tensor
+    targets: Tensor
+    behaviour_logp: Tensor
+    versions: Tensor
+    sequence: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class PackedBatch:
+    """S documents laid end to end over T positions.
+
+    ids, position_ids (restart at 0 per document), targets, versions, sequence: int64 [1, T];
+    action_mask: bool [1, T]; behaviour_logp: float32 [1, T]; cu_seqlens: int32 [S + 1].
+    """
+
+    ids: Tensor
+    position_ids: Tensor
+    cu_seqlens: Tensor
+    targets: Tensor
+    action_mask: Tensor
+    behaviour_logp: Tensor
+    versions: Tensor
+    sequence: Tensor
+
+    def actions(self) -> ActionTokens:
+        """Gather the scored positions; the head and the losses see nothing else."""
+        at = self.action_mask[0].nonzero().squeeze(1)
+        fields = (self.targets, self.behaviour_logp, self.versions, self.sequence)
+        return ActionTokens(at, *(x[0].index_select(0, at) for x in fields))
+
+    def to(self, device: torch.device) -> "PackedBatch":
+        """The same pack on `device`."""
+        return PackedBatch(*(getattr(self, name).to(device) for name in self.__slots__))
+
+
+def pack(documents: Sequence[Document], indices: Sequence[int]) -> PackedBatch:
+    """Lay documents[i] for i in `indices` end to end; `sequence` holds those i."""
+    ids: list[int] = []
+    targets: list[int] = []
+    mask: list[bool] = []
+    logp: list[float] = []
+    versions: list[int] = []
+    for index in indices:
+        doc = documents[index]
+        ids.extend(doc.ids[:-1])
+        targets.extend(doc.ids[1:])
+        mask.extend(doc.action_mask[1:])
+        logp.extend(doc.behaviour_logp[1:] or [0.0] * doc.positions)
+        versions.extend(doc.versions[1:] or [0] * doc.positions)
+    lengths = torch.tensor([documents[i].positions for i in indices])
+    ends = lengths.cumsum(0)
+    starts = torch.repeat_interleave(ends - lengths, lengths)
+    return PackedBatch(
+        ids=torch.tensor(ids)[None],
+        position_ids=(torch.arange(len(ids)) - starts)[None],
+        cu_seqlens=torch.cat([ends.new_zeros(1), ends]).int(),
+        targets=torch.tensor(targets)[None],
+        action_mask=torch.tensor(mask, dtype=torch.bool)[None],
+        behaviour_logp=torch.tensor(logp, dtype=torch.float32)[None],
+        versions=torch.tensor(versions, dtype=torch.int64)[None],
+        sequence=torch.repeat_interleave(torch.tensor(list(indices)), lengths)[None],
+    )
+
+
+def microbatches(documents: Sequence[Document], rows: Sequence[int], cap: int) -> list[PackedBatch]:
+    """Pack documents[i] for i in `rows` into balanced micro-batches of at most `cap` positions.
+
+    Raises SequenceTooLong, naming the sample, when a single document exceeds `cap`.
+    """
+    lengths = [documents[i].positions for i in rows]
+    for row, length in zip(rows, lengths, strict=True):
+        if length > cap:
+            raise SequenceTooLong(documents[row].name, length, cap)
+    return [pack(documents, [rows[i] for i in part]) for part in partition(lengths, cap)]

@@ -1,0 +1,253 @@
+"""learner: trains on batches, publishes weights, checkpoints.
+
+Takes   `batch` (a whole batch under lease, in pieces), `knob.apply`, `restored`, `weights.ok`, `ok`.
+Sends   `restore` at its start, `weights.publish` after every step, `trained`, `commit` after a durable checkpoint, and
+        the step's metrics as an event.
+Stores  checkpoints/ (verified, the last two kept); weights in shared memory (the last two versions).
+Dies    any time: the next one restores the newest verified checkpoint, and the ledger re-opens what was trained after
+        it. A batch that the ledger no longer grants to this learner ends it, so that no sample counts twice.
+"""
+
+import time
+from array import array
+from typing import ClassVar, cast
+
+import structlog
+import torch
+
+from midflight.kernel.mail import Bus
+from midflight.kernel.node import Letter, handles
+from midflight.kernel.settings import Settings
+from midflight.messages.base import Scalar
+from midflight.messages.control import Refused
+from midflight.messages.knobs import KnobDeclaration
+from midflight.messages.samples import Batch, Commit, Committed, Ok, Restore, Restored, Stage, Trained
+from midflight.messages.tensors import Column
+from midflight.messages.weights import Handle, WeightsOk, WeightsPublish
+from midflight.messages.wire import Received
+from midflight.services.lease.worker import Worker
+from midflight.services.model.weights import retain, write_weights
+
+from .batches import Assembly, rollout_batch
+from .config import LearnerConfig
+from .knobs import declarations
+from .trainer import Trainer
+
+ANSWER_S = 5.0
+PHASE_S = 600.0
+
+
+class Learner(Worker):
+    """One rank; the ranks of a larger group do not speak."""
+
+    STAGE: ClassVar[Stage] = "train"
+
+    def __init__(self, identity: str, bus: Bus, settings: Settings) -> None:
+        super().__init__(identity, bus)
+        self.run_settings = settings
+        self.config = cast(LearnerConfig, settings.config)
+        self.version: int | None = None
+        """Newest version published; None until the ledger has told where to go on."""
+        self.assembling: dict[int, Assembly] = {}
+        self.whole: list[Assembly] = []
+        self._asked = False
+        self._knobs: dict[str, float] = {}
+        self._waited = bus.now()
+        self._saved: tuple[int, int] | None = None
+        self._digest = ""
+        self._log = structlog.get_logger()
+
+    def knobs(self) -> tuple[KnobDeclaration, ...]:
+        """What can be steered while it trains."""
+        return declarations(self.config)
+
+    def start(self) -> None:
+        """Load the model and the newest verified checkpoint."""
+        torch.set_num_threads(self.config.threads)
+        with self.phase("load model", PHASE_S):
+            settings = self.run_settings
+            root = settings.run_dir / "checkpoints"
+            root.mkdir(exist_ok=True)
+            self.trainer = Trainer(self.config, settings.model, settings.seed, root)
+            loaded = self.trainer.restore()
+            self.trainer.read_examples()
+        for name, value in self._knobs.items():
+            self.trainer.turn_knob(name, value)
+        if loaded:
+            self._saved, self._digest = self.trainer.mark, loaded.digest
+        came_from = loaded.text if loaded else "scratch"
+        self._log.info("learner loaded", source=came_from, stage=self.trainer.stage, step=self.trainer.step)
+
+    def apply_knob(self, name: str, value: Scalar) -> int:
+        """Messages are handled between steps, so a new value holds for the whole next step."""
+        self._knobs[name] = float(cast(float, value))
+        return self.trainer.turn_knob(name, self._knobs[name]) if self.ready else 0
+
+    def work(self, now: float) -> bool:
+        """The warm start, then: restore, publish, train."""
+        if self.draining:
+            return self._wind_up()
+        if self.trainer.stage == "sft":
+            self._sft_step()
+            return True
+        if self.version is None:
+            self._ask_restore()
+            return False
+        if self.trainer.step >= self.config.steps:
+            return self._wind_up()
+        if self.whole:
+            self._rl_step(self.whole.pop(0))
+            return True
+        return False
+
+    def want(self) -> None:
+        """One batch in hand besides the one in training."""
+        done = self.draining or self.version is None or self.trainer.step + len(self.whole) >= self.config.steps
+        held = len(self.whole) + len(self.assembling)
+        self.holding.want(
+            0 if done else max(0, self.config.prefetch - held), self.version if self.version is not None else -1
+        )
+
+    def idle(self) -> bool:
+        """Batches still held at a drain return to the ledger when we leave."""
+        return True
+
+    def _sft_step(self) -> None:
+        trainer = self.trainer
+        report = trainer.sft_step()
+        self.progress += 1
+        sft = self.config.sft
+        assert sft is not None
+        self.stats = {"sft_step": trainer.sft_done, "loss": round(report.metrics["loss"], 4)}
+        if trainer.sft_done % 20 == 0 or trainer.stage == "rl":
+            self.event("sft", {**report.metrics, "of": sft.steps}, trainer.sft_done)
+        if trainer.stage == "rl" or trainer.sft_done % sft.checkpoint_every == 0:
+            self._checkpoint()
+        for why in trainer.bad_rows:
+            self.event("note", {"level": "warning", "text": f"row refused: {why}"[:900]})
+        trainer.bad_rows.clear()
+
+    def _ask_restore(self) -> None:
+        """Tell the ledger where we stand; it says which version comes next."""
+        if not self._asked:
+            self._asked = True
+            recent = self.trainer.recent
+            columns: list[Column] = [
+                ("samples", "<i8", array("q", recent.keys()).tobytes()),
+                ("steps", "<i8", array("q", recent.values()).tobytes()),
+            ]
+            self.mail.request(
+                "data",
+                Restore(step=self.trainer.step, tensors=[]),
+                ANSWER_S,
+                self._restored,
+                self._unrestored,
+                name="restore",
+                columns=columns,
+            )
+
+    def _restored(self, received: Received) -> None:
+        answer = received.message
+        if isinstance(answer, Restored):
+            self.version = answer.version
+            self._log.info("restored", step=answer.step, reopened=answer.reopened, version=answer.version)
+            self._publish()
+            if self._saved == self.trainer.mark:
+                self._commit()
+            self.want()
+        elif isinstance(answer, Refused):
+            raise RuntimeError(f"the ledger cannot take up this checkpoint: {answer.why}")
+
+    def _unrestored(self, why: str) -> None:
+        self._asked = False
+
+    @handles(Batch)
+    def _on_batch(self, message: Batch, letter: Letter) -> None:
+        assembly = self.assembling.get(message.batch)
+        leases = {(part.id, part.epoch) for part in message.parts}
+        fresh = [self.holding.take(sample, epoch) for sample, epoch in sorted(leases)]
+        if not any(fresh):
+            return
+        if assembly is None:
+            assembly = self.assembling[message.batch] = Assembly(message.batch, message.pieces)
+        if assembly.add(message, letter.received.views()):
+            del self.assembling[message.batch]
+            self.whole.append(assembly)
+
+    @handles(WeightsOk)
+    def _on_weights_ok(self, message: WeightsOk, letter: Letter) -> None:
+        self.mail.settle(("weights", message.version))
+
+    @handles(Ok)
+    def _on_ok(self, message: Ok, letter: Letter) -> None:
+        if self.holding.answered(message):
+            self._log.error("trained on a batch that was no longer ours: back to the last checkpoint")
+            self.leave(1)
+
+    def _rl_step(self, assembly: Assembly) -> None:
+        assert self.version is not None
+        trainer = self.trainer
+        waited = self.bus.now() - self._waited
+        parts = assembly.parts
+        self.holding.begin(part.id for part, _ in parts)
+        self.want()
+        began = time.perf_counter()
+        batch = rollout_batch(parts, self.config.objective_weights, self.version)
+        with self.phase("train", PHASE_S):
+            report = trainer.rl_step(batch)
+        seconds = time.perf_counter() - began
+        self._publish()
+        leases = assembly.leases
+        self.trainer.recent.update((sample, trainer.step) for sample, _ in leases)
+        self.holding.hand_in(leases, Trained(step=trainer.step, leases=[list(lease) for lease in leases]))
+        body = {**report.metrics, "train_s": seconds, "wait_s": waited, "version": self.version}
+        self.event("metrics", {name: value for name, value in body.items() if value == value}, trainer.step)
+        self.progress += 1
+        self.stats = {
+            "step": trainer.step,
+            "reward": round(report.metrics["reward_mean"], 4),
+            "version": self.version,
+        }
+        if trainer.step % self.config.checkpoint_every == 0 or trainer.step >= self.config.steps:
+            self._checkpoint()
+            self._commit()
+        self._waited = self.bus.now()
+
+    def _publish(self) -> None:
+        assert self.version is not None
+        self.version += 1
+        written = write_weights(self.run_settings.shm_dir, self.version, self.trainer.weights())
+        handle = Handle(kind="shm", path=written.path, bytes=written.bytes, digest=written.digest)
+        self.mail.post(
+            "data",
+            ("weights", self.version),
+            WeightsPublish(version=self.version, step=self.trainer.step, handle=handle),
+        )
+        retain(self.run_settings.shm_dir, keep=2)
+
+    def _checkpoint(self) -> None:
+        with self.phase("checkpoint", PHASE_S):
+            self._digest = self.trainer.save({"version": self.version, "knobs": self._knobs})
+        self._saved = self.trainer.mark
+        self.event("checkpoint", {"step": self.trainer.step, "stage": self.trainer.stage, "digest": self._digest})
+
+    def _commit(self) -> None:
+        """What is in a durable checkpoint needs no payload any more."""
+        step = self.trainer.step
+        self.mail.post("data", ("commit", step), Commit(step=step, digest=self._digest))
+
+    @handles(Committed)
+    def _on_committed(self, message: Committed, letter: Letter) -> None:
+        self.mail.settle(("commit", message.step))
+        recent = self.trainer.recent
+        self.trainer.recent = {sample: step for sample, step in recent.items() if step > message.step}
+
+    def _wind_up(self) -> bool:
+        """Checkpoint what is not yet in one, then leave once everything is acknowledged."""
+        if self._saved != self.trainer.mark and self.trainer.mark != (0, 0):
+            self._checkpoint()
+            if self.version is not None:
+                self._commit()
+        if not self.mail.unsettled():
+            self.leave(0)
+        return False

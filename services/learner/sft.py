@@ -1,0 +1,46 @@
+"""One supervised step: negative log-likelihood of the marked tokens, mean over all of them."""
+
+from collections.abc import Sequence
+
+import torch
+
+from .metrics import StepReport
+from .optim import PolicyOptimizer
+from .packing import Document, microbatches
+from .policy import Policy
+
+
+def sft_update(
+    policy: Policy, optimizer: PolicyOptimizer, documents: Sequence[Document], max_length_per_device: int
+) -> StepReport:
+    """One optimizer update on `documents`; tokens to learn are those with action_mask true.
+
+    The loss is -sum log p / number of marked tokens in the whole batch, so it does not depend on how
+    micro-batches are cut. Metrics: loss (nats a token), entropy, grad_norm, lr, tokens, action_tokens.
+    Raises ValueError when nothing is marked, SequenceTooLong naming the sample.
+    """
+    device = next(policy.parameters()).device
+    packs = [p.to(device) for p in microbatches(documents, range(len(documents)), max_length_per_device)]
+    marked = sum(int(p.action_mask.sum()) for p in packs)
+    if not marked:
+        raise ValueError("no token of the batch is marked for learning: check the assistant mask")
+    rate = optimizer.advance()
+    optimizer.zero_grad()
+    total, entropies = 0.0, 0.0
+    for pack in packs:
+        logp, entropy = policy.score(pack, pack.actions())
+        loss = -logp.sum() / marked
+        torch.autograd.backward(loss)
+        total += loss.item()
+        entropies += entropy.sum().item()
+    norm = optimizer.update()
+    return StepReport(
+        {
+            "loss": total,
+            "entropy": entropies / marked,
+            "grad_norm": norm,
+            "lr": rate,
+            "tokens": float(sum(p.ids.numel() for p in packs)),
+            "action_tokens": float(marked),
+        }
+    )

@@ -1,0 +1,75 @@
+"""What a learner checkpoint contains: weights, optimizer, random states, and the caller's extra."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from . import rng
+from .checkpoint import CheckpointError, Manifest, save, verify
+from .optim import PolicyOptimizer
+from .tensorfile import tensor_chunks
+
+MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+
+
+def model_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters, tied ones once under their first name, and persistent buffers; not copied."""
+    tensors: dict[str, Tensor] = dict(module.named_parameters())
+    persistent = module.state_dict(keep_vars=True)
+    return tensors | {name: b for name, b in module.named_buffers() if name in persistent}
+
+
+def save_learner(
+    root: Path, step: int, module: nn.Module, optimizer: PolicyOptimizer, extra: Mapping[str, Any], keep: int = 2
+) -> Manifest:
+    """Checkpoint everything that the next step depends on; see `checkpoint.save` for errors and durability."""
+    state = {"optimizer": optimizer.values(), "rng": rng.capture()}
+    files = {
+        MODEL: tensor_chunks(model_tensors(module)),
+        OPTIMIZER: tensor_chunks(optimizer.tensors()),
+        STATE: [json.dumps(state, allow_nan=False).encode()],
+    }
+    return save(root, step, files, extra, keep)
+
+
+def load_learner(path: Path, module: nn.Module, optimizer: PolicyOptimizer) -> Manifest:
+    """Verify `path` and put its whole content back in place; training goes on bit for bit on a CPU.
+
+    Raises CheckpointError when it does not verify or belongs to another model; nothing is changed then.
+    """
+    manifest = verify(path)
+    stored = _stored(path, module)
+    state = json.loads((path / STATE).read_bytes())
+    try:
+        optimizer.load(load_file(path / OPTIMIZER), state["optimizer"])
+    except (ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    _copy(stored, module)
+    rng.restore(state["rng"])
+    return manifest
+
+
+def load_model_tensors(path: Path, module: nn.Module) -> None:
+    """Verify `path` and put only its model in place; raises CheckpointError as `load_learner` does."""
+    verify(path)
+    _copy(_stored(path, module), module)
+
+
+def _stored(path: Path, module: nn.Module) -> dict[str, Tensor]:
+    """The model file, if it has exactly the tensors of `module`."""
+    current, stored = model_tensors(module), load_file(path / MODEL)
+    if {k: v.shape for k, v in current.items()} != {k: v.shape for k, v in stored.items()}:
+        differing = sorted(set(current) ^ set(stored)) or ["shapes"]
+        raise CheckpointError(f"{path}: written by another model, differs in {differing[:3]}")
+    return stored
+
+
+@torch.no_grad()
+def _copy(stored: Mapping[str, Tensor], module: nn.Module) -> None:
+    for name, tensor in model_tensors(module).items():
+        tensor.copy_(stored[name])

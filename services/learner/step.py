@@ -1,0 +1,133 @@
+"""One RL step: a scored rollout batch becomes `update_per_rollout` optimizer updates.
+
+The order is fixed: pack; score under the reference and, where the loss needs it, under pi_old; rewards to
+advantages; then per update forward, loss, backward over its micro-batches, clip, step.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from .advantages import Advantages
+from .aggregate import Denominators, aggregate, token_weights
+from .kl import kl_estimate
+from .losses import TokenLoss, bypass_ppo, decoupled_ppo, tis
+from .metrics import StepReport, Tally, TokenRecord
+from .optim import PolicyOptimizer
+from .policy import Policy
+from .prepare import Micro, RolloutBatch, assign_advantages, plan, score
+from .ratios import log_ratio, truncated
+from .settings import RlSettings
+
+__all__ = ["RolloutBatch", "rl_update"]
+
+
+def rl_update(
+    policy: Policy,
+    reference: Policy | None,
+    optimizer: PolicyOptimizer,
+    batch: RolloutBatch,
+    settings: RlSettings,
+) -> StepReport:
+    """Train `policy` on `batch` and report. The result does not depend on how micro-batches are cut.
+
+    reference: frozen policy for the KL terms and the `kl` metric; required when settings.kl_type is set.
+    Tokens whose behaviour log-prob is not finite are masked, counted, and stay in the denominators. An update
+    whose gradient norm is not finite is skipped and counted. Raises SequenceTooLong, naming the sample, with
+    nothing changed.
+    """
+    if settings.kl_type is not None and reference is None:
+        raise ValueError(f"kl_type {settings.kl_type} needs a reference policy")
+    updates = plan(batch, settings, optimizer.step, next(policy.parameters()).device)
+    score(policy, reference, updates, settings)
+    adv = assign_advantages(batch, updates, settings)
+    rate = optimizer.advance()
+    tally = Tally(len(batch.documents))
+    losses: list[float] = []
+    norms: list[float] = []
+    for micros in updates:
+        optimizer.zero_grad()
+        losses.append(_accumulate(policy, micros, batch.version, settings, tally))
+        norms.append(optimizer.update())
+    return StepReport(tally.report() | _summary(batch, updates, adv, losses, norms) | {"lr": rate})
+
+
+def _accumulate(policy: Policy, micros: list[Micro], version: int, settings: RlSettings, tally: Tally) -> float:
+    """Forward and backward over one update's micro-batches; returns its loss."""
+    denominators = Denominators(
+        tokens=sum(m.mask.numel() for m in micros),
+        sequences=sum(len(m.pack.cu_seqlens) - 1 for m in micros),
+        max_length=settings.max_new_tokens,
+    )
+    total = 0.0
+    for micro in micros:
+        loss, record = _loss(policy, micro, denominators, version, settings)
+        torch.autograd.backward(loss)
+        tally.add(record)
+        total += loss.item()
+    return total
+
+
+def _loss(
+    policy: Policy, micro: Micro, denominators: Denominators, version: int, settings: RlSettings
+) -> tuple[Tensor, TokenRecord]:
+    """This micro-batch's share of: policy loss + kl_coef * KL - entropy_coef * entropy."""
+    actions, mask = micro.actions, micro.mask
+    logp, entropy = policy.score(micro.pack, actions, settings.temperature)
+    now = logp.detach()
+    tokens = _token_loss(logp, micro, settings)
+    objective = tokens.loss
+    kl = torch.zeros_like(now)
+    if micro.reference is not None:
+        kl = kl_estimate(now, micro.reference, "k3", mask)
+        if settings.kl_type == "loss":
+            weight = truncated(log_ratio(now, actions.behaviour_logp, mask), settings.tis_cap)
+            term = kl_estimate(logp, micro.reference, settings.kl_loss_estimator, mask)
+            objective = objective + settings.kl_coef * weight * term
+    if settings.entropy_coef:
+        objective = objective - settings.entropy_coef * entropy
+    weights = token_weights(settings.aggregation, actions.sequence, denominators)
+    drift = log_ratio(now if micro.proximal is None else micro.proximal, actions.behaviour_logp, mask)
+    record = TokenRecord(tokens, entropy, drift, kl, version - actions.versions, actions.sequence, mask)
+    return aggregate(objective, mask, weights), record
+
+
+def _token_loss(logp: Tensor, micro: Micro, settings: RlSettings) -> TokenLoss:
+    assert micro.advantage is not None  # set for every micro-batch by assign_advantages
+    behaviour = micro.actions.behaviour_logp
+    common = (micro.advantage, micro.mask)
+    if settings.loss == "tis":
+        return tis(logp, behaviour, *common, settings.tis_cap)
+    if settings.loss == "bypass_ppo":
+        return bypass_ppo(logp, behaviour, *common, settings.clip_low, settings.clip_high)
+    proximal = logp.detach() if micro.proximal is None else micro.proximal
+    clips = (settings.clip_low, settings.clip_high, settings.tis_cap)
+    return decoupled_ppo(logp, proximal, behaviour, *common, *clips)
+
+
+def _summary(
+    batch: RolloutBatch,
+    updates: list[list[Micro]],
+    adv: Advantages,
+    losses: list[float],
+    norms: list[float],
+) -> dict[str, float]:
+    """What is known per batch rather than per token."""
+    finite = [n for n in norms if math.isfinite(n)]
+    rewards = batch.rewards.double()
+    return {
+        "loss": sum(losses) / len(losses),
+        "grad_norm": sum(finite) / len(finite) if finite else math.inf,
+        "updates": float(len(finite)),
+        "skipped_updates": float(len(norms) - len(finite)),
+        "sequences": float(len(batch.documents)),
+        "tokens": float(sum(m.pack.ids.numel() for u in updates for m in u)),
+        "micro_batches": float(sum(len(u) for u in updates)),
+        "reward_mean": rewards.mean().item(),
+        "reward_std": rewards.std(correction=0).item(),
+        "advantage_std": adv.values.std(correction=0).item(),
+        "groups": float(adv.groups),
+        "singleton_groups": float(adv.singletons),
+        "flat_groups": float(adv.flat),
+    }

@@ -1,0 +1,233 @@
+"""What is trained and how far it is: policy, reference, optimizer, settings, counters, and their checkpoint.
+
+Knows nothing of messages. One step is one call of `sft_step` or `rl_step`; the state between two calls is exactly what
+`save` writes, so a restored trainer goes on bit for bit (on a CPU, with the same batches).
+"""
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from midflight.services.data import BadRow, PromptStream, SftRow, sft_rows
+from midflight.services.model.chat import supervised
+from midflight.services.model.open import open_model, pick_device
+
+from .checkpoint import CheckpointError, latest_verified, sweep
+from .config import LearnerConfig, OptimConfig
+from .metrics import StepReport
+from .optim import OptimSettings, PolicyOptimizer
+from .packing import Document
+from .policy import Policy
+from .settings import RlSettings
+from .sft import sft_update
+from .snapshot import load_learner, load_model_tensors, save_learner
+from .step import RolloutBatch, rl_update
+
+KNOBS: Final = {
+    "kl.coef": "kl_coef",
+    "clip.range": "clip_low",
+    "entropy.coef": "entropy_coef",
+    "optim.lr": "lr",
+    "optim.weight_decay": "weight_decay",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """Which checkpoint was loaded, its digest, and why newer ones were passed over."""
+
+    name: str
+    digest: str
+    skipped: tuple[str, ...]
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        return "; ".join([self.name, *self.skipped])
+
+
+class Trainer:
+    """A policy in one of two stages: `sft` (if configured) and then `rl`."""
+
+    def __init__(self, config: LearnerConfig, model: Mapping[str, Any], seed: int, root: Path) -> None:
+        self.config, self.seed, self.root = config, seed, root
+        torch.manual_seed(seed)
+        self.device = pick_device(config.device)
+        self.tokenizer, lm = open_model(model, seed)
+        if config.gradient_checkpointing:
+            lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        self.policy = Policy(lm.to(self.device), bf16=config.bf16)
+        self.reference: Policy | None = None
+        self.stage = "sft" if config.sft else "rl"
+        self.step = 0
+        """RL batches trained."""
+        self.sft_done = 0
+        self.settings = rl_settings(config, seed)
+        self.optimizer = self._optimizer(config.sft.optim if config.sft else config.optim, self._steps())
+        self.recent: dict[int, int] = {}
+        """Sample -> step of what was trained since the last commit the ledger has confirmed."""
+        self.live: dict[str, float] = {}
+        """Values set while running, by field; they outlive a change of stage."""
+        self.bad_rows: list[str] = []
+        self._examples: PromptStream[Document] | None = None
+        if self.stage == "rl":
+            self._freeze_reference()
+
+    def read_examples(self) -> None:
+        """Read and tokenize the warm start's data, if it is still to be done. May take long."""
+        if self.config.sft and self.stage == "sft":
+            self._examples = PromptStream(list(self._documents(self.config.sft.data)), self.seed)
+
+    def sft_step(self) -> StepReport:
+        """One supervised step after `read_examples`; the last one opens the RL stage."""
+        sft = self.config.sft
+        assert sft is not None and self._examples is not None  # noqa: PT018
+        first = self.sft_done * sft.batch_size
+        documents = [self._examples.prompt_at(first + offset) for offset in range(sft.batch_size)]
+        report = sft_update(self.policy, self.optimizer, documents, self.config.max_length_per_device)
+        self.sft_done += 1
+        if self.sft_done >= sft.steps:
+            self._open_rl()
+        return report
+
+    def rl_step(self, batch: RolloutBatch) -> StepReport:
+        """One RL batch; `step` counts it."""
+        report = rl_update(self.policy, self.reference, self.optimizer, batch, self.settings)
+        self.step += 1
+        return report
+
+    def turn_knob(self, name: str, value: float) -> int:
+        """Use a new value from the next step on; -> that step's number."""
+        self.live[KNOBS[name]] = value
+        self._apply_live()
+        return self.step + 1
+
+    @property
+    def mark(self) -> tuple[int, int]:
+        """(supervised steps, RL batches) done: how far it is."""
+        return self.sft_done, self.step
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The policy's parameters by their Hugging Face names; not copied."""
+        return dict(self.policy.lm.state_dict())
+
+    def save(self, extra: Mapping[str, Any]) -> str:
+        """Write a checkpoint and keep the newest verified ones; -> its digest."""
+        values = {
+            "stage": self.stage,
+            "step": self.step,
+            "sft_done": self.sft_done,
+            "live": self.live,
+            "recent": [[sample, step] for sample, step in self.recent.items()],
+            **extra,
+        }
+        number, keep = self.sft_done + self.step, self.config.keep_checkpoints
+        return save_learner(self.root, number, self.policy.lm, self.optimizer, values, keep).digest
+
+    def restore(self) -> Restored | None:
+        """Load the newest verified checkpoint, or nothing when there is none.
+
+        Raises CheckpointError when it belongs to another model.
+        """
+        sweep(self.root)
+        found = latest_verified(self.root)
+        if found.path is None or found.manifest is None:
+            return None
+        values = found.manifest.extra
+        self.stage, self.step, self.sft_done = str(values["stage"]), int(values["step"]), int(values["sft_done"])
+        self.live = {name: float(value) for name, value in values["live"].items()}
+        self.recent = {int(sample): int(step) for sample, step in values["recent"]}
+        if self.stage == "rl":
+            self.optimizer = self._optimizer(self.config.optim, self.config.steps)
+        load_learner(found.path, self.policy.lm, self.optimizer)
+        if self.stage == "rl" and self.config.sft:
+            self._load_reference()
+        self._apply_live()
+        return Restored(found.path.name, found.manifest.digest, found.skipped)
+
+    def _apply_live(self) -> None:
+        for field, value in self.live.items():
+            if field in ("lr", "weight_decay"):
+                if self.stage == "rl":
+                    setattr(self.optimizer, field, value)
+            elif field == "clip_low":
+                self.settings = replace(self.settings, clip_low=value, clip_high=self.config.clip_high or value)
+            elif field == "entropy_coef":
+                self.settings = replace(self.settings, entropy_coef=value)
+            elif self.settings.kl_type is not None:
+                self.settings = replace(self.settings, kl_coef=value)
+
+    def _steps(self) -> int:
+        return self.config.sft.steps if self.config.sft and self.stage == "sft" else self.config.steps
+
+    def _open_rl(self) -> None:
+        self.stage = "rl"
+        self._examples = None
+        self.optimizer = self._optimizer(self.config.optim, self.config.steps)
+        self._apply_live()
+        self._freeze_reference()
+        if self.reference is not None:
+            save_learner(self.root / "reference", 0, self.reference.lm, self.optimizer, {})
+
+    def _freeze_reference(self) -> None:
+        if self.config.kl.type is None:
+            return
+        self.reference = Policy(copy.deepcopy(self.policy.lm), bf16=self.config.bf16)
+        self.reference.requires_grad_(False)
+
+    def _load_reference(self) -> None:
+        self._freeze_reference()
+        found = latest_verified(self.root / "reference")
+        if self.reference is None:
+            return
+        if found.path is None:
+            raise CheckpointError(f"{self.root / 'reference'}: the reference policy is gone: {found.skipped}")
+        load_model_tensors(found.path, self.reference.lm)
+
+    def _optimizer(self, config: OptimConfig, steps: int) -> PolicyOptimizer:
+        settings = OptimSettings(
+            lr=config.lr,
+            weight_decay=config.weight_decay,
+            betas=(config.betas[0], config.betas[1]),
+            warmup_steps=config.warmup_steps,
+            schedule=config.schedule,
+            total_steps=steps,
+            max_grad_norm=config.max_grad_norm,
+        )
+        return PolicyOptimizer(self.policy, settings)
+
+    def _documents(self, source: str) -> Iterator[Document]:
+        """Supervised documents of a source; refused rows are kept by name in `bad_rows`."""
+        for row in sft_rows(source):
+            if isinstance(row, BadRow):
+                self.bad_rows.append(str(row))
+            elif isinstance(row, SftRow):
+                pair = supervised(self.tokenizer, row.messages)
+                yield Document("sft", pair.ids, [bool(bit) for bit in pair.mask])
+
+
+def rl_settings(config: LearnerConfig, seed: int) -> RlSettings:
+    """The configuration as the update reads it."""
+    return RlSettings(
+        loss=config.loss,
+        estimator=config.adv.estimator,
+        norm_var=config.adv.norm_var,
+        clip_low=config.clip,
+        clip_high=config.clip_high or config.clip,
+        tis_cap=config.tis_cap,
+        update_per_rollout=config.update_per_rollout,
+        seed=seed,
+        aggregation=config.aggregation,
+        max_new_tokens=config.max_new_tokens,
+        kl_type=config.kl.type,
+        kl_coef=config.kl.coef if config.kl.type else 0.0,
+        kl_reward_estimator=config.kl.reward_estimator,
+        kl_loss_estimator=config.kl.loss_estimator,
+        entropy_coef=config.entropy_coef,
+        temperature=config.temperature,
+        max_length_per_device=config.max_length_per_device,
+    )

@@ -1,0 +1,48 @@
+"""An actor that works under lease: the handlers every stage has in common."""
+
+from typing import ClassVar
+
+from midflight.kernel.actor import Actor
+from midflight.kernel.mail import Bus
+from midflight.kernel.node import Letter, handles
+from midflight.messages.samples import Ok, Stage, WantOk
+from midflight.messages.sockets import Role
+
+from .holding import Holding
+
+
+class Worker(Actor):
+    """Keeps its `holding` in step with the ledger's answers. Subclasses take work and hand it in."""
+
+    PORTS: ClassVar[dict[str, Role]] = {"ctl": "dealer", "data": "dealer"}
+    STAGE: ClassVar[Stage]
+
+    def __init__(self, identity: str, bus: Bus) -> None:
+        super().__init__(identity, bus)
+        self.holding = Holding(self.STAGE, self.mail)
+
+    def idle(self) -> bool:
+        """Nothing is held."""
+        return not self.holding.held
+
+    def want(self) -> None:
+        """Say what is held and how much more is taken."""
+        raise AssertionError("a worker says how much it wants")
+
+    def on_turn(self, now: float) -> float:
+        """Repeat the want when it is due, then what every actor does."""
+        if self.ready and now >= self.holding.next_want:
+            self.want()
+        return super().on_turn(now)
+
+    def on_drain(self) -> None:
+        """Take no more."""
+        self.want()
+
+    @handles(Ok)
+    def _on_ok(self, message: Ok, letter: Letter) -> None:
+        self.holding.answered(message)
+
+    @handles(WantOk)
+    def _on_want_ok(self, message: WantOk, letter: Letter) -> None:
+        self.holding.heard(message)

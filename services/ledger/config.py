@@ -1,0 +1,55 @@
+"""What the ledger can be told."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from midflight.kernel.spec import Config, ServiceSpec
+from midflight.services.data.source import Source
+
+
+class DataConfig(Config):
+    """Where prompts come from: a file or folder (R7), `split@path`, a hub name, or `task:name?rows=...`."""
+
+    train: Source = Field(description="Training prompts: rows with `messages` and `answer`.")
+    evaluation: Source | None = Field(None, description="Held-out prompts of the same form.")
+
+
+class EvaluationConfig(Config):
+    """When held-out prompts are generated and scored."""
+
+    every: int = Field(20, ge=1, description="Policy versions between two rounds.")
+    prompts: int = Field(256, ge=1, description="Prompts a round, one response each.")
+    temperature: float = Field(1.0, ge=0, description="Sampling temperature of evaluation responses; 0 is greedy.")
+
+
+class LedgerConfig(ServiceSpec):
+    """Prompts, samples, leases, batches, exact accounting."""
+
+    entry: ClassVar[str] = "midflight.services.ledger.service:Ledger"
+
+    kind: Literal["ledger"] = "ledger"
+    data: DataConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+    prompts_per_rollout: int = Field(16, ge=1, description="Prompts (groups) in a training batch.")
+    responses_per_prompt: int = Field(8, ge=1, description="Samples of each prompt.")
+    epochs: int | None = Field(None, ge=1, description="Passes over the training prompts; no end when omitted.")
+    max_staleness: int = Field(
+        2, ge=0, description="Batches that may be generated ahead of the one in training; 0 is synchronous."
+    )
+    max_lag: int = Field(8, ge=0, description="Versions a sample's oldest token may lag behind when it is batched.")
+    on_stale: Literal["drop", "train"] = Field("drop", description="What happens to a sample beyond `max_lag`.")
+    filter_zero_variance: bool = Field(False, description="Filter groups whose rewards are all equal.")
+    deterministic: bool = Field(
+        False,
+        description="With `max_staleness: 0`: generate each batch as one cohort, so that a run repeats bit for bit.",
+    )
+    lease_s: float = Field(30.0, gt=0, description="Silence after which a worker's leases return, in seconds.")
+    claim_s: float = Field(1.5, gt=0, description="After a ledger restart, time to claim held leases, in seconds.")
+    max_tries: int = Field(4, ge=1, description="Begun tries after which a sample that ends its workers is refused.")
+    max_ready_mb: int = Field(
+        512, ge=1, description="Bytes of waiting trajectories before generation pauses, in MiB."
+    )
+    durable: Literal["process", "power"] = Field(
+        "process", description="Survive kills of processes (WAL), or also power cuts (an fsync a transaction)."
+    )

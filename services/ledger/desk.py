@@ -1,0 +1,216 @@
+"""The ledger's counter: one handler a message kind, a few calls on the book each, and a reply after the commit.
+
+Who may say what: workers answer for leases they hold; only a learner restores, trains, commits and publishes, and only
+the learner that restored last. Anyone may ask for the balance.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
+
+from midflight.kernel.actor import Actor
+from midflight.kernel.node import Letter, handles
+from midflight.messages.base import Message
+from midflight.messages.control import PeerDown, Refused
+from midflight.messages.samples import (
+    Commit,
+    Committed,
+    GiveBack,
+    LedgerGet,
+    Ok,
+    Refuse,
+    Restore,
+    Restored,
+    Scores,
+    Stage,
+    Trained,
+    Trajectories,
+    Want,
+    WantOk,
+)
+from midflight.messages.weights import WeightsNew, WeightsOk, WeightsPublish
+
+from . import payload
+from .book import Book
+from .recovery import RestoreTooOldError
+from .row import Generated, Outcome, Scored
+from .row import Refused as Impossible
+from .states import Verdict
+from .status import status
+from .store import Store
+
+KIND_OF_STAGE: dict[Stage, str] = {"generate": "rollout", "score": "reward", "train": "learner"}
+Answer = tuple[int, int, Outcome]
+"""Sample, epoch, outcome."""
+
+
+class Desk(Actor):
+    """Handlers only; `service.Ledger` has the turn, the store and the sockets."""
+
+    SERVES: ClassVar[tuple[str, ...]] = ("data",)
+    book: Book
+    store: Store
+    boot_id: str
+    weights: WeightsNew | None
+    kind_of: Callable[[str], str]
+    """Kind of a service by its name; empty for anything else."""
+
+    # what the ledger behind the desk does
+
+    def reply(self, letter: Letter, message: Message) -> None:
+        """Answer after the commit of this turn."""
+        raise AssertionError
+
+    def remember(self, sample: int, blob: bytes) -> None:
+        """Keep a fresh trajectory at hand."""
+        raise AssertionError
+
+    def keep_weights(self, new: WeightsNew) -> None:
+        """Store the newest handle with this turn's transaction."""
+        raise AssertionError
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether no further batch will come."""
+        raise AssertionError
+
+    # workers
+
+    @handles(Want)
+    def _on_want(self, message: Want, letter: Letter) -> None:
+        if not self._may(letter, KIND_OF_STAGE[message.stage]):
+            return
+        lost = self.book.want(
+            letter.sender,
+            message.stage,
+            message.n,
+            [(sample, epoch) for sample, epoch in message.held],
+            [(sample, epoch) for sample, epoch in message.begun],
+            message.version,
+            self.bus.now(),
+        )
+        newest = self.weights.version if self.weights else -1
+        answer = WantOk(
+            boot=self.boot_id, version=newest, lost=[list(lease) for lease in lost], exhausted=self.exhausted
+        )
+        self.reply(letter, answer)
+        if message.stage == "generate" and self.weights and message.version < newest:
+            self.reply(letter, self.weights)
+
+    @handles(Trajectories)
+    def _on_trajectories(self, message: Trajectories, letter: Letter) -> None:
+        if not self._may(letter, "rollout"):
+            return
+        try:
+            cut = list(payload.cut(message, letter.received.views()))
+        except (ValueError, KeyError) as error:
+            self.reply(letter, Refused(code="columns", why=f"trajectories: {error}"))
+            return
+        answers: list[Answer] = []
+        for part, blob in cut:
+            self.remember(part.id, blob)
+            answers.append((part.id, part.epoch, Generated(blob, part.version)))
+        self._take("generate", answers, letter)
+
+    @handles(Scores)
+    def _on_scores(self, message: Scores, letter: Letter) -> None:
+        if not self._may(letter, "reward"):
+            return
+        answers: list[Answer] = []
+        for score in message.scores:
+            faulty = score.fault is not None or not score.rewards
+            why = f"reward_fn: {score.fault or 'no reward'}"
+            answers.append((score.id, score.epoch, Impossible(why) if faulty else Scored(score.rewards)))
+        self._take("score", answers, letter)
+
+    @handles(Refuse)
+    def _on_refuse(self, message: Refuse, letter: Letter) -> None:
+        if self._may(letter, KIND_OF_STAGE[message.stage]):
+            sample, epoch = message.lease
+            self._take(message.stage, [(sample, epoch, Impossible(message.why))], letter)
+
+    @handles(GiveBack)
+    def _on_give_back(self, message: GiveBack, letter: Letter) -> None:
+        if not self._may(letter, KIND_OF_STAGE[message.stage]):
+            return
+        for sample, epoch in message.leases:
+            self.book.give_back(message.stage, sample, epoch, letter.sender, message.why)
+        self.reply(letter, Ok(done=message.leases, stale=[]))
+
+    # the learner
+
+    @handles(Restore)
+    def _on_restore(self, message: Restore, letter: Letter) -> None:
+        if not self._may(letter, "learner"):
+            return
+        views = letter.received.views()
+        done = dict(zip(views["samples"].tolist(), views["steps"].tolist(), strict=True))
+        try:
+            reopened = self.book.restore(message.step, letter.sender, done)
+        except (RestoreTooOldError, ValueError) as error:
+            self.reply(letter, Refused(code="restore", why=str(error)))
+            return
+        newest = -1 if self.book.newest is None else self.book.newest
+        self.reply(letter, Restored(step=message.step, reopened=len(reopened), version=newest))
+
+    @handles(WeightsPublish)
+    def _on_publish(self, message: WeightsPublish, letter: Letter) -> None:
+        if not self._may_steer(letter):
+            return
+        if self.book.publish(message.version, message.step, letter.sender):
+            self.keep_weights(WeightsNew(version=message.version, step=message.step, handle=message.handle))
+        self.reply(letter, WeightsOk(version=message.version))
+
+    @handles(Trained)
+    def _on_trained(self, message: Trained, letter: Letter) -> None:
+        if not self._may_steer(letter):
+            return
+        leases = [(sample, epoch) for sample, epoch in message.leases]
+        verdict = self.book.trained(leases, message.step, letter.sender)
+        fine = verdict is Verdict.OK
+        self.reply(letter, Ok(done=message.leases if fine else [], stale=[] if fine else message.leases))
+
+    @handles(Commit)
+    def _on_commit(self, message: Commit, letter: Letter) -> None:
+        if self._may_steer(letter):
+            self.book.commit(message.step, letter.sender)
+            self.reply(letter, Committed(step=message.step))
+
+    # the kernel and people
+
+    @handles(PeerDown)
+    def _on_peer_down(self, message: PeerDown, letter: Letter) -> None:
+        if letter.port == "ctl":
+            self.book.holder_died(message.peer)
+            self.mail.forget(message.peer)
+
+    @handles(LedgerGet)
+    def _on_get(self, message: LedgerGet, letter: Letter) -> None:
+        stats: dict[str, Any] = {"live": True, **self.stats}
+        self.reply(letter, status(self.book.snapshot(), self.store, message.sample, stats))
+
+    def _take(self, stage: Stage, answers: Iterable[Answer], letter: Letter) -> None:
+        """Put answers into the book; say which counted and which had no effect."""
+        done: list[list[int]] = []
+        stale: list[list[int]] = []
+        for sample, epoch, outcome in answers:
+            verdict = self.book.answer(stage, sample, epoch, letter.sender, outcome)
+            (done if verdict is Verdict.OK else stale).append([sample, epoch])
+        self.reply(letter, Ok(done=done, stale=stale))
+
+    def _may(self, letter: Letter, kind: str) -> bool:
+        """Refuse, and log, what a peer of another kind has no business saying."""
+        if self.kind_of(letter.sender.split("#")[0]) == kind:
+            return True
+        self.mail.counters["role"] += 1
+        why = f"{letter.received.envelope.k} is for services of kind {kind}, not for {letter.sender}"
+        self.reply(letter, Refused(code="role", why=why))
+        return False
+
+    def _may_steer(self, letter: Letter) -> bool:
+        """Only the learner that restored last changes steps and versions: an older one is fenced."""
+        if not self._may(letter, "learner"):
+            return False
+        if self.book.leads(letter.sender):
+            return True
+        self.reply(letter, Refused(code="identity", why=f"{letter.sender} is not the learner that restored last"))
+        return False

@@ -1,0 +1,53 @@
+"""The prompts of a run: read once, each kept as the JSON its workers will get; a bad row keeps its reason instead."""
+
+import json
+from dataclasses import dataclass
+
+from midflight.services.data import BadRow, PromptRow, PromptStream, prompt_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One row as JSON, or why it cannot be used."""
+
+    row: bytes
+    refused: str = ""
+
+
+class Prompts:
+    """Training prompts in seeded epochs, and held-out prompts in their own order."""
+
+    def __init__(self, train: str, evaluation: str | None, seed: int, epochs: int | None) -> None:
+        self.train = read(train)
+        self.evaluation = [prompt for prompt in read(evaluation) if not prompt.refused] if evaluation else []
+        self._stream = PromptStream(self.train, seed)
+        self._epochs = epochs
+
+    def of_group(self, group: int) -> Prompt:
+        """The prompt of a training group."""
+        return self._stream.prompt_at(group)
+
+    def of_evaluation(self, member: int) -> Prompt:
+        """The prompt of an evaluation sample: the same in every round."""
+        return self.evaluation[member % len(self.evaluation)]
+
+    def over(self, group: int) -> bool:
+        """Whether the last epoch ended before this group."""
+        return self._epochs is not None and self._stream.epoch_of(group) >= self._epochs
+
+    @property
+    def bad(self) -> list[str]:
+        """Why training rows were refused."""
+        return [prompt.refused for prompt in self.train if prompt.refused]
+
+
+def read(source: str) -> list[Prompt]:
+    """Every row of a source. Raises DataError when it has none or cannot be read."""
+    return [_prompt(row) for row in prompt_rows(source)]
+
+
+def _prompt(row: PromptRow | BadRow) -> Prompt:
+    if isinstance(row, BadRow):
+        return Prompt(b"", f"row refused: {row}")
+    fields = {**row.extra, "messages": row.messages, "answer": row.answer}
+    return Prompt(json.dumps(fields, ensure_ascii=False).encode())

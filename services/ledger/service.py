@@ -1,0 +1,211 @@
+"""ledger: owns every prompt and sample of the run, and can account for each of them at any time.
+
+Takes   `want` (all stages), `trajectories`, `scores`, `trained`, `commit`, `restore`, `weights.publish`, `give.back`,
+        `sample.refuse`, `peer.down` (from the kernel), `ledger.get` (anyone).
+Sends   `tickets`, `score.jobs`, `batch` (all under lease), `ok`, `weights.new`, and evaluation results as events.
+Stores  ledger.sqlite: every sample's state and life, trajectories until they are committed, the newest weights' handle.
+Dies    any time. Nothing is acknowledged before it is committed, so whoever was not answered sends again; leases are
+        claimed by their holders in their next `want`, and the rest return. A full disk stops acknowledgements, not the
+        process.
+"""
+
+import os
+from typing import ClassVar, cast
+
+import structlog
+
+from midflight.kernel.mail import Bus
+from midflight.kernel.node import Letter
+from midflight.kernel.settings import Settings
+from midflight.messages.base import Message
+from midflight.messages.sockets import Role
+from midflight.messages.weights import WeightsNew
+
+from .book import Book
+from .config import LedgerConfig
+from .desk import Desk
+from .grants import Grant
+from .outgoing import batch, score_jobs, tickets
+from .prompts import Prompts
+from .row import Row
+from .rules import Rules
+from .states import Split, State
+from .store import Store, StoreFull
+
+RETRY_FULL_S = 0.5
+CACHE_BYTES = 64 << 20
+GAP_S = 1.0
+"""A turn this late means that the ledger itself stood still: nobody loses a lease for it."""
+
+
+class Ledger(Desk):
+    """The book behind sockets: one transaction a turn, replies after it."""
+
+    PORTS: ClassVar[dict[str, Role]] = {"ctl": "dealer", "data": "router"}
+
+    def __init__(self, identity: str, bus: Bus, settings: Settings) -> None:
+        super().__init__(identity, bus)
+        self.settings = settings
+        self.config = cast(LedgerConfig, settings.config)
+        self.boot_id = os.urandom(8).hex()
+        self.kind_of = settings.kind_of
+        self.weights: WeightsNew | None = None
+        self.full = 0
+        """Transactions that the disk refused."""
+        self._replies: list[tuple[Letter, Message]] = []
+        self._grants: list[Grant] = []
+        self._cache: dict[int, bytes] = {}
+        self._cache_bytes = 0
+        self._retry_at = 0.0
+        self._last_turn = bus.now()
+        self._log = structlog.get_logger()
+
+    def start(self) -> None:
+        """Read the prompts, open the store, rebuild the book."""
+        config = self.config
+        with self.phase("read prompts", 600):
+            data = config.data
+            self.prompts = Prompts(data.train, data.evaluation, self.settings.seed, config.epochs)
+        self.store = Store(self.settings.run_dir / "ledger.sqlite", durable=config.durable == "power")
+        rules = rules_of(config, evaluation=bool(self.prompts.evaluation))
+        self.book = Book.load(rules, self.store.load(), self.bus.now())
+        handle = self.store.get("handle")
+        if handle:
+            self.weights = WeightsNew.model_validate_json(cast(str, handle))
+        for why in self.prompts.bad[:100]:
+            self.event("note", {"level": "warning", "text": why[:900]})
+
+    def work(self, now: float) -> bool:
+        """Expire, admit, grant, commit, and only then answer."""
+        if now - self._last_turn > GAP_S:
+            self.book.time_back(now - self._last_turn)
+        self._last_turn = now
+        if now < self._retry_at:
+            return False
+        self.book.expire(now)
+        if not self.draining:
+            self._admit()
+            self._grants += self.book.match(now)
+        if self._flush():
+            self._answer()
+        self._count()
+        return False
+
+    def idle(self) -> bool:
+        """What is not terminal stays in the store for the next start."""
+        return not self._replies and not self._grants
+
+    def close(self) -> None:
+        """Close the store."""
+        self.store.close()
+
+    def reply(self, letter: Letter, message: Message) -> None:
+        """Answer after the commit of this turn."""
+        self._replies.append((letter, message))
+
+    def keep_weights(self, new: WeightsNew) -> None:
+        """Store the newest handle with this turn's transaction; rollouts hear of it with their next want."""
+        self.weights = new
+        self.book.changes.meta["handle"] = new.model_dump_json()
+
+    def remember(self, sample: int, blob: bytes) -> None:
+        """Keep a fresh trajectory at hand for the stages that follow at once."""
+        self._cache[sample] = blob
+        self._cache_bytes += len(blob)
+        while self._cache_bytes > CACHE_BYTES:
+            oldest = next(iter(self._cache))
+            self._cache_bytes -= len(self._cache.pop(oldest))
+
+    def blob(self, sample: int) -> bytes:
+        """A stored trajectory."""
+        return self._cache.get(sample) or self.store.payload(sample)
+
+    def row_json(self, row: Row) -> bytes:
+        """The prompt row of a sample."""
+        if row.split is Split.EVAL:
+            return self.prompts.of_evaluation(row.id % self.book.rules.eval_samples).row
+        return self.prompts.of_group(row.group).row
+
+    @property
+    def exhausted(self) -> bool:
+        """No prompt is left and what is open cannot fill a batch any more."""
+        book = self.book
+        if not self.prompts.over(book.next_group):
+            return False
+        counts = book.totals[Split.TRAIN]
+        busy = sum(counts[s] for s in (State.ISSUED, State.RUNNING, State.GENERATED, State.SCORING, State.LEASED))
+        return not busy and not book.batches.waiting
+
+    def _admit(self) -> None:
+        while self.book.room() and not self.prompts.over(self.book.next_group):
+            self.book.open_group(self.prompts.of_group(self.book.next_group).refused)
+
+    def _flush(self) -> bool:
+        """One transaction for everything since the last; False while the disk is full."""
+        changes = self.book.changes
+        if not changes:
+            return True
+        results = list(changes.results)
+        try:
+            self.store.write(changes)
+        except StoreFull as error:
+            self.full += 1
+            self._retry_at = self.bus.now() + RETRY_FULL_S
+            if self.full == 1:
+                self._log.error("ledger cannot write; nothing is acknowledged until it can", why=str(error))
+            return False
+        for result in results:
+            body = {f"eval/{name}": value for name, value in result.rewards.items()}
+            self.event(
+                "evaluation",
+                {**body, "version": result.version, "n": result.n, "refused": result.refused},
+                self.book.step,
+            )
+        return True
+
+    def _answer(self) -> None:
+        for letter, message in self._replies:
+            letter.reply(message)
+        self._replies.clear()
+        for grant in self._grants:
+            if not self._send(grant):
+                self.book.unsent(grant)
+        self._grants.clear()
+
+    def _send(self, grant: Grant) -> bool:
+        rows = [self.book.rows[sample] for sample, _ in grant.leases]
+        if grant.stage == "generate":
+            out = tickets(grant, rows, self.row_json, self.settings.seed, self.config.evaluation.temperature)
+        elif grant.stage == "score":
+            out = score_jobs(grant, rows, self.row_json, self.blob)
+        else:
+            out = batch(grant, rows, self.blob)
+        return all(self.mail.send("data", message, to=grant.holder, columns=columns) for message, columns in out)
+
+    def _count(self) -> None:
+        counts = self.book.totals[Split.TRAIN]
+        self.progress = self.book.step + self.book.opened[Split.TRAIN]
+        self.stats = {
+            "step": self.book.step,
+            "version": -1 if self.book.newest is None else self.book.newest,
+            **{state.value: counts[state] for state in State if counts[state]},
+        }
+
+
+def rules_of(config: LedgerConfig, *, evaluation: bool) -> Rules:
+    """The configuration as the book reads it."""
+    return Rules(
+        prompts_per_rollout=config.prompts_per_rollout,
+        responses_per_prompt=config.responses_per_prompt,
+        max_staleness=config.max_staleness,
+        max_lag=config.max_lag,
+        on_stale=config.on_stale,
+        filter_zero_variance=config.filter_zero_variance,
+        deterministic=config.deterministic,
+        max_ready_bytes=config.max_ready_mb << 20,
+        lease_s={"generate": config.lease_s, "score": config.lease_s, "train": 10 * config.lease_s},
+        claim_s=config.claim_s,
+        max_strikes=config.max_tries,
+        eval_every=config.evaluation.every if evaluation else 0,
+        eval_samples=config.evaluation.prompts if evaluation else 0,
+    )

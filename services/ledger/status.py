@@ -1,0 +1,44 @@
+"""The balance as people ask for it: of a living ledger, or of the store of a run that is over."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from midflight.messages.samples import LedgerStatus
+
+from .balance import balance
+from .changes import Snapshot
+from .states import Split
+from .store import Store
+
+LIFE_LINES = 1000
+
+
+def status(snapshot: Snapshot, store: Store, sample: int | None, stats: Mapping[str, Any]) -> LedgerStatus:
+    """Counts by state, what does not add up, and one sample's life if asked for."""
+    sums = balance(snapshot)
+    saved = cast(dict[str, Any], snapshot.meta.get("book", {}))
+    newest = saved.get("policy", [None])[0]
+    life = store.life(sample)[-LIFE_LINES:] if sample is not None else []
+    return LedgerStatus(
+        issued=sums.issued.get(Split.TRAIN, 0),
+        states={state: n for state, n in sums.states[Split.TRAIN].items() if n},
+        eval_states={state: n for state, n in sums.states[Split.EVAL].items() if n},
+        problems=sums.problems()[:100],
+        step=sums.step,
+        committed=sums.committed,
+        version=-1 if newest is None else int(newest),
+        life=[
+            {"at_ns": e.at_ns, "state": e.state, "epoch": e.epoch, "who": e.who, "why": e.why} for e in life
+        ],
+        stats={**stats, **{f"why: {why}": n for why, n in sums.reasons.items()}},
+    )
+
+
+def offline(path: Path, sample: int | None) -> LedgerStatus:
+    """The status of a run that is over."""
+    store = Store(path)
+    try:
+        return status(store.load(), store, sample, {"live": False})
+    finally:
+        store.close()

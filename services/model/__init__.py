@@ -1,0 +1,1 @@
+"""Torch-side library shared by the learner and the rollouts: tokenizers, chat, models, published weights."""

@@ -1,0 +1,31 @@
+"""The model a topology names: tokenizer and weights, from a directory or hub id, or built from a shape."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from .build import Model, build_model, load_model
+from .tokenizer import Tokenizer, load_tokenizer
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def open_model(section: Mapping[str, Any], seed: int) -> tuple[Tokenizer, Model]:
+    """The topology's `model` section -> (tokenizer, model on the CPU). The same section and seed give the same weights.
+
+    Raises ValueError, naming the path or the field, when it cannot be had.
+    """
+    dtype = DTYPES[section.get("dtype") or "float32"]
+    path = section.get("path")
+    tokenizer = load_tokenizer(section.get("tokenizer") or path or "bytes")
+    if path:
+        return tokenizer, load_model(path, dtype)
+    return tokenizer, build_model(section["build"], tokenizer, seed, dtype)
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is the first GPU if torch sees one, else the CPU."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)

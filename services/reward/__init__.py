@@ -1,0 +1,17 @@
+"""Scoring by the user's `reward_fn(messages, answer)` in worker processes: `Pool` and its verdicts."""
+
+from .pool import Pool
+from .process import LEVELS, Spec
+from .verdict import InfrastructureFault, Job, ProgramFault, RewardFileError, Scored, Verdict
+
+__all__ = [
+    "LEVELS",
+    "InfrastructureFault",
+    "Job",
+    "Pool",
+    "ProgramFault",
+    "RewardFileError",
+    "Scored",
+    "Spec",
+    "Verdict",
+]

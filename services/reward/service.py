@@ -1,0 +1,136 @@
+"""reward: scores trajectories with the user's `reward_fn`, in worker processes with limits.
+
+Takes   `score.jobs` (prompt rows and completions under lease), `ok`.
+Sends   `want`, `scores` (a verdict or the user's program at fault), `give.back` (our own fault: never a reward of 0).
+Stores  nothing.
+Dies    any time, its workers with it; its leases return to the ledger. A reward file that cannot be imported ends it
+        at start, with the line at fault.
+"""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar, cast
+
+import structlog
+
+from midflight.kernel.mail import Bus
+from midflight.kernel.node import Letter, handles
+from midflight.kernel.settings import Settings
+from midflight.messages.samples import GiveBack, Score, ScoreJobs, Scores, Stage
+from midflight.services.lease.worker import Worker
+
+from .config import RewardConfig
+from .pool import Pool
+from .process import Spec
+from .verdict import InfrastructureFault, Job, ProgramFault, RewardFileError, Scored, Verdict
+
+
+class Reward(Worker):
+    """The pool behind the lease protocol."""
+
+    STAGE: ClassVar[Stage] = "score"
+
+    def __init__(self, identity: str, bus: Bus, settings: Settings) -> None:
+        super().__init__(identity, bus)
+        self.settings = settings
+        self.config = cast(RewardConfig, settings.config)
+        self.faults = 0
+        self._solo = False
+        self._log = structlog.get_logger()
+        self._pool: Pool | None = None
+
+    @property
+    def pool(self) -> Pool:
+        """The worker pool; there from the start on."""
+        assert self._pool is not None
+        return self._pool
+
+    def start(self) -> None:
+        """Start the workers."""
+        config = self.config
+        scratch = self.settings.run_dir / "scratch" / self.settings.name
+        shutil.rmtree(scratch, ignore_errors=True)  # what a killed predecessor left
+        scratch.mkdir(parents=True)
+        spec = Spec(
+            Path(config.file),
+            time_limit_s=config.time_limit_s,
+            memory_bytes=config.worker_memory_mb << 20,
+            env=tuple(config.pass_env),
+            python_path=self.settings.python_path,
+            scratch=scratch,
+        )
+        self._pool = Pool(spec, workers=config.workers, capacity=config.queue)
+        self.pool.tick(self.bus.now())
+
+    def watches(self) -> dict[int, Callable[[], None]]:
+        """The pool's one descriptor: something to read, or a worker that died."""
+        return {self._pool.fileno(): self._heard} if self._pool else {}
+
+    def work(self, now: float) -> bool:
+        """Deadlines of calls, and new workers for dead ones."""
+        if now >= self.pool.next_deadline():
+            self._report(self.pool.tick(now))
+        if self.pool.broken:
+            raise RewardFileError(self.pool.broken)
+        self.stats = {"held": len(self.holding.held), "faults": self.faults}
+        return False
+
+    def want(self) -> None:
+        """Ask for what fits into the queue."""
+        self.holding.want(0 if self.draining or self._solo else self.config.queue - len(self.holding.held))
+
+    def close(self) -> None:
+        """End the workers."""
+        if self._pool:
+            self._pool.close()
+
+    @handles(ScoreJobs)
+    def _on_jobs(self, message: ScoreJobs, letter: Letter) -> None:
+        views = letter.received.views()
+        rows, texts, row_at, text_at = views["rows"], views["texts"], 0, 0
+        for job in message.jobs:
+            row = json.loads(bytes(rows[row_at : row_at + job.row_bytes]))
+            text = bytes(texts[text_at : text_at + job.text_bytes]).decode()
+            row_at, text_at = row_at + job.row_bytes, text_at + job.text_bytes
+            if not self.holding.take(job.id, job.epoch):
+                continue
+            self.holding.begin([job.id])
+            self._solo = job.solo
+            messages = [*row["messages"], {"role": "assistant", "content": text}]
+            if not self.pool.submit(Job(job.id, messages, row.get("answer"))):
+                self._give_back(job.id, "the reward queue is full")
+        self.want()
+
+    def _heard(self) -> None:
+        self._report(self.pool.on_readable(self.bus.now()))
+
+    def _report(self, verdicts: list[Verdict]) -> None:
+        """Verdicts to the ledger; a fault of ours gives the lease back."""
+        scores: list[Score] = []
+        for verdict in verdicts:
+            epoch = self.holding.held.get(verdict.id)
+            if epoch is None:  # the lease ended meanwhile; the ledger would call it stale
+                continue
+            match verdict.outcome:
+                case Scored(rewards=rewards):
+                    scores.append(Score(id=verdict.id, epoch=epoch, rewards=rewards))
+                case ProgramFault() as fault:
+                    self.faults += 1
+                    self._log.warning("reward_fn at fault", sample=verdict.id, blame=fault.blame, why=fault.why)
+                    why = f"{fault.blame}: {fault.why}\n{fault.tail}"[:2000]
+                    scores.append(Score(id=verdict.id, epoch=epoch, fault=why))
+                case InfrastructureFault(why=why):
+                    self._give_back(verdict.id, why)
+        for start in range(0, len(scores), 512):
+            part = scores[start : start + 512]
+            self.progress += len(part)
+            self.holding.hand_in([(score.id, score.epoch) for score in part], Scores(scores=part))
+        if self._solo and scores:
+            self._solo = False
+
+    def _give_back(self, sample: int, why: str) -> None:
+        lease = (sample, self.holding.held[sample])
+        self._log.warning("sample given back", sample=sample, why=why)
+        self.holding.hand_in([lease], GiveBack(stage="score", leases=[list(lease)], why=why[:2000]))

@@ -1,0 +1,57 @@
+"""What comes of a reward job: a verdict, a fault of the user's program, or a fault of ours. Never a silent zero."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+Blame = Literal["raised", "returned", "time", "memory", "exit"]
+"""Why a program is at fault: it raised, returned no finite number, took too much time or memory, or died."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One call of `reward_fn(messages, answer)`. `id` is the sample's (0 <= id < 2**64)."""
+
+    id: int
+    messages: Sequence[Mapping[str, str]]
+    answer: object
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """The function's rewards by objective (a bare number is named "reward"), all finite; `seconds` it ran."""
+
+    rewards: dict[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramFault:
+    """The user's function is to blame; `tail` is the end of its traceback or of what it printed; `seconds` it ran."""
+
+    blame: Blame
+    why: str
+    tail: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class InfrastructureFault:
+    """Nobody knows what the function would have said; the sample deserves another try elsewhere."""
+
+    why: str
+
+
+Outcome = Scored | ProgramFault | InfrastructureFault
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The outcome of the job `id`."""
+
+    id: int
+    outcome: Outcome
+
+
+class RewardFileError(Exception):
+    """The reward file cannot be used at all; the text begins with file:line."""

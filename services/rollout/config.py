@@ -1,0 +1,25 @@
+"""What a rollout can be told."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from midflight.kernel.spec import ServiceSpec
+
+
+class RolloutConfig(ServiceSpec):
+    """Generation by the embedded torch engine: continuous batching, in-flight weight updates."""
+
+    entry: ClassVar[str] = "midflight.services.rollout.service:Rollout"
+
+    kind: Literal["rollout"] = "rollout"
+    engine: Literal["embedded"] = Field("embedded", description="Which engine generates.")
+    device: str = Field("auto", description="`cpu`, `cuda`, `cuda:N`, or `auto`: the GPU if torch sees one.")
+    slots: int = Field(128, ge=1, le=4096, description="Sequences decoded at the same time.")
+    max_length: int = Field(128, ge=2, description="Most tokens of prompt and response together.")
+    max_new_tokens: int = Field(32, ge=1, description="Most tokens of a response.")
+    temperature: float = Field(1.0, ge=0, description="Sampling temperature; log-probs are stored after it.")
+    apply_chat_template: bool = Field(True, description="False: message contents are concatenated (base models).")
+    recompute_kv: bool = Field(
+        False, description="At a weight update, recompute the cache of running sequences with the new weights."
+    )

@@ -1,0 +1,135 @@
+"""The fast path: a functional forward of the Llama family over a slot cache.
+
+Per token and layer it runs about twelve operations, so that small models are bound by arithmetic and not by
+dispatch.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .fused_weights import FusedWeights, Geometry, Layer
+from .kernels import MIN_COLUMNS, attend, linear, normalise
+from .kv import SlotCache
+
+_FORBIDDEN = 1e30
+
+
+class FusedForward:
+    """`Forward` for models that `fusable` accepts; see there for the methods' contracts."""
+
+    def __init__(self, model: Any, rows: int, max_length: int, device: torch.device, prefill_tokens: int) -> None:
+        self._geometry = g = Geometry.of(model.config)
+        self._weights = FusedWeights(g, model.state_dict(), model.dtype, device)
+        self._cache = SlotCache(g.layers, rows, g.kv_heads, max_length, g.head_dim, model.dtype, device)
+        self._prefill_tokens = prefill_tokens
+        self._device = device
+        self._columns = torch.arange(max_length, dtype=torch.float32, device=device)
+        self._rotation = _rotation(model, max_length).to(device)
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """See `Forward.load`."""
+        self._weights.load(state)
+
+    def prefill(self, sequences: Sequence[Sequence[int]], source: Sequence[int], first: int) -> Tensor:
+        """See `Forward.prefill`. Sequences are padded on the right; causality keeps the padding out."""
+        logits = torch.empty(len(source), self._geometry.vocabulary, dtype=self._weights.dtype, device=self._device)
+        for chunk in _chunks(sequences, self._prefill_tokens):
+            wanted = [(row, source[row] - chunk.start) for row in range(len(source)) if source[row] in chunk]
+            rows, origin = torch.tensor(wanted, device=self._device).unbind(1)
+            new = self._prefill_chunk(sequences[chunk.start : chunk.stop], rows + first, origin)
+            logits.index_copy_(0, rows, new.index_select(0, origin))
+        return logits
+
+    def decode(self, tokens: Tensor, positions: Tensor, longest: int) -> Tensor:
+        """See `Forward.decode`."""
+        w, rows = self._weights, tokens.shape[0]
+        columns = min(max(longest, MIN_COLUMNS), len(self._columns))
+        x = w.embedding.index_select(0, tokens)
+        rotation = self._rotation.index_select(0, positions).unsqueeze(1)
+        mask = self._mask(positions, columns)
+        cached = self._cache.views(rows, columns)
+        for index, layer in enumerate(w.layers):
+            q, k, v = self._qkv(layer, x, rotation)
+            self._cache.append(index, positions, k, v)
+            keys, values = cached[index]
+            x = self._mlp(layer, torch.addmm(x, attend(q, keys, values, mask), layer.out))
+        return self._logits(x)
+
+    def shrink(self, rows: int, target: Sequence[int], source: Sequence[int], longest: int) -> None:
+        """See `Forward.shrink`; dropping a row costs nothing."""
+        if target:
+            device = self._device
+            self._cache.move(torch.tensor(target, device=device), torch.tensor(source, device=device), longest)
+
+    def _prefill_chunk(self, sequences: Sequence[Sequence[int]], rows: Tensor, origin: Tensor) -> Tensor:
+        """Run `sequences` [U], cache number `origin[i]` in row `rows[i]`, return the last logits [U, V]."""
+        w, g = self._weights, self._geometry
+        count, longest = len(sequences), max(map(len, sequences))
+        ids = torch.tensor([[*s, *[0] * (longest - len(s))] for s in sequences], device=self._device)
+        ends = torch.tensor([len(s) - 1 for s in sequences], device=self._device)
+        last = torch.arange(count, device=self._device) * longest + ends
+        x = w.embedding.index_select(0, ids.view(-1))
+        rotation = self._rotation[:longest].repeat(count, 1).unsqueeze(1)
+        for index, layer in enumerate(w.layers):
+            flat_q, *kv = self._qkv(layer, x, rotation)
+            k, v = (each.view(count, longest, -1, g.head_dim).transpose(1, 2) for each in kv)
+            self._cache.fill(index, rows, origin, k, v)
+            if index + 1 < g.layers:
+                q = flat_q.view(count, longest, -1, g.head_dim).transpose(1, 2)
+                mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=g.heads != g.kv_heads)
+                mixed = mixed.transpose(1, 2).reshape(count * longest, -1)
+            else:  # beyond its keys and values, the last layer matters at the last position only
+                x, q, mask = x.index_select(0, last), flat_q.index_select(0, last), self._mask(ends, longest)
+                keys, values = (each.reshape(-1, longest, g.head_dim) for each in (k, v))
+                mixed = attend(q, keys, values, mask)
+            x = self._mlp(layer, torch.addmm(x, mixed, layer.out))
+        return self._logits(x)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        return linear(normalise(x, self._weights.final_gain, self._geometry.epsilon), self._weights.head)
+
+    def _qkv(self, layer: Layer, x: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x [t, hidden], rotation [t, 1, head_dim / 2] -> q [t, heads, d], k and v [t, kv_heads, d], rotated."""
+        g = self._geometry
+        count, rotated = x.shape[0], g.heads + g.kv_heads
+        joint = linear(normalise(x, layer.input_gain, g.epsilon), layer.qkv, layer.qkv_bias)
+        qk, v = joint.view(count, -1, g.head_dim).split_with_sizes((rotated, g.kv_heads), 1)
+        if layer.qk_gain is not None:
+            qk = normalise(qk, layer.qk_gain, g.epsilon)
+        pairs = torch.view_as_complex(qk.float().view(count, rotated, -1, 2))
+        qk = torch.view_as_real(pairs * rotation).view(count, rotated, -1).to(x.dtype)
+        q, k = qk.split_with_sizes((g.heads, g.kv_heads), 1)
+        return q, k, v
+
+    def _mlp(self, layer: Layer, x: Tensor) -> Tensor:
+        gate, up = linear(normalise(x, layer.mlp_gain, self._geometry.epsilon), layer.gate_up).chunk(2, dim=1)
+        return torch.addmm(x, F.silu(gate).mul_(up), layer.down)
+
+    def _mask(self, positions: Tensor, columns: int) -> Tensor:
+        """Additive mask [n, kv_heads, columns]: 0 up to each row's position, below -1e30 beyond."""
+        every = positions.float().unsqueeze(1).expand(-1, self._geometry.kv_heads).unsqueeze(2)
+        return (every - self._columns[:columns]).clamp_(max=0).mul_(_FORBIDDEN).to(self._weights.dtype)
+
+
+def _rotation(model: Any, max_length: int) -> Tensor:
+    """e^{i theta} of each rotary pair at positions [0, max_length): complex64 [max_length, head_dim / 2]."""
+    rotary = model.get_decoder().rotary_emb
+    device = rotary.inv_freq.device
+    cos, sin = rotary(torch.zeros(1, 1, device=device), torch.arange(max_length, device=device).unsqueeze(0))
+    half = cos.shape[2] // 2
+    return torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float())
+
+
+def _chunks(sequences: Sequence[Sequence[int]], budget: int) -> list[range]:
+    """Cut into consecutive runs of at most `budget` tokens after padding, but at least one sequence each."""
+    chunks, start, longest = [], 0, 0
+    for index, sequence in enumerate(sequences):
+        longest = max(longest, len(sequence))
+        if index > start and longest * (index + 1 - start) > budget:
+            chunks.append(range(start, index))
+            start, longest = index, len(sequence)
+    return [*chunks, range(start, len(sequences))]

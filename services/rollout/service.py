@@ -1,0 +1,190 @@
+"""rollout: turns tickets into trajectories with the newest policy it has.
+
+Takes   `tickets` (prompts under lease), `weights.new` (loaded at the next token boundary), `ok`.
+Sends   `want` (credit, leases held, leases begun, policy version), `trajectories`, `sample.refuse`, `give.back`.
+Stores  nothing: what it holds is under lease and is issued again when it dies.
+Dies    any time. A drain hands back what it has not begun and finishes the rest.
+"""
+
+import json
+import time
+from collections import deque
+from typing import ClassVar, cast
+
+import structlog
+
+from midflight.kernel.mail import Bus
+from midflight.kernel.node import Letter, handles
+from midflight.kernel.settings import Settings
+from midflight.messages.samples import GiveBack, Refuse, Stage, Ticket, Tickets
+from midflight.messages.weights import WeightsNew
+from midflight.services.lease.worker import Worker
+from midflight.services.model.chat import decode, prompt_ids
+from midflight.services.model.open import open_model, pick_device
+from midflight.services.model.weights import CorruptWeights, WeightsHandle, read_weights
+
+from .config import RolloutConfig
+from .engine import Engine
+from .request import Completion, Request
+from .trajectories import Finished, pack
+
+FLUSH_SAMPLES = 64
+FLUSH_S = 0.01
+REPORT_S = 5.0
+
+
+class Rollout(Worker):
+    """The embedded engine behind the lease protocol."""
+
+    STAGE: ClassVar[Stage] = "generate"
+
+    def __init__(self, identity: str, bus: Bus, settings: Settings) -> None:
+        super().__init__(identity, bus)
+        self.settings = settings
+        self.config = cast(RolloutConfig, settings.config)
+        self.queue: deque[tuple[Ticket, list[int]]] = deque()
+        self.running: dict[int, tuple[Ticket, list[int], float]] = {}
+        self.finished: list[Finished] = []
+        self.weights: WeightsNew | None = None
+        self._flush_at = 0.0
+        self._report = {"since": bus.now(), "busy_s": 0.0, "tokens": 0.0}
+        self._log = structlog.get_logger()
+
+    def start(self) -> None:
+        """Load the model and make the engine; its weights count as unknown until a version arrives."""
+        with self.phase("load model", 600):
+            self.tokenizer, model = open_model(self.settings.model, self.settings.seed)
+            self.engine = Engine(
+                model,
+                slots=self.config.slots,
+                max_length=self.config.max_length,
+                eos_ids=(self.tokenizer.eos_token_id,),
+                device=pick_device(self.config.device),
+                version=-1,
+                recompute_kv=self.config.recompute_kv,
+            )
+
+    @handles(Tickets)
+    def _on_tickets(self, message: Tickets, letter: Letter) -> None:
+        rows, start = letter.received.views()["rows"], 0
+        for ticket in message.tickets:
+            text, start = bytes(rows[start : start + ticket.row_bytes]), start + ticket.row_bytes
+            if self.draining or not self.holding.take(ticket.id, ticket.epoch):
+                continue
+            self._admit(ticket, json.loads(text))
+
+    @handles(WeightsNew)
+    def _on_weights(self, message: WeightsNew, letter: Letter) -> None:
+        newest = self.weights.version if self.weights else self.engine.version
+        if message.version > newest:
+            self.weights = message
+
+    def work(self, now: float) -> bool:
+        """Swap weights, admit what fits, decode one token of everything, hand in what is finished."""
+        if self.weights:
+            self._swap()
+        if self.queue:
+            self._begin()
+        if self.engine.active:
+            began = time.perf_counter()
+            for completion in self.engine.step():
+                self._finish(completion)
+            self._report["busy_s"] += time.perf_counter() - began
+        self._flush(now)
+        self._say(now)
+        self.stats = {"active": self.engine.active, "queued": len(self.queue), "version": self.engine.version}
+        return bool(self.engine.active or self.queue)
+
+    def want(self, taken: int = 0) -> None:
+        """Ask for free slots and a short queue, so that no slot waits for a round trip; `taken` are about to run."""
+        slots = self.config.slots
+        room = slots + slots // 4 - len(self.running) - len(self.queue) - taken
+        self.holding.want(0 if self.draining else room, self.engine.version)
+
+    def on_drain(self) -> None:
+        """Give back what was not begun; finish the rest."""
+        leases = [(ticket.id, ticket.epoch) for ticket, _ in self.queue]
+        self.queue.clear()
+        if leases:
+            back = GiveBack(stage="generate", leases=[list(lease) for lease in leases], why="drain")
+            self.holding.hand_in(leases, back)
+        self.want()
+
+    def _admit(self, ticket: Ticket, row: dict[str, object]) -> None:
+        """Queue a ticket, or refuse it for good, by name."""
+        messages = cast(list[dict[str, str]], row["messages"])
+        prompt = prompt_ids(self.tokenizer, messages, template=self.config.apply_chat_template)
+        if len(prompt) + 1 > self.config.max_length:
+            why = f"prompt of {len(prompt)} tokens leaves no room in max_length {self.config.max_length}"
+            lease = (ticket.id, ticket.epoch)
+            self.holding.hand_in([lease], Refuse(stage="generate", lease=list(lease), why=why))
+            return
+        self.queue.append((ticket, prompt))
+
+    def _begin(self) -> None:
+        """Move tickets into the engine; a suspected sample runs alone. They are declared begun first."""
+        admitted: list[tuple[Ticket, list[int]]] = []
+        alone = any(ticket.solo for ticket, _, _ in self.running.values())
+        while self.queue and len(admitted) < self.engine.free_slots and not alone:
+            if self.queue[0][0].solo:
+                if admitted or self.running:
+                    break
+                alone = True
+            admitted.append(self.queue.popleft())
+        if not admitted:
+            return
+        self.holding.begin(ticket.id for ticket, _ in admitted)
+        self.want(taken=len(admitted))
+        for ticket, prompt in admitted:
+            self.running[ticket.id] = (ticket, prompt, self.bus.now())
+            temperature = self.config.temperature if ticket.temperature is None else ticket.temperature
+            new = min(self.config.max_new_tokens, self.config.max_length - len(prompt))
+            self.engine.add(
+                Request(id=ticket.id, prompt=prompt, max_new_tokens=new, temperature=temperature, seed=ticket.seed)
+            )
+
+    def _finish(self, completion: Completion) -> None:
+        ticket, prompt, began = self.running.pop(completion.id)
+        self.progress += 1
+        self._report["tokens"] += len(completion.tokens)
+        text = decode(self.tokenizer, completion.tokens)
+        if not self.finished:
+            self._flush_at = self.bus.now() + FLUSH_S
+        self.finished.append(Finished(ticket.epoch, prompt, completion, text, self.bus.now() - began))
+
+    def _flush(self, now: float) -> None:
+        if not self.finished or not (
+            len(self.finished) >= FLUSH_SAMPLES or now >= self._flush_at or not self.engine.active
+        ):
+            return
+        for message, columns in pack(self.finished):
+            leases = [(part.id, part.epoch) for part in message.parts]
+            self.holding.hand_in(leases, message, columns)
+        self.finished = []
+        self.want()
+
+    def _swap(self) -> None:
+        """Load new weights between two tokens; a bad file is reported and waited out."""
+        new, self.weights = cast(WeightsNew, self.weights), None
+        try:
+            handle = new.handle
+            state = read_weights(WeightsHandle(new.version, handle.path, handle.digest, handle.bytes))
+        except CorruptWeights as error:
+            self._log.warning("weights refused", version=new.version, why=str(error))
+            self.event("weights", {"version": new.version, "refused": str(error)[:300]})
+            return
+        self.engine.load_weights(state, new.version)
+        self.want()
+
+    def _say(self, now: float) -> None:
+        window = now - self._report["since"]
+        if window >= REPORT_S:
+            tokens, busy = self._report["tokens"], self._report["busy_s"]
+            if tokens:
+                body = {
+                    "tokens_per_s": tokens / window,
+                    "busy": min(1.0, busy / window),
+                    "version": self.engine.version,
+                }
+                self.event("throughput", dict(body))
+            self._report = {"since": now, "busy_s": 0.0, "tokens": 0.0}

@@ -1,0 +1,19 @@
+"""What the tracker can be told."""
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from midflight.kernel.spec import ServiceSpec
+
+
+class TrackerConfig(ServiceSpec):
+    """metrics.jsonl always; MLflow and Weights & Biases as sinks that may lag or die."""
+
+    entry: ClassVar[str] = "midflight.services.tracker.service:Tracker"
+
+    kind: Literal["tracker"] = "tracker"
+    sinks: list[Literal["mlflow", "wandb"]] = Field(["mlflow", "wandb"], description="Sinks besides metrics.jsonl.")
+    project: str = Field("midflight", description="Experiment (MLflow) or project (W&B) name.")
+    mlflow_uri: str | None = Field(None, description="Tracking URI; mlflow.db in the run directory when omitted.")
+    wandb_mode: Literal["offline", "online"] = Field("offline", description="W&B mode.")

@@ -1,0 +1,192 @@
+"""Checkpoints are whole or absent: under SIGKILL, a full disk, bit flips, truncation, and pruning."""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from midflight.services.learner import checkpoint
+from midflight.services.learner.checkpoint import CheckpointError, latest_verified, prune, save, steps, sweep, verify
+
+SIZE = 3 << 20
+"""Bytes of the larger file: several blocks, so that a kill can fall inside it."""
+
+SAVER = """
+import sys
+from pathlib import Path
+from midflight.services.learner import failpoint
+from midflight.services.learner.checkpoint import CheckpointError, save
+root, first, last, size = Path(sys.argv[1]), *map(int, sys.argv[2:5])
+for step in range(first, last + 1):
+    try:
+        save(root, step, {"a.bin": [bytes([step]) * size], "b.json": [b"{}"]}, {"ledger": step})
+    except CheckpointError as error:
+        sys.exit(f"refused: {error}")
+print(next(failpoint._passed))
+"""
+
+
+def run_saver(root: Path, first: int, last: int, size: int = SIZE, crash_at: int | None = 10**9) -> tuple[int, str]:
+    """Save steps first..last in a child, which dies at the given failpoint; (exit code, its output)."""
+    env = {"PYTHONPATH": ".pkg", "PATH": os.environ["PATH"], "MIDFLIGHT_CRASH_AT": str(crash_at)}
+    command = [sys.executable, "-c", SAVER, str(root), str(first), str(last), str(size)]
+    home = Path(__file__).parents[2]
+    child = subprocess.run(command, env=env, cwd=home, capture_output=True, text=True, timeout=60)
+    return child.returncode, (child.stdout + child.stderr).strip()
+
+
+def put(root: Path, step: int, content: bytes = b"weights") -> Path:
+    save(root, step, {"a.bin": [content, content], "b.json": [b"[1]"]}, {"step": step}, keep=99)
+    return root / checkpoint.step_name(step)
+
+
+def test_a_sigkill_anywhere_leaves_the_old_or_the_new(tmp_path: Path) -> None:
+    """SIGKILL at 20 seeded points of 3 saves: the newest directory verifies, at most one save is lost, sweep cleans."""
+    code, points = run_saver(tmp_path / "count", 1, 3)
+    assert code == 0
+    rng = random.Random(7)
+    for trial, point in enumerate(rng.sample(range(1, int(points)), 20)):
+        root = tmp_path / str(trial)
+        code, _ = run_saver(root, 1, 3, crash_at=point)
+        assert code == -9
+        found = latest_verified(root)
+        assert found.skipped == ()
+        names = [p.name for p in steps(root)]
+        if found.path is not None and found.manifest is not None:
+            assert found.path.name == names[0]
+            assert found.manifest.extra == {"ledger": found.manifest.step}
+        done = 0 if found.manifest is None else found.manifest.step
+        assert done in {(point - 1) * 3 // int(points) + d for d in (-1, 0, 1)}
+        sweep(root)
+        assert [p.name for p in steps(root)] == names
+        assert not list(root.glob(".*"))
+        assert run_saver(root, done + 1, done + 1)[0] == 0
+        assert latest_verified(root).manifest == verify(root / checkpoint.step_name(done + 1))
+        shutil.rmtree(root)
+
+
+def test_replacing_a_step_survives_a_sigkill(tmp_path: Path) -> None:
+    """Saving an existing step again, killed at every point: after sweep that step verifies, old or new."""
+    run_saver(tmp_path / "count", 1, 1, size=10)
+    code, points = run_saver(tmp_path / "count", 1, 1, size=20)
+    assert code == 0
+    for point in range(1, int(points)):
+        root = tmp_path / str(point)
+        put(root, 1, b"old")
+        assert run_saver(root, 1, 1, size=20, crash_at=point)[0] == -9
+        sweep(root)
+        assert verify(root / "step-00000001").extra in ({"step": 1}, {"ledger": 1})
+        assert not list(root.glob(".*"))
+
+
+@pytest.mark.parametrize("name", ["a.bin", "b.json", "manifest.json"])
+def test_any_flipped_bit_or_missing_byte_is_found(tmp_path: Path, name: str) -> None:
+    """One bit or the last byte of any file of the newest step: it is passed over, by name, for the one before."""
+    older, newer = put(tmp_path, 1), put(tmp_path, 2)
+    good = (newer / name).read_bytes()
+    rng = random.Random(name)
+    flips = [(rng.randrange(len(good)), 1 << rng.randrange(8)) for _ in range(40)]
+    damaged = [bytes(b ^ bit if i == at else b for i, b in enumerate(good)) for at, bit in flips]
+    for content in [*damaged, good[:-1], b"", good + b" "]:
+        if name == "manifest.json" and _same_json(content, good):
+            continue
+        (newer / name).write_bytes(content)
+        found = latest_verified(tmp_path)
+        assert found.path == older
+        assert len(found.skipped) == 1
+        assert newer.name in found.skipped[0]
+    (newer / name).unlink()
+    assert latest_verified(tmp_path).path == older
+    (newer / name).write_bytes(good)
+    assert latest_verified(tmp_path).path == newer
+
+
+def _same_json(a: bytes, b: bytes) -> bool:
+    try:
+        return bool(json.loads(a) == json.loads(b))
+    except ValueError:
+        return False
+
+
+def test_a_step_under_another_name_or_format_is_refused(tmp_path: Path) -> None:
+    """A renamed directory, an unknown format and a path outside the directory do not verify."""
+    path = put(tmp_path, 3)
+    moved = path.rename(tmp_path / "step-00000004")
+    with pytest.raises(CheckpointError, match="its directory"):
+        verify(moved)
+    body = json.loads((moved / "manifest.json").read_text())
+    for change, complaint in (({"format": 99}, "format 99"), ({"files": {"../x": body["files"]["a.bin"]}}, "digest")):
+        (moved / "manifest.json").write_text(json.dumps(body | change))
+        with pytest.raises(CheckpointError, match=complaint):
+            verify(moved)
+    (tmp_path / "x").write_bytes(b"weightsweights")
+    inner = {k: v for k, v in body.items() if k != "digest"} | {"step": 4, "files": {"../x": body["files"]["a.bin"]}}
+    (moved / "manifest.json").write_text(json.dumps(inner | {"digest": checkpoint._digest(inner)}))
+    with pytest.raises(CheckpointError, match="differs"):
+        verify(moved)
+
+
+def test_a_full_disk_leaves_the_old_one_intact(tmp_path: Path) -> None:
+    """On a 1 MiB file system the second save fails with ENOSPC: one clear line, the first still verifies."""
+    script = f'mount -t tmpfs -o size=1m tmpfs {tmp_path} && exec "$@"'
+    home = Path(__file__).parents[2]
+    env = {"PYTHONPATH": ".pkg", "PATH": os.environ["PATH"]}
+    check = SAVER + "\n"
+    check = check.replace("sys.exit(f", "print(f").replace(
+        "print(next(failpoint._passed))",
+        "from midflight.services.learner.checkpoint import latest_verified\n"
+        "print(latest_verified(root).path.name, [p.name for p in root.iterdir()])",
+    )
+    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh", sys.executable, "-c", check]
+    arguments = [str(tmp_path / "root"), "1", "2", str(600 << 10)]
+    try:
+        child = subprocess.run(command + arguments, env=env, cwd=home, capture_output=True, text=True, timeout=60)
+    except FileNotFoundError:
+        pytest.skip("no unshare on this machine")
+    if "permitted" in child.stderr or "denied" in child.stderr:
+        pytest.skip("this machine allows no user namespace")
+    assert "refused: cannot write checkpoint" in child.stdout, child.stderr
+    assert "No space left on device" in child.stdout
+    assert child.stdout.splitlines()[-1] == "step-00000001 ['step-00000001']"
+
+
+def test_an_unwritable_extra_leaves_no_trace(tmp_path: Path) -> None:
+    """NaN in `extra` is not JSON: refused, and the temporary directory is gone."""
+    put(tmp_path, 1)
+    with pytest.raises(ValueError, match="JSON"):
+        save(tmp_path, 2, {"a.bin": [b"x"]}, {"knob": float("nan")})
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_pruning_counts_verified_steps_only(tmp_path: Path) -> None:
+    """keep=2 keeps the newest two that verify and everything newer; a broken newest never costs a good one."""
+    paths = [put(tmp_path, s) for s in range(1, 6)]
+    for broken in (paths[4], paths[2]):
+        (broken / "a.bin").write_bytes(b"rot")
+    assert prune(tmp_path, 2) == [paths[0]]
+    assert latest_verified(tmp_path).path == paths[3]
+    assert [p.name for p in steps(tmp_path)] == [p.name for p in reversed(paths[1:])]
+    for broken in (paths[1], paths[3]):
+        (broken / "a.bin").write_bytes(b"rot")
+    assert prune(tmp_path, 2) == []
+    assert latest_verified(tmp_path).path is None
+
+
+def test_saving_keeps_the_last_two(tmp_path: Path) -> None:
+    """Five saves leave steps 4 and 5, both verified; the digest names the content."""
+    manifests = [save(tmp_path, s, {"a.bin": [bytes(s)]}, {"s": s}) for s in range(1, 6)]
+    assert [p.name for p in steps(tmp_path)] == ["step-00000005", "step-00000004"]
+    assert verify(tmp_path / "step-00000004") == manifests[3]
+    assert len({m.digest for m in manifests}) == 5
+
+
+def test_an_empty_root(tmp_path: Path) -> None:
+    """Nothing there: nothing found, nothing skipped, nothing swept."""
+    missing = tmp_path / "none"
+    assert latest_verified(missing).path is None
+    assert sweep(missing) == []

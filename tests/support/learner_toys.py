@@ -1,0 +1,63 @@
+"""Tiny models and random batches for the learner's tests: everything from a seed, float64 where it matters."""
+
+import random
+from typing import Any
+
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from midflight.services.learner.packing import Document
+from midflight.services.learner.policy import Policy
+from midflight.services.learner.step import RolloutBatch
+
+VOCAB = 29
+
+
+def tiny_lm(seed: int = 0, dtype: torch.dtype = torch.float64, **overrides: Any) -> Any:
+    """A Qwen3 with two layers, grouped heads and tied embeddings."""
+    shape = {
+        "vocab_size": VOCAB,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 512,
+        "tie_word_embeddings": True,
+    }
+    torch.manual_seed(seed)
+    lm: Any = Qwen3ForCausalLM(Qwen3Config(**{**shape, **overrides}))
+    for parameter in lm.parameters():
+        if parameter.dim() == 2:
+            torch.nn.init.normal_(parameter, std=0.3)
+    return lm.to(dtype=dtype)
+
+
+def tiny_policy(seed: int = 0, dtype: torch.dtype = torch.float64) -> Policy:
+    """`tiny_lm` as a Policy."""
+    return Policy(tiny_lm(seed, dtype))
+
+
+def random_document(rng: random.Random, name: str, shortest: int = 2, longest: int = 12) -> Document:
+    """A prompt, then tokens of which some (at least one) were sampled, as after tool calls."""
+    n = rng.randint(shortest, longest)
+    ids = [rng.randrange(VOCAB) for _ in range(n)]
+    mask = [t > 0 and rng.random() < 0.6 for t in range(n)]
+    mask[-1] = True
+    logp = [-3 * rng.random() for _ in range(n)]
+    return Document(name, ids, mask, logp, [rng.randrange(3) for _ in range(n)])
+
+
+def random_batch(seed: int, groups: int = 3, members: int = 4) -> RolloutBatch:
+    """groups * members samples with random rewards, at version 3."""
+    rng = random.Random(seed)
+    n = groups * members
+    documents = [random_document(rng, str(i)) for i in range(n)]
+    rewards = torch.tensor([rng.random() for _ in range(n)], dtype=torch.float64)
+    return RolloutBatch(documents, rewards, torch.arange(n) // members, version=3)
+
+
+def gradients(module: torch.nn.Module) -> torch.Tensor:
+    """All gradients of `module`, flat."""
+    return torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None]).clone()

@@ -1,0 +1,432 @@
+"""A world around the ledger's book: workers, a learner with checkpoints, and a network that loses, repeats and reorders.
+
+Everything is a method a test may call in any order, and every promise of the ledger is asserted as it goes:
+effect once, nothing lost, one state each, the balance, leases kept for those who keep asking.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from midflight.services.ledger.balance import audit, balance
+from midflight.services.ledger.book import Book
+from midflight.services.ledger.grants import Grant
+from midflight.services.ledger.row import EVAL_BASE, Generated, Scored
+from midflight.services.ledger.rules import Rules
+from midflight.services.ledger.states import OPEN, STAGE_OF_LEASE, TERMINAL, Split, StageName, State, Verdict
+from midflight.services.ledger.store import Store
+
+Lease = tuple[int, int]
+KINDS: tuple[StageName, ...] = ("generate", "generate", "score", "train")
+
+
+@dataclass(slots=True)
+class Worker:
+    """A rollout, a reward server or a learner: what it holds, has begun, and has answered without hearing back."""
+
+    name: str
+    stage: StageName
+    held: dict[int, int] = field(default_factory=dict)
+    begun: dict[int, int] = field(default_factory=dict)
+    unacked: dict[Lease, Any] = field(default_factory=dict)
+    version: int = -1
+    # learner only
+    restored: bool = False
+    step: int = 0
+    history: dict[int, int] = field(default_factory=dict)  # id -> step, the effect in its weights
+    batches: list[list[Lease]] = field(default_factory=list)
+    seen: dict[int, int] = field(default_factory=dict)  # id -> newest epoch granted
+
+
+@dataclass(slots=True)
+class Letter:
+    """Something on its way: `to` is "" for the ledger, else a worker's name."""
+
+    to: str
+    act: Callable[..., None]
+    args: tuple[Any, ...]
+
+
+class World:
+    """One run in one process on a virtual clock."""
+
+    def __init__(
+        self,
+        path: Path,
+        rules: Rules,
+        book: type[Book] = Book,
+        *,
+        groups: int = 6,
+        poison: frozenset[int] = frozenset(),
+        ack_first: bool = False,
+    ) -> None:
+        self.path, self.rules, self.book_class = path, rules, book
+        self.groups, self.poison, self.ack_first = groups, poison, ack_first
+        self.now = 100.0
+        self.store = Store(path)
+        self.book = book.load(rules, self.store.load(), self.now)
+        self.net: list[Letter] = []
+        self.out: list[Letter] = []
+        self.late: list[Letter] = []
+        self.generation = 0
+        self.workers: dict[str, Worker] = {}
+        self.known_dead: set[str] = set()
+        self.promised: dict[Lease, tuple[float, str]] = {}
+        self.begun_tries: dict[int, int] = {}
+        self.disk: list[tuple[int, dict[int, int]]] = [(0, {})]
+        self.epochs: dict[int, int] = {}
+        self.final: dict[int, State] = {}
+        self.slots = [self._spawn(stage) for stage in KINDS]
+
+    # --- workers ----------------------------------------------------------------------------------------------------
+
+    def _spawn(self, stage: StageName) -> str:
+        self.generation += 1
+        worker = Worker(f"{stage}#{self.generation}", stage)
+        if stage == "train":
+            worker.step, history = self.disk[-1]
+            worker.history = dict(history)
+        self.workers[worker.name] = worker
+        return worker.name
+
+    def kill(self, slot: int) -> None:
+        """SIGKILL a worker; the kernel starts another and tells the ledger (unless the ledger dies first)."""
+        name = self.slots[slot]
+        worker = self.workers.pop(name)
+        for id_ in worker.begun:
+            self.begun_tries[id_] = self.begun_tries.get(id_, 0) + 1
+        self.slots[slot] = self._spawn(worker.stage)
+        self.net.append(Letter("", self._on_death, (name,)))
+
+    def speak(self, slot: int) -> None:
+        """A worker says what it holds, and repeats what was not acknowledged."""
+        w = self.workers[self.slots[slot]]
+        if w.stage == "train" and not w.restored:
+            self._post("", self._on_restore, w.name, w.step, dict(w.history))
+            return
+        held = [*w.held.items(), *(lease for lease in w.unacked if w.stage != "train")]
+        if w.stage == "train":
+            held = [lease for batch in w.batches for lease in batch] + [x for a in w.unacked.values() for x in a[1]]
+            n = max(0, 2 - len(w.batches))
+        else:
+            n = 4 - len(w.held)
+        self._post("", self._on_want, w.name, w.stage, n, held, list(w.begun.items()), w.version)
+        for answer in w.unacked.values():
+            self._post("", self._on_answer, w.name, w.stage, answer)
+
+    def load_weights(self, slot: int) -> None:
+        """A rollout loads the newest policy."""
+        w = self.workers[self.slots[slot]]
+        if self.book.newest is not None:
+            w.version = max(w.version, self.book.newest)
+
+    def begin(self, slot: int, pick: int) -> None:
+        """A worker begins one of its samples and says so (a suspect only when alone)."""
+        w = self.workers[self.slots[slot]]
+        ready = [lease for lease in w.held.items() if lease[0] not in w.begun]
+        if w.stage == "train" or not ready:
+            return
+        id_, epoch = ready[pick % len(ready)]
+        w.begun[id_] = epoch
+        self.speak(slot)
+
+    def finish(self, slot: int, pick: int) -> None:
+        """A worker finishes a begun sample, or dies of it; a learner trains a batch."""
+        w = self.workers[self.slots[slot]]
+        if w.stage == "train":
+            self._train(w)
+            return
+        if not w.begun:
+            return
+        id_, epoch = list(w.begun.items())[pick % len(w.begun)]
+        if id_ in self.poison and w.stage == "generate":
+            self.kill(slot)
+            return
+        del w.begun[id_]
+        if w.held.get(id_) == epoch:
+            del w.held[id_]
+        answer: Any = Generated(b"t%d" % id_, w.version) if w.stage == "generate" else Scored({"r": float(id_ % 3)})
+        w.unacked[id_, epoch] = (id_, epoch, answer)
+        self._post("", self._on_answer, w.name, w.stage, w.unacked[id_, epoch])
+
+    def _train(self, w: Worker) -> None:
+        if not w.batches or not w.restored:
+            return
+        batch = w.batches.pop(0)
+        w.step += 1
+        for id_, _ in batch:
+            assert id_ not in w.history, f"sample {id_} trained at step {w.history[id_]} and again at {w.step}"
+            w.history[id_] = w.step
+        w.unacked[w.step, -1] = (w.step, batch)
+        self._post("", self._on_answer, w.name, w.stage, w.unacked[w.step, -1])
+        self._post("", self._on_publish, w.name, w.step)
+
+    def checkpoint(self) -> None:
+        """The learner makes a checkpoint durable, keeps the last two, and commits it."""
+        w = self.workers[self.slots[-1]]
+        if w.restored and w.step > self.disk[-1][0]:
+            self.disk = [*self.disk[-1:], (w.step, dict(w.history))]
+            self._post("", self._on_commit, w.name, w.step)
+
+    def lose_checkpoint(self) -> None:
+        """The newest checkpoint turns out corrupt while the learner dies."""
+        if len(self.disk) > 1:
+            self.disk.pop()
+            self.kill(len(self.slots) - 1)
+
+    # --- the network ------------------------------------------------------------------------------------------------
+
+    def _post(self, to: str, act: Callable[..., None], *args: Any) -> None:
+        self.net.append(Letter(to, act, args))
+
+    def deliver(self, pick: int) -> None:
+        """Deliver any one letter."""
+        if self.net:
+            self._hand(self.net.pop(pick % len(self.net)))
+
+    def copy(self) -> None:
+        """Keep a copy of every letter on its way for much later."""
+        self.late = [*self.late, *self.net][-60:]
+
+    def deliver_late(self) -> None:
+        """Deliver all kept copies, perhaps not for the last time."""
+        for letter in self.late:
+            self._hand(letter)
+
+    def _hand(self, letter: Letter) -> None:
+        if not letter.to:
+            letter.act(*letter.args)
+        elif letter.to in self.workers:
+            letter.act(self.workers[letter.to], *letter.args)
+
+    def lose(self, pick: int) -> None:
+        """Lose any one letter but a death notice, which the kernel repeats."""
+        index = pick % len(self.net) if self.net else 0
+        if self.net and self.net[index].act != self._on_death:
+            del self.net[index]
+
+    # --- the ledger -------------------------------------------------------------------------------------------------
+
+    def _reply(self, to: str, act: Callable[..., None], *args: Any) -> None:
+        (self.net if self.ack_first else self.out).append(Letter(to, act, args))
+
+    def _on_want(self, name: str, stage: StageName, n: int, held: list[Lease], begun: list[Lease], version: int) -> None:
+        self.book.want(name, stage, n, held, begun, version, self.now)
+        if name in self.known_dead:
+            return
+        for id_, epoch in held:
+            row = self.book.rows.get(id_)
+            if row and row.epoch == epoch and row.state in STAGE_OF_LEASE and row.holder == name:
+                self.promised[id_, epoch] = (self.now + self.rules.lease_s[stage], name)
+
+    def _on_answer(self, name: str, stage: StageName, answer: Any) -> None:
+        if stage == "train":
+            step, batch = answer
+            before = {id_: self.book.rows[id_].epoch for id_, _ in batch if id_ in self.book.rows}
+            moved = {id_: self.book.rows[id_].state for id_ in before}
+            verdict = self.book.trained(batch, step, name)
+            for id_, epoch in batch:
+                if id_ in before and self.book.rows[id_].state is not moved[id_]:
+                    assert before[id_] == epoch, f"an old epoch trained sample {id_}"
+            self._reply(name, self._on_verdict, (step, -1), verdict)
+            return
+        id_, epoch, outcome = answer
+        row = self.book.rows.get(id_)
+        was = (row.state, row.epoch) if row else None
+        verdict = self.book.answer(stage, id_, epoch, name, outcome)
+        if row and was and was[0] is not row.state:
+            assert was[1] == epoch, f"an answer under epoch {epoch} moved sample {id_} of epoch {was[1]}"
+        self._reply(name, self._on_verdict, (id_, epoch), verdict)
+
+    def _on_restore(self, name: str, step: int, done: dict[int, int]) -> None:
+        if name not in self.workers:
+            return  # an older learner's restore is older than its death, and the kernel fences it
+        self.book.restore(step, name, done)
+        self._reply(name, self._on_restored)
+        if self.book.published_step is None:
+            self.book.publish(0 if self.book.newest is None else self.book.newest + 1, step, name)
+
+    def _on_publish(self, name: str, step: int) -> None:
+        newest = -1 if self.book.newest is None else self.book.newest
+        if self.book.published_step is not None and step > self.book.published_step:
+            self.book.publish(newest + 1, step, name)
+
+    def _on_commit(self, name: str, step: int) -> None:
+        self.book.commit(step, name)
+
+    def _on_death(self, name: str) -> None:
+        self.known_dead.add(name)
+        self.promised = {k: v for k, v in self.promised.items() if v[1] != name}
+        self.book.holder_died(name)
+
+    def turn(self) -> None:
+        """Expire, admit, grant."""
+        self.book.expire(self.now)
+        while self.book.next_group < self.groups and self.book.room():
+            self.book.open_group()
+        for grant in self.book.match(self.now):
+            assert grant.holder not in self.known_dead, f"{grant.holder} is dead and was granted {grant.leases}"
+            self._reply(grant.holder, self._on_grant, grant)
+
+    def flush(self) -> None:
+        """Commit, then let replies and grants go."""
+        self.store.write(self.book.changes)
+        self.net += self.out
+        self.out = []
+
+    def restart(self) -> None:
+        """SIGKILL the ledger and start it from its file; what was not committed is gone."""
+        self.store.close()
+        self.out = []
+        self.store = Store(self.path)
+        self.book = self.book_class.load(self.rules, self.store.load(), self.now)
+        self.known_dead = set()
+        self.promised = {}
+        self.epochs, self.final = {}, {}
+        if self.rules.deterministic:
+            return
+        for row in self.book.rows.values():
+            if row.state in STAGE_OF_LEASE and row.holder in self.workers:
+                self.epochs[row.id] = row.epoch
+
+    def restart_busy(self) -> None:
+        """SIGKILL the ledger after it has taken every letter, and whatever it let go, but before it committed."""
+        for _ in range(2):
+            for _ in range(len(self.net)):
+                self.deliver(0)
+        self.restart()
+
+    def restart_heard(self) -> None:
+        """Restart the ledger; every worker notices the new boot id, claims what it holds, and time goes on."""
+        self.restart()
+        for slot in range(len(self.slots)):
+            self.speak(slot)
+        self._exchange()
+        self.advance(self.rules.claim_s + 0.1)
+        self.turn()
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += seconds
+
+    # --- workers hear -----------------------------------------------------------------------------------------------
+
+    def _on_grant(self, w: Worker, grant: Grant) -> None:
+        if w.stage == "train":
+            self._take_batch(w, grant.leases)
+            return
+        for id_, epoch in grant.leases:
+            if w.held.get(id_, 0) < epoch and all(epoch > e for i, e in w.unacked if i == id_):
+                w.held[id_] = epoch
+
+    def _take_batch(self, w: Worker, batch: list[Lease]) -> None:
+        """A learner takes a batch once; a newer grant of a batch it has not trained replaces the older."""
+        if not w.restored or any(epoch <= w.seen.get(id_, 0) for id_, epoch in batch):
+            return
+        w.seen.update(batch)
+        again = [id_ for id_, _ in batch if id_ in w.history]
+        if again:
+            waiting = {step for step, _ in w.unacked.values()}
+            assert all(w.history[id_] in waiting for id_ in again), f"{again} granted again though they are trained"
+            return
+        ids = {id_ for id_, _ in batch}
+        w.batches = [b for b in w.batches if not ids & {id_ for id_, _ in b}]
+        w.batches.append(list(batch))
+
+    def _on_verdict(self, w: Worker, key: Lease, verdict: Verdict) -> None:
+        assert verdict is not Verdict.UNKNOWN
+        if w.unacked.pop(key, None) is not None and w.stage == "train" and verdict is Verdict.STALE:
+            self.kill(len(self.slots) - 1)  # its weights hold an effect that will be repeated: back to the checkpoint
+
+    def _on_restored(self, w: Worker) -> None:
+        w.restored = True
+
+    # --- what must hold ---------------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Assert every invariant of the ledger."""
+        assert not audit(self.book)
+        self.promised = {k: v for k, v in self.promised.items() if v[0] > self.now}
+        for row in self.book.rows.values():
+            assert row.epoch >= self.epochs.get(row.id, 0), f"the epoch of sample {row.id} went back"
+            self.epochs[row.id] = row.epoch
+            if row.state in STAGE_OF_LEASE and row.strikes >= self.rules.solo_after and row.solo:
+                held = self.book.leases[STAGE_OF_LEASE[row.state].name].of(row.holder or "")
+                assert list(held) == [row.id], f"suspect {row.id} is not alone at {row.holder}"
+            if row.state is State.REFUSED and row.why.startswith("poison"):
+                assert self.begun_tries.get(row.id, 0) >= self.rules.max_strikes or row.split is Split.EVAL
+            was = self.final.get(row.id)
+            assert was is None or was is row.state or self.rules.deterministic, f"{row.id} left {was}"
+            if row.state in TERMINAL:
+                self.final[row.id] = row.state
+        for (id_, epoch), (_, name) in self.promised.items():
+            row_ = self.book.rows.get(id_)
+            if row_ is None or row_.epoch != epoch or row_.state not in STAGE_OF_LEASE:
+                answered = row_ is None or epoch in row_.done or name not in self.workers or self.rules.deterministic
+                answered = answered or (row_ is not None and row_.split is Split.TRAIN and row_.batch is not None)
+                assert answered, f"{name} kept asking for {id_}@{epoch} and lost it"
+
+    def drain(self, rounds: int = 400) -> None:
+        """Let everything run fairly to its end, then check that nothing is lost and nothing was done twice."""
+        for _ in range(rounds):
+            self.round()
+            if self._done():
+                break
+        self.check()
+        left = {row.id: row.state for row in self.book.rows.values() if row.state in OPEN}
+        assert self._done(), f"not finished after {rounds} rounds: {left}"
+        self._settle()
+
+    def round(self) -> None:
+        """One fair turn of everybody."""
+        last = len(self.slots) - 1
+        for slot in range(len(self.slots)):
+            if slot < last:
+                self.load_weights(slot)
+            self.speak(slot)
+        self._exchange()
+        self.turn()
+        self.flush()
+        self._exchange()
+        for slot in range(len(self.slots)):
+            alone = any(i in self.poison for i in self.workers[self.slots[slot]].held)
+            for _ in range(1 if alone else 4):
+                self.begin(slot, 0)
+            self._exchange()
+            for _ in range(4):
+                self.finish(slot, 0)
+        self._exchange()
+        self.advance(1.0)
+
+    def _exchange(self) -> None:
+        for _ in range(3):
+            for _ in range(len(self.net)):
+                self.deliver(0)
+            self.flush()
+
+    def _done(self) -> bool:
+        counts = self.book.totals[Split.TRAIN]
+        busy = sum(counts[s] for s in OPEN if s is not State.READY)
+        learner = self.workers[self.slots[-1]]
+        quiet = not learner.unacked and not learner.batches and not self.book.batches.waiting
+        few = len(self.book.batches.complete) < self.rules.prompts_per_rollout
+        return self.book.next_group >= self.groups and not busy and quiet and few and not self.book.in_flight()
+
+    def _settle(self) -> None:
+        """The book, the file and the learner's weights tell the same story."""
+        learner = self.workers[self.slots[-1]]
+        trained = {row.id: row.step for row in self.book.rows.values() if row.state is State.TRAINED}
+        assert {i: s for i, s in learner.history.items() if i in trained} == trained
+        closed = self.book.closed[Split.TRAIN][State.TRAINED]
+        assert len(learner.history) == len(trained) + closed
+        assert self.book.opened[Split.TRAIN] == self.groups * self.rules.responses_per_prompt
+        stored = self.store.load()
+        assert not balance(stored).problems()
+        key = lambda row: (row.id, row.state, row.epoch, row.done, row.step, row.batch, row.rewards)  # noqa: E731
+        rows = sorted(self.book.rows.values(), key=lambda row: row.id)
+        assert [key(row) for row in stored.rows] == [key(row) for row in rows]
+        for row in rows:
+            if row.bytes and row.state is not State.FILTERED:
+                assert self.store.payload(row.id) == b"t%d" % row.id
+        assert all(row.id < EVAL_BASE or row.state in TERMINAL for row in rows) or self.book.evaluating >= 0
