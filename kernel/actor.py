@@ -23,7 +23,6 @@ from midflight.messages.control import (
     Heartbeat,
     HeartbeatOk,
     Hello,
-    Ready,
     Refused,
     Wait,
     Welcome,
@@ -58,6 +57,7 @@ class Actor(Node):
         self._phase: tuple[str, float] | None = None
         self._waits: dict[str, float | None] = {}
         self._posts = 0
+        self._applied: dict[str, tuple[int, int]] = {}
 
     # hooks
 
@@ -123,6 +123,7 @@ class Actor(Node):
             "ctl",
             Heartbeat(
                 progress=self.progress,
+                ready=self.ready,
                 phase=self._phase[0] if self._phase else None,
                 phase_s=self._phase[1] if self._phase else None,
                 waits=[Wait(name=name, left_s=left) for name, left in waits[:64]],
@@ -141,7 +142,6 @@ class Actor(Node):
         if not self.ready:
             self.start()
             self.ready = True
-            self.mail.send("ctl", Ready())
             self.beat()
         if now >= self._next_beat:
             self.beat()
@@ -168,7 +168,7 @@ class Actor(Node):
         self.boot, self._heartbeat_s = message.boot, message.heartbeat_s
         self.mail.resend("ctl")
         for name, value in message.knobs.items():
-            self.apply_knob(name, value)
+            self._apply(name, value, message.versions.get(name, 0))
         self.on_welcome()
 
     def on_welcome(self) -> None:
@@ -200,5 +200,11 @@ class Actor(Node):
 
     @handles(KnobApply)
     def _on_knob_apply(self, message: KnobApply, letter: Letter) -> None:
-        step = self.apply_knob(message.knob, message.value)
-        self.mail.send("ctl", KnobApplied(knob=message.knob, version=message.version, step=step))
+        self._apply(message.knob, message.value, message.version)
+
+    def _apply(self, name: str, value: Scalar, version: int) -> None:
+        """Use a value unless a newer one is in use; confirm either way, for the confirmation may have been lost."""
+        known = self._applied.get(name)
+        if known is None or version > known[0]:
+            known = self._applied[name] = (version, self.apply_knob(name, value))
+        self.mail.send("ctl", KnobApplied(knob=name, version=known[0], step=known[1]))

@@ -92,11 +92,8 @@ class Fleet:
             if broken := self._broken_dependency(child):
                 out += self._give_up(child, f"cannot start: it depends on {broken}, which has failed", now)
             elif self._may_start(child):
-                child.rung = -1
                 instance = self.registry.begin(child.name, child.spec.start_timeout_s, now)
                 out += [self._event(child), Spawn(child.name, instance.generation, child.slot)]
-            if self.stop:
-                return out
         return out
 
     def _may_start(self, child: Child) -> bool:
@@ -156,7 +153,7 @@ class Fleet:
         """Make a live child end so that it starts again; its exit is then no fault of its own."""
         if not self._of(child).live or child.rung >= rung:
             return []
-        child.asked = child.wanted
+        child.asked = True
         return self._climb(child, rung, now, why)
 
     def _climb(self, child: Child, rung: int, now: float, why: str) -> list[Command]:

@@ -1,6 +1,6 @@
 """kernel: knows who is alive and who may steer what, and nothing about learning.
 
-Takes   `hello`, `heartbeat`, `ready`, `event.post`, the knob requests, `status.get`, `events.get`, `run.stop`, and the
+Takes   `hello`, `heartbeat`, `event.post`, the knob requests, `status.get`, `events.get`, `run.stop`, and the
         warden's reports of processes that started or ended.
 Sends   `welcome` or `refused`, `heartbeat.ok`, `drain`, `knob.apply`, `peer.down` (to its
         peers), and every event on the publisher; to the warden: spawn, kill, ping.
@@ -20,7 +20,6 @@ from midflight.messages.control import (
     HeartbeatOk,
     Hello,
     PeerDown,
-    Ready,
     Refused,
     RunStop,
     Status,
@@ -155,8 +154,15 @@ class Kernel(Node):
         if isinstance(answer, Refusal):
             letter.reply(Refused(code=answer.code, why=answer.why))
             return
-        values = self.desk.declare(answer.slot, message.knobs)
-        letter.reply(Welcome(proto=MAJOR, boot=self.boot_id, heartbeat_s=HEARTBEAT_S, knobs=values))
+        knobs = self.desk.declare(answer.slot, message.knobs)
+        welcome = Welcome(
+            proto=MAJOR,
+            boot=self.boot_id,
+            heartbeat_s=HEARTBEAT_S,
+            knobs={name: knob.value for name, knob in knobs.items()},
+            versions={name: knob.version for name, knob in knobs.items()},
+        )
+        letter.reply(welcome)
         self.carry_out(commands)
 
     @handles(Heartbeat)
@@ -175,12 +181,9 @@ class Kernel(Node):
         now = self.bus.now()
         self.desk.table.renew(letter.sender, now)
         letter.reply(HeartbeatOk(boot=self.boot_id, seq=self.stream.newest))
+        if message.ready:
+            self.carry_out(self.supervisor.on_ready(name, int(generation), now))
         self.carry_out(self.supervisor.on_heartbeat(name, int(generation), beat, now))
-
-    @handles(Ready)
-    def _on_ready(self, message: Ready, letter: Letter) -> None:
-        name, _, generation = letter.sender.partition("#")
-        self.carry_out(self.supervisor.on_ready(name, int(generation), self.bus.now()))
 
     @handles(Post)
     def _on_post(self, message: Post, letter: Letter) -> None:

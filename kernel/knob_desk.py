@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from midflight.messages.base import Scalar
 from midflight.messages.control import Done, Refused
 from midflight.messages.knobs import (
     KnobAcquire,
@@ -39,9 +38,9 @@ class KnobDesk:
         """Take up a change that a former kernel journaled."""
         self.table.replay(KnobEvent(record["kind"], record["body"]))
 
-    def declare(self, slot: str, declarations: Iterable[KnobDeclaration]) -> dict[str, Scalar]:
-        """A service says hello with the knobs it applies; -> their current values."""
-        values: dict[str, Scalar] = {}
+    def declare(self, slot: str, declarations: Iterable[KnobDeclaration]) -> dict[str, Knob]:
+        """A service says hello with the knobs it applies; -> them as they stand."""
+        known: dict[str, Knob] = {}
         for one in declarations:
             spec = KnobSpec(
                 name=one.name,
@@ -58,8 +57,8 @@ class KnobDesk:
             events = self.table.declare(spec)
             if not isinstance(events, Refusal):
                 self._keep(events)
-                values[one.name] = self.table.knobs[one.name].value
-        return values
+                known[one.name] = self.table.knobs[one.name]
+        return known
 
     def acquire(self, message: KnobAcquire, letter: Letter, now: float) -> None:
         """A controller asks for a knob."""

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,8 +59,13 @@ def prepare(loaded: Loaded, run_dir: Path | None, resume: bool) -> tuple[RunDir,
     return folder, run_id
 
 
-def launch(loaded: Loaded, run_dir: Path | None = None, resume: bool = False) -> Launched:
-    """Prepare and start the warden; it starts the kernel, which starts everything else."""
+def launch(
+    loaded: Loaded, run_dir: Path | None = None, resume: bool = False, warden_options: Sequence[str] = ()
+) -> Launched:
+    """Prepare and start the warden; it starts the kernel, which starts everything else.
+
+    `warden_options`: words of the warden's command line, such as `--watchdog 3`.
+    """
     folder, run_id = prepare(loaded, run_dir, resume)
     kernel = [sys.executable, "-P", "-m", "midflight.kernel.main", str(folder.path)]
     argv = [
@@ -69,6 +75,7 @@ def launch(loaded: Loaded, run_dir: Path | None = None, resume: bool = False) ->
         "midflight.kernel.warden",
         "--run-id",
         run_id,
+        *warden_options,
         str(folder.path),
         "--",
         *kernel,

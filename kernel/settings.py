@@ -29,11 +29,12 @@ class Settings:
     """Kind of every slot of the run."""
 
     def kind_of(self, name: str) -> str:
-        """The kind of the service called `name`, or the empty string when it is none of this run."""
+        """The kind that the service called `name` is or plays; the empty string when it is none of this run."""
         try:
-            return self.kinds[slot_of(name, self.kinds)]
+            kind = self.kinds[slot_of(name, self.kinds)]
         except KeyError:
             return ""
+        return service_class(kind).plays or kind if ":" in kind else kind
 
     @classmethod
     def read(cls, run_dir: Path, name: str) -> "Settings":

@@ -89,6 +89,8 @@ class ServiceSpec(Config):
 
     entry: ClassVar[str] = ""
     """Where the service's class lives: `package.module:Class`. Imported only by the service's process."""
+    plays: ClassVar[str] = ""
+    """The built-in kind whose part it takes towards other services, e.g. `rollout`; its own kind when empty."""
 
     kind: str = Field(description="Which service runs in this slot; the slot's own name when omitted.")
     replicas: int = Field(1, ge=0, le=4096, description="Number of processes of this service.")

@@ -14,6 +14,7 @@ from midflight.messages.base import Scalar
 from .events import Event, EventLog
 from .mail import Mail
 from .node import Letter
+from .seen import Seen
 
 KEPT: Final = 20_000
 
@@ -34,7 +35,7 @@ class Stream:
     def __init__(self, mail: Mail, journal: Record) -> None:
         self.mail, self.journal = mail, journal
         self.log = EventLog(capacity=KEPT)
-        self._posted: dict[str, int] = {}
+        self.seen = Seen()
 
     @property
     def newest(self) -> int:
@@ -44,14 +45,15 @@ class Stream:
     def snapshot(self) -> dict[str, Any]:
         """What a successor needs when the records before are gone."""
         kept = [asdict(event) for event in self.log.snapshot().events]
-        return {"newest": self.log.newest, "posted": dict(self._posted), "kept": kept}
+        return {"newest": self.log.newest, "posted": self.seen.snapshot(), "kept": kept}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Undo `snapshot`."""
         for event in state["kept"]:
             self.log.newest = event["seq"] - 1
             self.log.publish(**{name: value for name, value in event.items() if name != "seq"})
-        self.log.newest, self._posted = state["newest"], dict(state["posted"])
+        self.log.newest = state["newest"]
+        self.seen.restore(state["posted"])
 
     def replay(self, record: dict[str, Any]) -> None:
         """Take up an event that a former kernel journaled."""
@@ -59,7 +61,7 @@ class Stream:
         fields = {name: record[name] for name in ("topic", "body", "source", "ns", "step")}
         self.log.publish(**fields, key=record["of"])
         if record["post"] is not None:
-            self._posted[record["source"]] = max(self._posted.get(record["source"], 0), record["post"])
+            self.seen.take(record["source"], record["post"])
 
     def emit(
         self,
@@ -80,8 +82,7 @@ class Stream:
 
     def post(self, message: wire.Post, letter: Letter) -> None:
         """A service's event; acknowledged once it is written, whether it is new or a repeat."""
-        if message.key > self._posted.get(letter.sender, 0):
-            self._posted[letter.sender] = message.key
+        if self.seen.take(letter.sender, message.key):
             self.emit(letter.sender, message.topic, message.body, step=message.step, post=message.key)
         if self.journal.flush():
             letter.reply(wire.PostOk(key=message.key))

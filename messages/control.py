@@ -28,11 +28,18 @@ class Welcome(Message):
     """Kernel to peer: you are registered. `boot` changes when the kernel was restarted."""
 
     KIND: ClassVar[str] = "welcome"
-    EXAMPLE: ClassVar[dict[str, Any]] = {"proto": 1, "boot": "9f2c", "heartbeat_s": 0.5, "knobs": {"kl.coef": 0.2}}
+    EXAMPLE: ClassVar[dict[str, Any]] = {
+        "proto": 1,
+        "boot": "9f2c",
+        "heartbeat_s": 0.5,
+        "knobs": {"kl.coef": 0.2},
+        "versions": {"kl.coef": 3},
+    }
     proto: Annotated[int, Field(ge=0, le=255)]
     boot: Annotated[str, Field(max_length=32)]
     heartbeat_s: Annotated[float, Field(gt=0, description="interval the kernel expects, s")]
     knobs: Annotated[Flat, Field(description="current value of every knob this service declared")] = {}
+    versions: Annotated[dict[str, Count], Field(description="version of each of these values")] = {}
 
 
 class Refused(Message):
@@ -61,6 +68,7 @@ class Heartbeat(Message):
         "stats": {"step": 41, "tokens_per_s": 8123.0},
     }  # fmt: skip
     progress: Annotated[Count, Field(description="grows with every unit of real work")]
+    ready: Annotated[bool, Field(description="loaded, taking work: dependents may start")] = False
     phase: Annotated[str | None, Field(max_length=40, description="declared long work, None when in the loop")] = None
     phase_s: Annotated[float | None, Field(gt=0, description="most seconds that phase may stay silent")] = None
     waits: Annotated[list[Wait], Field(max_length=64)] = []
@@ -75,14 +83,6 @@ class HeartbeatOk(Message):
     EXAMPLE: ClassVar[dict[str, Any]] = {"boot": "9f2c", "seq": 1204}
     boot: Annotated[str, Field(max_length=32)]
     seq: Annotated[Count, Field(description="number of the newest event")]
-
-
-class Ready(Message):
-    """Service to kernel: loaded, taking work. Dependents may start."""
-
-    KIND: ClassVar[str] = "ready"
-    EXAMPLE: ClassVar[dict[str, Any]] = {"detail": "0.12 M parameters"}
-    detail: Text = ""
 
 
 class Drain(Message):
@@ -181,6 +181,6 @@ class State(Message):
 
 
 KINDS = (
-    Hello, Welcome, Refused, Heartbeat, HeartbeatOk, Ready, Drain, PeerDown, StatusGet, Status, RunStop, Done,
+    Hello, Welcome, Refused, Heartbeat, HeartbeatOk, Drain, PeerDown, StatusGet, Status, RunStop, Done,
     StateGet, State,
 )  # fmt: skip

@@ -42,17 +42,21 @@ class Network:
         )
 
     def at(self, seconds: float, action: Callable[[], None]) -> None:
+        """Do something after so many virtual seconds."""
         self._number += 1
         heapq.heappush(self._queue, (self.clock + seconds, self._number, action))
 
     def join(self, identity: str, node: Node, pid: int = 0) -> None:
+        """Put a node on the network under its identity."""
         self.nodes[identity], self.pids[identity] = node, pid
         self.at(0, lambda: self._turn(identity, node))
 
     def crash(self, identity: str) -> None:
+        """The node stops as by SIGKILL."""
         self.nodes.pop(identity, None)
 
     def send(self, source: str, port: str, frames: list[bytes], to: str = "") -> bool:
+        """See `kernel.mail.Bus.send`; `source` is the sender's identity."""
         owner = self.binds[port].split("#")[0]
         mine = source.split("#")[0] == owner
         targets = [to] if to else [n for n in self.nodes if (n.split("#")[0] == owner) != mine]
@@ -71,6 +75,7 @@ class Network:
             self.at(max(node.turn(self.clock), 1e-4), lambda: self._turn(identity, node))
 
     def run(self, until: float, stop: Callable[[], bool] = lambda: False) -> None:
+        """Let virtual time pass."""
         while self._queue and self._queue[0][0] <= until and not stop():
             self.clock, _, action = heapq.heappop(self._queue)
             action()

@@ -22,7 +22,7 @@ class WeightsPublish(Message):
     KIND: ClassVar[str] = "weights.publish"
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "version": 7, "step": 6,
-        "handle": {"kind": "shm", "path": "/dev/shm/midflight-x/w-7.safetensors", "bytes": 9, "digest": "0" * 32},
+        "handle": {"kind": "shm", "path": "w-7.safetensors", "bytes": 9, "digest": "0" * 32},
     }  # fmt: skip
     version: Count
     step: Count

@@ -1,8 +1,9 @@
 """From a service's `kind` to its config class.
 
 The built-in kinds are the dict `midflight.services.SERVICES`, reached by name because the kernel must not
-depend on services; other packages add kinds by entry points of the group `midflight.services`. Only the
-config module of a kind that is used gets imported, never the service itself.
+depend on services; other packages add kinds by entry points of the group `midflight.services`; a kind of
+the form `package.module:ConfigClass` names its config class itself. Only the config module of a kind that is
+used gets imported, never the service itself.
 """
 
 import importlib
@@ -40,6 +41,8 @@ def builtin_registry() -> Registry:
 
 def service_class(kind: str, registry: Registry | None = None) -> type[ServiceSpec]:
     """The config class of `kind`. Raises KindError, with the nearest name when there is one."""
+    if ":" in kind:
+        return _load(kind, kind)
     known = registry if registry is not None else builtin_registry()
     if registry is None and kind not in known:
         known = default_registry()

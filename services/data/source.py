@@ -12,7 +12,7 @@ SUFFIXES = frozenset({".json", ".jsonl", ".csv", ".parquet", ".arrow"})
 
 
 def locate(value: object) -> object:
-    """`[split@]path` relative to its file; what names neither a file that exists nor one by its suffix is a hub name."""
+    """`[split@]path` relative to its file; what neither exists nor has a data file's suffix is a hub name."""
     if not isinstance(value, str) or value.startswith("task:") or "://" in value:
         return value
     folder = value.folder if isinstance(value, LocatedStr) else os.getcwd()

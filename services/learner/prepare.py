@@ -57,7 +57,7 @@ def plan(batch: RolloutBatch, settings: RlSettings, step: int, device: torch.dev
     """
     rows = list(range(len(batch.documents)))
     if settings.shuffle:
-        random.Random(f"{settings.seed}/{step}").shuffle(rows)  # noqa: S311 -- a split, not a secret
+        random.Random(f"{settings.seed}/{step}").shuffle(rows)
     cuts = [part.tolist() for part in torch.tensor(rows).tensor_split(settings.update_per_rollout) if len(part)]
     return [[_micro(p.to(device)) for p in _packs(batch, part, settings)] for part in cuts]
 

@@ -8,30 +8,20 @@ those of the old weights, as in PipelineRL (Piche et al. 2025), unless `recomput
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .batch import Batch, Live
 from .forward import Forward
 from .fused import FusedForward
 from .fused_weights import fusable
 from .generic import GenericForward
-from .request import MAX_STOP_IDS, Completion, RefusedRequest, Request, StopReason
+from .request import Completion, RefusedRequest, Request
 from .rows import Rows
 
 _MIN_TEMPERATURE = 1e-4
-
-
-@dataclass(slots=True)
-class _Live:
-    """A request in a row: its output slot, engine clock minus tokens so far, and (tokens before, version) pairs."""
-
-    request: Request
-    slot: int
-    born: int
-    versions: list[tuple[int, int]]
 
 
 class Engine:
@@ -61,7 +51,7 @@ class Engine:
         self.version = version
         self.max_length = max_length
         self._vocabulary = int(model.config.vocab_size)
-        self._eos_ids = tuple(eos_ids)
+        self._eos_ids = frozenset(eos_ids)
         self._recompute_kv = recompute_kv
         with torch.inference_mode():
             self._forward: Forward = (
@@ -72,17 +62,14 @@ class Engine:
             self._rows = Rows(slots, max_length, where)
         self._free = list(reversed(range(slots)))
         self._pending: dict[int, Request] = {}
-        self._live: list[_Live] = []
+        self._batch = Batch()
         self._held: set[int] = set()
         self._cancelled: set[int] = set()
-        self._clock = 0
-        self._reach = 0
-        self._greedy = False
 
     @property
     def active(self) -> int:
         """Requests held: being decoded or to be admitted by the next step."""
-        return len(self._live) + len(self._pending)
+        return len(self._held)
 
     @property
     def free_slots(self) -> int:
@@ -91,8 +78,8 @@ class Engine:
 
     @property
     def ids(self) -> list[int]:
-        """Ids of all requests held, oldest admissions first within each step's batch."""
-        return [live.request.id for live in self._live] + list(self._pending)
+        """Ids of all requests held."""
+        return [live.request.id for live in self._batch.rows] + list(self._pending)
 
     def add(self, request: Request) -> None:
         """Hold `request` for the next step. Raises RefusedRequest when it cannot be generated here."""
@@ -119,9 +106,9 @@ class Engine:
             raise ValueError(f"weights version {version} is older than the {self.version} in use")
         self._forward.load(state)
         self.version = version
-        for live in self._live:
-            live.versions.append((self._clock - live.born, version))
-        if self._recompute_kv and self._live:
+        for live in self._batch.rows:
+            live.versions.append((len(live.tokens), version))
+        if self._recompute_kv and self._batch.rows:
             self._refill()
 
     @torch.inference_mode()
@@ -133,18 +120,16 @@ class Engine:
         finished = self._take_cancelled() if self._cancelled else []
         if self._pending:
             finished += self._admit()
-        if self._live:
-            rows = len(self._live)
-            longest = self._longest()
-            logits = self._forward.decode(self._rows.newest(rows), self._rows.positions(rows), longest)
-            self._clock += 1
-            finished += self._retire(self._rows.emit(logits, 0, rows, self._greedy))
+        rows = len(self._batch.rows)
+        if rows:
+            tokens, positions = self._rows.newest(rows)
+            logits = self._forward.decode(tokens, positions, self._batch.longest)
+            finished += self._emit(logits, 0)
         return finished
 
     def _problem(self, request: Request) -> str | None:
         """Why `request` cannot be taken, and what would help; None when it can."""
         total = len(request.prompt) + request.max_new_tokens
-        stops = len({*self._eos_ids, *request.stop_ids})
         if self.free_slots < 1:
             return f"all slots are taken by {self.active} requests; wait for a completion"
         if request.id in self._held:
@@ -162,37 +147,34 @@ class Engine:
             return f"a prompt token lies outside the vocabulary [0, {self._vocabulary})"
         if request.temperature != 0 and not _MIN_TEMPERATURE <= request.temperature < math.inf:
             return f"temperature must be 0 or at least {_MIN_TEMPERATURE}, got {request.temperature}"
-        if stops > MAX_STOP_IDS:
-            return f"{stops} stop ids, the engine's included, exceed {MAX_STOP_IDS}"
         return None
 
     def _admit(self) -> list[Completion]:
         """Prefill all pending requests, each distinct prompt once, and sample their first tokens."""
         requests = list(self._pending.values())
         self._pending.clear()
-        first = len(self._live)
+        first = len(self._batch.rows)
         prompts: dict[tuple[int, ...], int] = {}
         source = [prompts.setdefault(tuple(request.prompt), len(prompts)) for request in requests]
         slots = [self._free.pop() for _ in requests]
-        self._rows.admit(first, slots, requests, self._eos_ids)
+        self._rows.admit(first, slots, requests)
         logits = self._forward.prefill(list(prompts), source, first)
-        for request, slot in zip(requests, slots, strict=True):
-            self._live.append(_Live(request, slot, self._clock - 1, [(0, self.version)]))
-        self._survey()
-        return self._retire(self._rows.emit(logits, first, len(self._live), self._greedy))
+        self._batch.admit(
+            [
+                Live(request, slot, self._eos_ids.union(request.stop_ids), [(0, self.version)])
+                for request, slot in zip(requests, slots, strict=True)
+            ]
+        )
+        return self._emit(logits, first)
 
-    def _longest(self) -> int:
-        """Columns of the longest active sequence, its newest token included."""
-        return self._clock + self._reach
-
-    def _survey(self) -> None:
-        """Note what a step needs to know of the active requests as a whole."""
-        self._reach = max((len(live.request.prompt) - live.born for live in self._live), default=0)
-        self._greedy = any(live.request.temperature == 0 for live in self._live)
+    def _emit(self, logits: Tensor, first: int) -> list[Completion]:
+        """Sample a token for every row from `first` on, and retire the rows that this ends."""
+        tokens = self._rows.emit(logits, first, len(self._batch.rows), self._batch.greedy)
+        return self._retire(self._batch.extend(first, tokens))
 
     def _take_cancelled(self) -> list[Completion]:
         pending = [self._pending.pop(id) for id in sorted(self._cancelled.intersection(self._pending))]
-        rows = [row for row, live in enumerate(self._live) if live.request.id in self._cancelled]
+        rows = [row for row, live in enumerate(self._batch.rows) if live.request.id in self._cancelled]
         self._cancelled.clear()
         self._held.difference_update(request.id for request in pending)
         return [Completion(request.id, [], [], [], "cancelled") for request in pending] + self._retire(rows)
@@ -201,48 +183,26 @@ class Engine:
         """Take the completions of `rows` (ascending) out and close the gaps with the last rows."""
         if not rows:
             return []
-        longest = self._longest()
-        gone = [self._live[row] for row in rows]
-        tokens, logprobs = self._rows.outputs([live.slot for live in gone], longest)
-        finished = [self._complete(*each) for each in zip(gone, tokens, logprobs, strict=True)]
-        left = len(self._live) - len(rows)
-        target = [row for row in rows if row < left]
-        source = sorted(set(range(left, len(self._live))).difference(rows))
-        for to, origin in zip(target, source, strict=True):
-            self._live[to] = self._live[origin]
-        del self._live[left:]
+        columns = self._batch.longest
+        gone, target, source = self._batch.remove(rows)
         if target:
             self._rows.move(target, source)
-        self._forward.shrink(left, target, source, longest)
+        self._forward.shrink(len(self._batch.rows), target, source, columns)
         self._free += [live.slot for live in gone]
         self._held.difference_update(live.request.id for live in gone)
-        self._survey()
-        return finished
+        scores = self._rows.logprobs([live.slot for live in gone], columns)
+        return [self._complete(live, row) for live, row in zip(gone, scores, strict=True)]
 
-    def _complete(self, live: _Live, tokens: list[int], logprobs: list[float]) -> Completion:
-        request = live.request
-        start, count = len(request.prompt), self._clock - live.born
-        new, scores = tokens[start : start + count], logprobs[start : start + count]
-        if not math.isfinite(sum(scores)):
-            raise FloatingPointError(f"request {request.id}: log-probs are not finite under version {self.version}")
-        starts = [*(begin for begin, _ in live.versions[1:]), count]
-        versions: list[int] = []
-        for end, (_, version) in zip(starts, live.versions, strict=True):
-            versions += [version] * (end - len(versions))
-        reason: StopReason = "cancelled"
-        if new[-1] in self._eos_ids or new[-1] in request.stop_ids:
-            reason = "stop"
-        elif count == request.max_new_tokens:
-            reason = "length"
-        return Completion(request.id, new, scores, versions, reason)
+    def _complete(self, live: Live, columns: list[float]) -> Completion:
+        logprobs = columns[len(live.request.prompt) : live.length]
+        if not math.isfinite(sum(logprobs)):
+            raise FloatingPointError(
+                f"request {live.request.id}: log-probs are not finite under weights version {self.version}"
+            )
+        return live.complete(logprobs)
 
     def _refill(self) -> None:
         """Recompute every cached column with the current weights; the newest token is not cached yet."""
-        rows = len(self._live)
-        tokens, _ = self._rows.outputs([live.slot for live in self._live], self._longest())
-        sequences = []
-        for live, row in zip(self._live, tokens, strict=True):
-            prompt = live.request.prompt
-            sequences.append([*prompt, *row[len(prompt) : len(prompt) + self._clock - live.born - 1]])
+        sequences = [live.sequence()[:-1] for live in self._batch.rows]
         self._forward.shrink(0, [], [], 0)
-        self._forward.prefill(sequences, range(rows), 0)
+        self._forward.prefill(sequences, range(len(sequences)), 0)

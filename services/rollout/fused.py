@@ -49,12 +49,12 @@ class FusedForward:
         w, rows = self._weights, tokens.shape[0]
         columns = min(max(longest, MIN_COLUMNS), len(self._columns))
         x = w.embedding.index_select(0, tokens)
-        rotation = self._rotation.index_select(0, positions).unsqueeze(1)
+        rotation = self._rotation.index_select(0, positions)[:, None, None]
         mask = self._mask(positions, columns)
         cached = self._cache.views(rows, columns)
         for index, layer in enumerate(w.layers):
-            q, k, v = self._qkv(layer, x, rotation)
-            self._cache.append(index, positions, k, v)
+            q, kv = self._qkv(layer, x, rotation)
+            self._cache.append(index, positions, kv)
             keys, values = cached[index]
             x = self._mlp(layer, torch.addmm(x, attend(q, keys, values, mask), layer.out))
         return self._logits(x)
@@ -68,42 +68,42 @@ class FusedForward:
     def _prefill_chunk(self, sequences: Sequence[Sequence[int]], rows: Tensor, origin: Tensor) -> Tensor:
         """Run `sequences` [U], cache number `origin[i]` in row `rows[i]`, return the last logits [U, V]."""
         w, g = self._weights, self._geometry
-        count, longest = len(sequences), max(map(len, sequences))
-        ids = torch.tensor([[*s, *[0] * (longest - len(s))] for s in sequences], device=self._device)
+        count = len(sequences)
+        length = min(max(MIN_COLUMNS, *map(len, sequences)), len(self._columns))
+        ids = torch.tensor([[*s, *[0] * (length - len(s))] for s in sequences], device=self._device)
         ends = torch.tensor([len(s) - 1 for s in sequences], device=self._device)
-        last = torch.arange(count, device=self._device) * longest + ends
+        last = torch.arange(count, device=self._device) * length + ends
         x = w.embedding.index_select(0, ids.view(-1))
-        rotation = self._rotation[:longest].repeat(count, 1).unsqueeze(1)
+        rotation = self._rotation[:length].repeat(count, 1)[:, None, None]
         for index, layer in enumerate(w.layers):
-            flat_q, *kv = self._qkv(layer, x, rotation)
-            k, v = (each.view(count, longest, -1, g.head_dim).transpose(1, 2) for each in kv)
-            self._cache.fill(index, rows, origin, k, v)
+            q, kv = self._qkv(layer, x, rotation)
+            kv = kv.view(count, length, g.kv_heads, 2, g.head_dim)
+            self._cache.fill(index, rows, origin, kv)
+            k, v = kv.transpose(1, 2).unbind(3)
             if index + 1 < g.layers:
-                q = flat_q.view(count, longest, -1, g.head_dim).transpose(1, 2)
+                q = q.reshape(count, length, g.heads, g.head_dim).transpose(1, 2)
                 mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=g.heads != g.kv_heads)
-                mixed = mixed.transpose(1, 2).reshape(count * longest, -1)
+                mixed = mixed.transpose(1, 2).reshape(count * length, -1)
             else:  # beyond its keys and values, the last layer matters at the last position only
-                x, q, mask = x.index_select(0, last), flat_q.index_select(0, last), self._mask(ends, longest)
-                keys, values = (each.reshape(-1, longest, g.head_dim) for each in (k, v))
-                mixed = attend(q, keys, values, mask)
+                x, q = x.index_select(0, last), q.index_select(0, last)
+                keys, values = (each.reshape(-1, length, g.head_dim) for each in (k, v))
+                mixed = attend(q, keys, values, self._mask(ends, length))
             x = self._mlp(layer, torch.addmm(x, mixed, layer.out))
         return self._logits(x)
 
     def _logits(self, x: Tensor) -> Tensor:
         return linear(normalise(x, self._weights.final_gain, self._geometry.epsilon), self._weights.head)
 
-    def _qkv(self, layer: Layer, x: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """x [t, hidden], rotation [t, 1, head_dim / 2] -> q [t, heads, d], k and v [t, kv_heads, d], rotated."""
+    def _qkv(self, layer: Layer, x: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor]:
+        """x [t, hidden], rotation [t, 1, 1, d / 2] -> q [t, kv_heads, group, d], k and v [t, kv_heads, 2, d], rotated."""
         g = self._geometry
-        count, rotated = x.shape[0], g.heads + g.kv_heads
         joint = linear(normalise(x, layer.input_gain, g.epsilon), layer.qkv, layer.qkv_bias)
-        qk, v = joint.view(count, -1, g.head_dim).split_with_sizes((rotated, g.kv_heads), 1)
+        joint = joint.view(x.shape[0], g.kv_heads, -1, g.head_dim)
+        qk = joint[:, :, :-1]
         if layer.qk_gain is not None:
-            qk = normalise(qk, layer.qk_gain, g.epsilon)
-        pairs = torch.view_as_complex(qk.float().view(count, rotated, -1, 2))
-        qk = torch.view_as_real(pairs * rotation).view(count, rotated, -1).to(x.dtype)
-        q, k = qk.split_with_sizes((g.heads, g.kv_heads), 1)
-        return q, k, v
+            qk.copy_(normalise(qk, layer.qk_gain, g.epsilon))
+        pass
+        return joint[:, :, :-2], joint[:, :, -2:]
 
     def _mlp(self, layer: Layer, x: Tensor) -> Tensor:
         gate, up = linear(normalise(x, layer.mlp_gain, self._geometry.epsilon), layer.gate_up).chunk(2, dim=1)

@@ -1,6 +1,7 @@
 """Weights of the Llama family (Llama, Qwen2, Qwen3), laid out for few and large operations.
 
-q, k and v are one matrix, gate and up are one matrix. Rows of q and k are permuted so that the two coordinates of a
+q, k and v are one matrix, ordered by key-value head: the queries of its group, its key, its value. Gate and up are one
+matrix. Rows of q and k are permuted so that the two coordinates of a
 rotary pair are neighbours: the rotation is then one complex product, and q.k does not change. In fp32 the weights of
 the norms before these matrices are multiplied into their columns; narrower types would round once more and keep them.
 """
@@ -84,7 +85,7 @@ class Layer:
     input_gain: Tensor | None  # [hidden], None when folded into qkv
     qkv: Tensor  # [(heads + 2 kv_heads) head_dim, hidden]
     qkv_bias: Tensor | None  # [(heads + 2 kv_heads) head_dim]
-    qk_gain: Tensor | None  # [heads + kv_heads, head_dim], None without q and k norms
+    qk_gain: Tensor | None  # [group + 1, head_dim], None without q and k norms
     out: Tensor  # [in, out]
     mlp_gain: Tensor | None  # [hidden], None when folded into gate_up
     gate_up: Tensor  # [2 intermediate, hidden]
@@ -119,13 +120,14 @@ class FusedWeights:
 
         def qkv(kind: str) -> Tensor:
             q, k, v = (part(f"self_attn.{letter}_proj.{kind}") for letter in "qkv")
-            return self._own(self._pair(q), self._pair(k), v)
+            by_head = [each.view(g.kv_heads, -1, *each.shape[1:]) for each in (self._pair(q), self._pair(k), v)]
+            return self._own(torch.cat(by_head, 1).flatten(0, 1))
 
         g = self.geometry
         qk_gain = None
         if g.qk_norm:
             q, k = (self._gain(self._pair(part(f"self_attn.{letter}_norm.weight"))) for letter in "qk")
-            qk_gain = self._own(q.expand(g.heads, -1), k.expand(g.kv_heads, -1))
+            qk_gain = self._own(q.expand(g.heads // g.kv_heads, -1), k.unsqueeze(0))
         input_gain = self._gain(part("input_layernorm.weight"))
         mlp_gain = self._gain(part("post_attention_layernorm.weight"))
         gate_up = self._own(part("mlp.gate_proj.weight"), part("mlp.up_proj.weight"))

@@ -5,9 +5,6 @@ from typing import Literal, TypeAlias
 
 StopReason: TypeAlias = Literal["stop", "length", "cancelled"]
 
-MAX_STOP_IDS = 8
-"""Most ids, the engine's own included, that may end one request."""
-
 
 class RefusedRequest(ValueError):
     """The engine cannot take this request; the message names the request, the limit and what to change."""

@@ -178,6 +178,13 @@ def test_registry_by_import_path() -> None:
         service_class("a", {"a": "json:loads"})
 
 
+def test_a_kind_may_be_an_import_path() -> None:
+    """`package.module:ConfigClass` needs no registry, and a wrong path says what is wrong with it."""
+    assert service_class("midflight.kernel.spec:ServiceSpec") is ServiceSpec
+    with pytest.raises(KindError, match=r"^kind 'no_such:Thing': cannot load 'no_such:Thing': ModuleNotFoundError"):
+        service_class("no_such:Thing")
+
+
 def test_entry_points_add_kinds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An installed package adds a kind, and cannot take over a built-in one."""
     from midflight.kernel.config import default_registry

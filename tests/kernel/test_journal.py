@@ -211,7 +211,12 @@ def test_rotation_bounds_the_disk_and_keeps_recovery(tmp_path: Path) -> None:
 def test_a_snapshot_larger_than_the_bound_does_not_rotate_for_ever(tmp_path: Path) -> None:
     """The bound gives way to the state: at least as many records as the snapshot is large go between rotations."""
     calls = []
-    with Journal(tmp_path / "j", lambda: calls.append(1) or {"big": b"x" * 5000}, max_bytes=1000) as journal:
+
+    def snapshot() -> object:
+        calls.append(1)
+        return {"big": b"x" * 5000}
+
+    with Journal(tmp_path / "j", snapshot, max_bytes=1000) as journal:
         for i in range(1000):
             journal.append({"i": i})
             journal.flush()

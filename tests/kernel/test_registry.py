@@ -74,6 +74,13 @@ def test_old_generation_is_fenced(registry: Registry) -> None:
     assert "rollout-0#2" in answer.why
 
 
+def test_late_hello_of_an_ended_process_is_refused(registry: Registry) -> None:
+    """A hello still in the queue when the exit is known does not bring the service back."""
+    registry.owned["rollout-0"].state = "backoff"
+    assert code(registry, greet()) == "identity"
+    assert registry.find("rollout-0", 1) is None
+
+
 def test_attached_name_belongs_to_its_process(registry: Registry) -> None:
     """Another process cannot take an attached name; the same one may return, older generations may not."""
     assert code(registry, greet("tui", 3, (7,), attach=True)) == "ok"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import zmq
+
 from midflight.messages.sockets import HWM, Endpoint, Incoming, Role
 from midflight.messages.wire import MAX_FRAMES
 

@@ -9,6 +9,8 @@ import msgpack
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.schema import strategy
+
 from midflight.messages.base import Bulk, Message
 from midflight.messages.catalogue import CATALOGUE
 from midflight.messages.tensors import ITEM_BYTES
@@ -24,7 +26,6 @@ from midflight.messages.wire import (
     is_reject,
     reject_frame,
 )
-from support.schema import strategy
 
 GOLDEN = Path(__file__).with_name("golden.json")
 

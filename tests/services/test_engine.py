@@ -287,7 +287,6 @@ def test_cancel(make: Callable[..., Any]) -> None:
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
         ({"temperature": -1.0}, "temperature must be 0 or at least"),
         ({"temperature": float("nan")}, "temperature must be 0 or at least"),
-        ({"stop_ids": tuple(range(9))}, "9 stop ids"),
         ({"id": 1}, "already held"),
     ],
 )
@@ -340,5 +339,5 @@ def test_non_finite_logprobs_are_an_error() -> None:
         model.model.layers[0].mlp.down_proj.weight.fill_(1e38)
     engine = Engine(model, slots=1, max_length=24)
     engine.add(requests(1)[0])
-    with pytest.raises(FloatingPointError, match="log-probs are not finite under version 0"):
+    with pytest.raises(FloatingPointError, match="log-probs are not finite under weights version 0"):
         drain(engine)

@@ -346,7 +346,7 @@ class World:
 
     def check(self) -> None:
         """Assert every invariant of the ledger."""
-        assert not audit(self.book)
+        assert not (faults := audit(self.book)), faults
         self.promised = {k: v for k, v in self.promised.items() if v[0] > self.now}
         for row in self.book.rows.values():
             assert row.epoch >= self.epochs.get(row.id, 0), f"the epoch of sample {row.id} went back"
@@ -417,9 +417,10 @@ class World:
         """The book, the file and the learner's weights tell the same story."""
         learner = self.workers[self.slots[-1]]
         trained = {row.id: row.step for row in self.book.rows.values() if row.state is State.TRAINED}
-        assert {i: s for i, s in learner.history.items() if i in trained} == trained
+        held = {i: s for i, s in learner.history.items() if i in trained}
+        assert held == trained, f"the ledger says trained {trained}, the weights hold {held}"
         closed = self.book.closed[Split.TRAIN][State.TRAINED]
-        assert len(learner.history) == len(trained) + closed
+        assert len(learner.history) == len(trained) + closed, "the weights hold samples the ledger has elsewhere"
         assert self.book.opened[Split.TRAIN] == self.groups * self.rules.responses_per_prompt
         stored = self.store.load()
         assert not balance(stored).problems()
