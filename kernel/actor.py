@@ -11,19 +11,23 @@ Heartbeats come from the main loop only, with a progress counter: a service that
 be silent for long declares a phase with its own deadline first.
 """
 
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from midflight import __version__
 from midflight.messages.base import Scalar
 from midflight.messages.control import (
+    Done,
     Drain,
     Heartbeat,
     HeartbeatOk,
     Hello,
     Refused,
+    State,
+    StateGet,
     Wait,
     Welcome,
 )
@@ -79,6 +83,14 @@ class Actor(Node):
     def apply_knob(self, name: str, value: Scalar) -> int:
         """Use a new value; -> the step from which it is in force."""
         raise KeyError(name)
+
+    def export_state(self) -> tuple[str, dict[str, Any]]:
+        """(schema name, plain values) that a successor can go on from; an empty name means there is nothing."""
+        return "", {}
+
+    def import_state(self, schema: str, state: dict[str, Any]) -> None:
+        """Go on from a predecessor's state. Raises ValueError for a schema this service does not know."""
+        raise ValueError(f"{self.identity} takes no state (offered {schema!r})")
 
     def ports(self) -> dict[str, Role]:
         """The ports this process opens, and as what."""
@@ -208,3 +220,17 @@ class Actor(Node):
         if known is None or version > known[0]:
             known = self._applied[name] = (version, self.apply_knob(name, value))
         self.mail.send("ctl", KnobApplied(knob=name, version=known[0], step=known[1]))
+
+    @handles(StateGet)
+    def _on_state_get(self, message: StateGet, letter: Letter) -> None:
+        schema, state = self.export_state()
+        letter.reply(State(schema_name=schema, json_text=json.dumps(state)))
+
+    @handles(State)
+    def _on_state(self, message: State, letter: Letter) -> None:
+        try:
+            self.import_state(message.schema_name, json.loads(message.json_text))
+        except (ValueError, KeyError, TypeError) as error:
+            letter.reply(Refused(code="state", why=str(error)))
+        else:
+            letter.reply(Done())

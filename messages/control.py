@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from .base import Count, Digest, Flat, Identity, Message, Name, Part, Text
+from .base import Count, Flat, Identity, Message, Name, Part, Text
 from .knobs import KnobDeclaration
 
 
@@ -164,20 +164,22 @@ class Done(Message):
 
 
 class StateGet(Message):
-    """Kernel to service: hand over your state for a successor."""
+    """To a service: hand over your state for a successor."""
 
     KIND: ClassVar[str] = "state.get"
     EXAMPLE: ClassVar[dict[str, Any]] = {}
 
 
 class State(Message):
-    """A service's exported state: JSON text and its schema name, so that a successor can refuse politely."""
+    """A service's state: JSON text under a schema name, so that a successor of another kind can refuse politely.
+
+    Answers `state.get`; sent to a successor, it is answered `done` or `refused`.
+    """
 
     KIND: ClassVar[str] = "state"
-    EXAMPLE: ClassVar[dict[str, Any]] = {"schema_name": "kl/1", "json_text": '{"coef": 0.2}', "digest": "0" * 32}
+    EXAMPLE: ClassVar[dict[str, Any]] = {"schema_name": "kl/1", "json_text": '{"coef": 0.2}'}
     schema_name: Annotated[str, Field(max_length=64)]
     json_text: Annotated[str, Field(max_length=200_000)]
-    digest: Digest
 
 
 KINDS = (

@@ -282,6 +282,6 @@ class LedgerStatus(Message):
 
 
 KINDS = (
-    Want, WantOk, Tickets, Trajectories, ScoreJobs, Scores, GiveBack, Refuse, Ok, Batch, Trained, Commit, Committed, Restore,
-    Restored, LedgerGet, LedgerStatus,
+    Want, WantOk, Tickets, Trajectories, ScoreJobs, Scores, GiveBack, Refuse, Ok, Batch, Trained, Commit, Committed,
+    Restore, Restored, LedgerGet, LedgerStatus,
 )  # fmt: skip

@@ -1,7 +1,7 @@
 """A whole run in one process: the real kernel and real actors on the in-memory network, with a virtual clock.
 
-`World` stands in for the warden: it starts actors when the kernel says so, crashes them when told to, and reports exits.
-Every choice comes from one seed.
+`World` stands in for the warden: it starts actors when the kernel says so, crashes them when told to, and reports
+exits. Every choice comes from one seed.
 """
 
 import random

@@ -7,7 +7,7 @@ Dies    any time: the knob holds its last value, and its successor takes over fr
 """
 
 import json
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 from midflight.kernel.actor import Actor
 from midflight.kernel.follow import Follow
@@ -24,6 +24,7 @@ from midflight.messages.wire import Received
 from .config import KlConfig
 from .law import AdaptiveKLController
 
+SCHEMA = "kl/1"
 ANSWER_S = 5.0
 RETRY_S = 2.0
 
@@ -45,6 +46,16 @@ class Kl(Actor):
         """A new kernel granted nothing yet."""
         self.epoch = None
         self._next_ask = 0.0
+
+    def export_state(self) -> tuple[str, dict[str, Any]]:
+        """The law's whole state."""
+        return SCHEMA, self.law.state_dict()
+
+    def import_state(self, schema: str, state: dict[str, Any]) -> None:
+        """Go on where another law of the same kind stopped."""
+        if schema != SCHEMA:
+            raise ValueError(f"this controller continues {SCHEMA}, not {schema!r}")
+        self.law.load_state_dict(state)
 
     def work(self, now: float) -> bool:
         """Read the stream to its end, then ask for the knob until it is ours: old metrics are never decided again."""
