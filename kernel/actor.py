@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
+import structlog
+
 from midflight import __version__
 from midflight.messages.base import Scalar
 from midflight.messages.control import (
@@ -144,6 +146,13 @@ class Actor(Node):
         )
 
     # the loop's side
+
+    def on_trace(self, trace: str | None) -> None:
+        """Log records carry the trace of the message being handled."""
+        if trace is None:
+            structlog.contextvars.unbind_contextvars("trace")
+        else:
+            structlog.contextvars.bind_contextvars(trace=trace)
 
     def on_turn(self, now: float) -> float:
         """Heartbeat, then own work."""

@@ -63,6 +63,7 @@ class Mail:
         self.identity, self.bus, self.served = identity, bus, served
         self.counters: Counter[str] = Counter()
         self.trace: str | None = None
+        """Id of the message that began the chain of causes now being handled; it goes into every log record."""
         self.cause: str | None = None
         self._sealer = Sealer(identity)
         self._pending: dict[str, _Pending] = {}

@@ -30,9 +30,14 @@ class Letter:
     mail: Mail
 
     def reply(self, message: Message) -> bool:
-        """Answer the sender, correlated with its request."""
+        """Answer the sender, correlated with its request, as part of its trace; also later than in the handler."""
+        envelope = self.received.envelope
         to = self.sender if self.port in self.mail.served else ""
-        return self.mail.send(self.port, message, to=to, correlation=self.received.envelope.id)
+        outer = self.mail.trace, self.mail.cause
+        self.mail.trace, self.mail.cause = envelope.t or envelope.id, envelope.id
+        sent = self.mail.send(self.port, message, to=to, correlation=envelope.id)
+        self.mail.trace, self.mail.cause = outer
+        return sent
 
 
 def handles(kind: type[M]) -> Callable[[Callable[[Any, M, Letter], None]], Callable[[Any, M, Letter], None]]:
@@ -72,14 +77,19 @@ class Node:
         if name is None:
             self.mail.counters["unhandled"] += 1
             return
-        self.mail.trace, self.mail.cause = envelope.t, envelope.id
+        self.mail.trace, self.mail.cause = envelope.t or envelope.id, envelope.id
+        self.on_trace(self.mail.trace)
         getattr(self, name)(received.message, Letter(port, envelope.s, received, incoming.pid, self.mail))
         self.mail.trace = self.mail.cause = None
+        self.on_trace(None)
 
     def turn(self, now: float) -> float:
         """Do what is due; -> seconds until the next turn is needed (0: at once)."""
         self.mail.tick()
         return self.on_turn(now)
+
+    def on_trace(self, trace: str | None) -> None:
+        """A message of this trace is being handled now; None: no longer."""
 
     def on_turn(self, now: float) -> float:
         """Own work of the subclass, in small pieces."""

@@ -15,10 +15,12 @@ def options(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, text in (("check", "is this topology valid?"), ("show", "the resolved topology")):
         one = actions.add_parser(name, help=text)
-        one.add_argument("topology")
-        one.add_argument("overrides", nargs="*", metavar="key.path=value")
-        one.add_argument("-f", "--file", action="append", default=[], metavar="OVERLAY")
-        one.add_argument("--json", action="store_true")
+        one.add_argument("topology", help="a file, or the name of one that comes with midflight, such as demo")
+        one.add_argument("overrides", nargs="*", metavar="key.path=value", help="e.g. services.learner.steps=50")
+        one.add_argument(
+            "-f", "--file", action="append", default=[], metavar="OVERLAY", help="merged over the topology"
+        )
+        one.add_argument("--json", action="store_true", help="one JSON object on stdout")
         if name == "show":
             one.add_argument("--origin", action="store_true", help="where each value was written")
     actions.add_parser("schema", help="the JSON schema of topologies")

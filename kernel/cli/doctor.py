@@ -21,7 +21,7 @@ Finding = tuple[str, bool, str]
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Nothing to choose."""
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", action="store_true", help="one JSON list on stdout")
 
 
 def run(arguments: argparse.Namespace) -> int:

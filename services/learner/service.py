@@ -26,11 +26,13 @@ from midflight.messages.tensors import Column
 from midflight.messages.weights import Handle, WeightsOk, WeightsPublish
 from midflight.messages.wire import Received
 from midflight.services.lease.worker import Worker
+from midflight.services.model.open import pick_device
 from midflight.services.model.weights import retain, write_weights
 
 from .batches import Assembly, rollout_batch
 from .config import LearnerConfig
 from .knobs import declarations
+from .rank import Rank
 from .trainer import Trainer
 
 ANSWER_S = 5.0
@@ -65,6 +67,7 @@ class Learner(Worker):
         """Load the model and the newest verified checkpoint."""
         torch.set_num_threads(self.config.threads)
         with self.phase("load model", PHASE_S):
+            Rank.from_environment().join(pick_device(self.config.device))
             settings = self.run_settings
             root = settings.run_dir / "checkpoints"
             root.mkdir(exist_ok=True)

@@ -37,6 +37,9 @@ class LedgerConfig(ServiceSpec):
     max_staleness: int = Field(
         2, ge=0, description="Batches that may be generated ahead of the one in training; 0 is synchronous."
     )
+    version_slack: int = Field(
+        0, ge=0, description="Versions an engine may be behind the newest and still get prompts; 0 is the least stale."
+    )
     max_lag: int = Field(8, ge=0, description="Versions a sample's oldest token may lag behind when it is batched.")
     on_stale: Literal["drop", "train"] = Field("drop", description="What happens to a sample beyond `max_lag`.")
     filter_zero_variance: bool = Field(False, description="Filter groups whose rewards are all equal.")

@@ -198,6 +198,7 @@ def rules_of(config: LedgerConfig, *, evaluation: bool) -> Rules:
         prompts_per_rollout=config.prompts_per_rollout,
         responses_per_prompt=config.responses_per_prompt,
         max_staleness=config.max_staleness,
+        version_slack=config.version_slack,
         max_lag=config.max_lag,
         on_stale=config.on_stale,
         filter_zero_variance=config.filter_zero_variance,

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .fused_weights import FusedWeights, Geometry, Layer
-from .kernels import MIN_COLUMNS, attend, linear, normalise
+from .kernels import MIN_COLUMNS, add_linear, attend, linear, normalise, rotate_
 from .kv import SlotCache
 
 _FORBIDDEN = 1e30
@@ -56,7 +56,7 @@ class FusedForward:
             q, kv = self._qkv(layer, x, rotation)
             self._cache.append(index, positions, kv)
             keys, values = cached[index]
-            x = self._mlp(layer, torch.addmm(x, attend(q, keys, values, mask), layer.out))
+            x = self._mlp(layer, add_linear(x, attend(q, keys, values, mask), layer.out))
         return self._logits(x)
 
     def shrink(self, rows: int, target: Sequence[int], source: Sequence[int], longest: int) -> None:
@@ -88,7 +88,7 @@ class FusedForward:
                 x, q = x.index_select(0, last), q.index_select(0, last)
                 keys, values = (each.reshape(-1, length, g.head_dim) for each in (k, v))
                 mixed = attend(q, keys, values, self._mask(ends, length))
-            x = self._mlp(layer, torch.addmm(x, mixed, layer.out))
+            x = self._mlp(layer, add_linear(x, mixed, layer.out))
         return self._logits(x)
 
     def _logits(self, x: Tensor) -> Tensor:
@@ -99,15 +99,12 @@ class FusedForward:
         g = self._geometry
         joint = linear(normalise(x, layer.input_gain, g.epsilon), layer.qkv, layer.qkv_bias)
         joint = joint.view(x.shape[0], g.kv_heads, -1, g.head_dim)
-        qk = joint[:, :, :-1]
-        if layer.qk_gain is not None:
-            qk.copy_(normalise(qk, layer.qk_gain, g.epsilon))
-        pass
+        rotate_(joint[:, :, :-1], layer.qk_gain, g.epsilon, rotation)
         return joint[:, :, :-2], joint[:, :, -2:]
 
     def _mlp(self, layer: Layer, x: Tensor) -> Tensor:
         gate, up = linear(normalise(x, layer.mlp_gain, self._geometry.epsilon), layer.gate_up).chunk(2, dim=1)
-        return torch.addmm(x, F.silu(gate).mul_(up), layer.down)
+        return add_linear(x, F.silu(gate).mul_(up), layer.down)
 
     def _mask(self, positions: Tensor, columns: int) -> Tensor:
         """Additive mask [n, kv_heads, columns]: 0 up to each row's position, below -1e30 beyond."""

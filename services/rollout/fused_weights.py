@@ -80,16 +80,16 @@ class Geometry:
 
 @dataclass(slots=True)
 class Layer:
-    """One block; [in, out] names a transposed view, ready for `addmm`."""
+    """One block."""
 
     input_gain: Tensor | None  # [hidden], None when folded into qkv
     qkv: Tensor  # [(heads + 2 kv_heads) head_dim, hidden]
     qkv_bias: Tensor | None  # [(heads + 2 kv_heads) head_dim]
     qk_gain: Tensor | None  # [group + 1, head_dim], None without q and k norms
-    out: Tensor  # [in, out]
+    out: Tensor  # [hidden, heads head_dim]
     mlp_gain: Tensor | None  # [hidden], None when folded into gate_up
     gate_up: Tensor  # [2 intermediate, hidden]
-    down: Tensor  # [in, out]
+    down: Tensor  # [hidden, intermediate]
 
 
 class FusedWeights:
@@ -137,10 +137,10 @@ class FusedWeights:
             qkv=qkv("weight").mul_(input_gain) if fold else qkv("weight"),
             qkv_bias=qkv("bias") if g.qkv_bias else None,
             qk_gain=qk_gain,
-            out=self._own(part("self_attn.o_proj.weight")).t(),
+            out=self._own(part("self_attn.o_proj.weight")),
             mlp_gain=None if fold else mlp_gain,
             gate_up=gate_up.mul_(mlp_gain) if fold else gate_up,
-            down=self._own(part("mlp.down_proj.weight")).t(),
+            down=self._own(part("mlp.down_proj.weight")),
         )
 
     def _gain(self, weight: Tensor) -> Tensor:

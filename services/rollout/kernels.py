@@ -10,21 +10,34 @@ from torch import Tensor
 MIN_COLUMNS = 16
 """Fewest columns to attend over: torch's CPU softmax is ten times slower below one vector of 16 floats."""
 
-_ONEDNN_PRODUCTS = 1_200_000
-_onednn_linear = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+_ONEDNN_PRODUCTS = 2_000_000
+_onednn = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x [t, in] @ weight [out, in]^T + bias. No gradient.
-
-    torch gives fp32 products on CPU to MKL, which on AMD stays on AVX2; oneDNN uses AVX-512 there and is up to 2.2
-    times faster, once the product is large enough to pay for its 9 us a call.
-    """
-    large = x.shape[0] * weight.numel() >= _ONEDNN_PRODUCTS
-    if large and _onednn_linear is not None and x.dtype == torch.float32 and x.device.type == "cpu":
-        out: Tensor = _onednn_linear(x, weight, bias, "none", [], "")
+    """x [t, in] @ weight [out, in]^T + bias. No gradient."""
+    if _onednn is not None and _large(x, weight):
+        out: Tensor = _onednn(x, weight, bias, "none", [], "")
         return out
     return F.linear(x, weight, bias)
+
+
+def add_linear(residual: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """residual [t, out] + x [t, in] @ weight [out, in]^T. No gradient."""
+    if _onednn is not None and _large(x, weight):
+        out: Tensor = _onednn.binary(x, residual, weight, None, "add")
+        return out
+    return torch.addmm(residual, x, weight.t())
+
+
+def _large(x: Tensor, weight: Tensor) -> bool:
+    """Whether oneDNN is worth its 9 us a call.
+
+    torch gives fp32 products on CPU to MKL, which on AMD stays on AVX2; oneDNN uses AVX-512 there and is up to 2.2
+    times faster.
+    """
+    large = x.shape[0] * weight.numel() >= _ONEDNN_PRODUCTS
+    return large and x.dtype == torch.float32 and x.device.type == "cpu"
 
 
 def normalise(x: Tensor, gain: Tensor | None, epsilon: float) -> Tensor:
@@ -33,13 +46,29 @@ def normalise(x: Tensor, gain: Tensor | None, epsilon: float) -> Tensor:
     In fp32 the result is x / hypot(|x|, sqrt(n epsilon)) = x / (sqrt(n) sqrt(mean(x^2) + epsilon)), three small
     operations for torch's eight on CPU; `gain`, or the matrix that follows, holds the factor sqrt(n).
     """
-    size = x.shape[-1]
-    if x.dtype != torch.float32:
-        out = F.rms_norm(x, (size,), None, epsilon)
-        return out if gain is None else out.mul_(gain)
-    floor = _constant(math.sqrt(size * epsilon), x.device)
-    out = x.div(torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot_(floor))
+    if x.dtype == torch.float32:
+        out = x.div(_root(x, epsilon))
+    else:
+        out = F.rms_norm(x, x.shape[-1:], None, epsilon)
     return out if gain is None else out.mul_(gain)
+
+
+def rotate_(x: Tensor, gain: Tensor | None, epsilon: float, rotation: Tensor) -> None:
+    """Normalise x [..., d] where a gain is given, then turn its neighbouring pairs by rotation complex64 [..., d / 2]."""
+    if x.dtype == torch.float32:
+        if gain is not None:
+            x.div_(_root(x, epsilon)).mul_(gain)
+        torch.view_as_complex(x.view(*x.shape[:-1], -1, 2)).mul_(rotation)
+    else:
+        wide = x.float() if gain is None else normalise(x, gain, epsilon).float()
+        pairs = torch.view_as_complex(wide.view(*x.shape[:-1], -1, 2))
+        x.copy_(torch.view_as_real(pairs * rotation).view(x.shape))
+
+
+def _root(x: Tensor, epsilon: float) -> Tensor:
+    """hypot(|x|, sqrt(n epsilon)) over the last dimension, which is kept."""
+    floor = _constant(math.sqrt(x.shape[-1] * epsilon), x.device)
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot_(floor)
 
 
 def attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:

@@ -39,6 +39,7 @@ def test_page_after_a_gap_is_retained_then_ring() -> None:
     page = log.after(0, 100)
     assert [e.seq for e in page.events] == [1, 4, 5, 6]
     assert (page.newest, page.gap) == (6, True)
+    assert [e.seq for e in log.after(1, 100).events] == [4, 5, 6]
     assert [e.seq for e in log.after(3, 2).events] == [4, 5]
     assert log.after(3, 2).gap is False
     assert log.after(6, 9).events == ()
@@ -71,6 +72,7 @@ def test_live_event_before_the_snapshot_is_held_not_lost() -> None:
     assert follower.offer(5, "e5") == []
     assert follower.offer(6, "e6") == []
     assert follower.fill([(2, "e2"), (5, "e5")], 5) == ["e2", "e5", "e6"]
+    assert follower.fill([(5, "e5"), (6, "e6")], 6) == []
     assert not follower.missing
     assert follower.behind(6) is False
     assert follower.behind(7) is True

@@ -93,7 +93,8 @@ def test_every_bit_flip_costs_one_record(tmp_path: Path) -> None:
         reader = JournalReader(path)
         assert reader.read() == [r for i, r in enumerate(records(4)) if i != lost]
         assert reader.damaged == (sizes[lost + 1] - sizes[lost] if lost < 3 else 0)
-        Journal(path, nothing).close()
+        if bit % 8 == 3:
+            Journal(path, nothing).close()
         assert recover(path)[1] == [r for i, r in enumerate(records(4)) if i != lost]
 
 
@@ -118,7 +119,7 @@ def test_a_record_inside_a_payload_is_no_record(tmp_path: Path) -> None:
     """A forged record in a payload is not found when the outer one is torn, because the salt is unknown."""
     path = tmp_path / "journal.bin"
     with Journal(path, nothing) as journal:
-        journal.append(pack("forged", 0, SALT))
+        journal.append(pack("forged", 0, SALT) + b"the rest of the payload")
     path.write_bytes(path.read_bytes()[:-1])
     assert JournalReader(path).read() == []
 
@@ -261,6 +262,30 @@ def test_reading_while_writing(tmp_path: Path, max_bytes: int) -> None:
     assert seen == list(range(400))
     assert reader.damaged == 0
     assert (tmp_path / "journal.bin.1").exists() == (max_bytes == 3000)
+
+
+def test_rotation_between_two_looks_of_a_reader(tmp_path: Path) -> None:
+    """What was written to the old file after the last look and before the rotation is not missed."""
+    path = tmp_path / "journal.bin"
+    with Journal(path, lambda: "snapshot", max_bytes=500) as journal:
+        reader = JournalReader(path)
+        look = reader.read_from
+
+        def and_then_rotate(offset: int) -> tuple[list[Any], int]:
+            values = look(offset)
+            reader.read_from = look  # type: ignore[method-assign]
+            for i in range(100):
+                journal.append(i)
+                journal.flush()
+                if (tmp_path / "journal.bin.1").exists():
+                    break
+            return values
+
+        reader.read_from = and_then_rotate  # type: ignore[method-assign]
+        seen = reader.read()
+    assert seen[-1] == "snapshot"
+    assert len(seen) > 10
+    assert seen[:-1] == list(range(len(seen) - 1))
 
 
 def test_read_from_an_offset(tmp_path: Path) -> None:

@@ -59,6 +59,7 @@ def epoch_of(answer: object) -> int:
         (BATCH, False, "type"),
         (KnobSpec("a.b", "int", 0), 2**70, "range"),
         (KnobSpec("a.b", "float", 0), -1e300, -1e300),
+        (KnobSpec("a.b", "float", 0), math.inf, "range"),
         (FLAG, False, False),
         (FLAG, 1, "type"),
         (MODE, "train", "train"),
@@ -154,7 +155,7 @@ def test_a_person_takes_and_gives_back(table: KnobTable) -> None:
     assert code(table.set("kl.coef", 2.0, "ann", 0.0)) == "ok"
     table.release("kl.coef", "ann", None)
     knob = table.knobs["kl.coef"]
-    assert (knob.owner, knob.value, knob.epoch > before) == ("kl#1", 2.0, True)
+    assert (knob.owner, knob.value, knob.epoch) == ("kl#1", 2.0, before + 2)
     assert code(table.set("kl.coef", 0.3, "kl#1", 0.0, epoch=knob.epoch)) == "ok"
 
 
@@ -186,7 +187,8 @@ def test_attached_hold_expires(table: KnobTable) -> None:
     """An attached owner that falls silent loses the knob; signs of life and a stopped kernel count for it."""
     table.acquire("kl.coef", "tui#1", 0.0, ttl_s=5.0)
     table.acquire("batch.size", "ann", 0.0)
-    table.renew("tui#1", 4.0)
+    table.renew("tui#1", 2.0)
+    assert table.acquire("kl.coef", "tui#1", 4.0, ttl_s=5.0) == Acquired(1, ())
     assert table.expire(9.0) == ()
     table.time_back(100.0, 109.0)
     assert table.expire(109.0) == ()
@@ -254,7 +256,7 @@ class Steering(RuleBasedStateMachine):
     def begin(self) -> None:
         self.table, self.replayed = KnobTable(), KnobTable()
         self.now = 0.0
-        self.before: dict[str, tuple[int, int]] = {}
+        self.before: dict[str, tuple[int, int, str | None]] = {}
         for spec in (COEF, BATCH, MODE):
             self.record(self.table.declare(spec))
 
@@ -322,11 +324,13 @@ class Steering(RuleBasedStateMachine):
     def values_in_range_and_counters_grow(self) -> None:
         for name, knob in self.table.knobs.items() if hasattr(self, "table") else ():
             assert knob.spec.check(knob.value) == knob.value
-            version, epoch = self.before.get(name, (0, 0))
+            version, epoch, owner = self.before.get(name, (0, 0, None))
             assert knob.version >= version
-            assert knob.epoch >= epoch
-            self.before[name] = (knob.version, knob.epoch)
+            assert knob.epoch > epoch or (knob.epoch, knob.owner) == (epoch, owner)
+            self.before[name] = (knob.version, knob.epoch, knob.owner)
             assert knob.owner is not None or not knob.former
+            waiting = [entry[0] for entry in knob.former]
+            assert len({knob.owner, *waiting}) == 1 + len(waiting)
 
 
 TestSteering = Steering.TestCase

@@ -31,11 +31,12 @@ def book(groups: int = 2, **changes: Any) -> Book:
 
 
 def take(book: Book, stage: StageName, holder: str = "", n: int = 100, now: float = 0.0) -> list[tuple[int, int]]:
-    """Let `holder` want `n` of a stage, holding all it has; return the leases it is granted."""
+    """Let `holder` want `n` of a stage, holding all it has; return the leases it is granted now."""
     holder = holder or (LEARNER if stage == "train" else f"{stage}#1")
     held = [(id_, book.rows[id_].epoch) for id_ in book.leases[stage].of(holder)]
     book.want(holder, stage, n, held, [], book.newest if book.newest is not None else -1, now)
     grants = [grant for grant in book.match(now) if grant.holder == holder]
+    book.credits[stage].revoke(holder)
     return [lease for grant in grants for lease in grant.leases]
 
 

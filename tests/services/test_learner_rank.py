@@ -1,0 +1,37 @@
+"""The torchrun contract of the learner."""
+
+import subprocess
+import sys
+
+import pytest
+
+from midflight.services.learner.rank import Rank
+
+CONTRACT = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29555"}
+
+
+def test_without_a_contract_the_group_is_this_process() -> None:
+    """A plain start touches nothing of torch.distributed."""
+    assert Rank.from_environment({}) == Rank(0, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"), [({"MASTER_PORT": None}, "MASTER_PORT"), ({"WORLD_SIZE": "2"}, "one rank")]
+)
+def test_a_wrong_contract_is_refused_by_name(change: dict[str, str | None], text: str) -> None:
+    """What is missing, or too many ranks, is said."""
+    environ = {key: value for key, value in {**CONTRACT, **change}.items() if value is not None}
+    with pytest.raises(ValueError, match=text):
+        Rank.from_environment(environ)
+
+
+def test_torchrun_starts_it() -> None:
+    """The real torchrun sets the contract; the rank joins a gloo group of one."""
+    code = (
+        "import torch, torch.distributed as d; from midflight.services.learner.rank import Rank; "
+        "r = Rank.from_environment(); assert r.join(torch.device('cpu')) and d.get_world_size() == 1; "
+        "d.destroy_process_group(); print('joined', r.rank)"
+    )
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1", "--no-python"]
+    done = subprocess.run([*torchrun, sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert "joined 0" in done.stdout, done.stderr[-2000:]

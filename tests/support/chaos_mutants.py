@@ -1,0 +1,68 @@
+"""Ledgers with one rule of the protocol taken out; a chaos run that stays green under one of them proves nothing."""
+
+import os
+import signal
+import time
+from typing import cast
+
+from midflight.messages.samples import Ok, Trained
+from midflight.services.ledger.book import Book
+from midflight.services.ledger.grants import Grant
+from midflight.services.ledger.row import Row
+from midflight.services.ledger.service import Ledger
+from midflight.services.ledger.states import Stage, Verdict
+
+
+class EagerLedger(Ledger):
+    """Acknowledges before it commits; dies once, after it has so acknowledged a `trained`."""
+
+    def _flush(self) -> bool:
+        fatal = any(
+            isinstance(reply, Ok) and letter.received.envelope.k == Trained.KIND for letter, reply in self._replies
+        )
+        for letter, message in self._replies:
+            letter.reply(message)
+        self._replies.clear()
+        flag = self.settings.run_dir / "died-once"
+        if fatal and not flag.exists():
+            flag.touch()
+            time.sleep(0.1)  # the answers leave the socket; the transaction is never written
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super()._flush()
+
+
+class EpochlessBook(Book):
+    """Every answer for a leased sample counts."""
+
+    def stands(self, row: Row, stage: Stage, epoch: int, holder: str) -> Verdict | None:
+        """Without a look at epoch or holder."""
+        return None if row.state is stage.leased else Verdict.OK if row.done[stage.index] else Verdict.STALE
+
+
+class EpochlessLedger(Ledger):
+    """Uses `EpochlessBook`."""
+
+    def start(self) -> None:
+        """Swap the rules under a loaded book."""
+        super().start()
+        cast(object, self.book).__class__ = EpochlessBook  # type: ignore[assignment]
+
+
+class FaithfulBook(Book):
+    """The dead keep their credit and their leases."""
+
+    def holder_died(self, holder: str) -> int:
+        """Nothing happens."""
+        return 0
+
+    def unsent(self, grant: Grant) -> None:
+        """What could not be sent is thought to have arrived."""
+
+
+class FaithfulLedger(Ledger):
+    """Uses `FaithfulBook`."""
+
+    def start(self) -> None:
+        """Swap the rules under a loaded book."""
+        super().start()
+        cast(object, self.book).__class__ = FaithfulBook  # type: ignore[assignment]
