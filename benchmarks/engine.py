@@ -4,9 +4,10 @@
 
 One thread, the demo's model in fp32, equal lengths (no request stops early), log-probs of all sampled tokens wanted
 from both. Two workloads: every prompt distinct, and groups of 8 responses to a prompt, as the demo's training asks for
-(the engine then prefills a prompt once; generate repeats it, as its num_return_sequences does). The contenders are run in turn in every round. Times are CPU time of the thread, which on an idle machine is
-wall time and on a busy one disturbs less. Speeds are of each one's best round and ratios are of those, with the ratio
-of the medians beside them. `generate` samples the plain softmax, no top-k or top-p.
+(the engine then prefills a prompt once; generate repeats it, as its num_return_sequences does). The contenders run in
+turn in every round. Times are CPU time of the thread, which on an idle machine is wall time and on a busy one
+disturbs less. Speeds are of each one's best round and ratios are of those, with the ratio of the medians beside them.
+`generate` samples the plain softmax, no top-k or top-p.
 """
 
 import argparse

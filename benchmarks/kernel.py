@@ -23,7 +23,7 @@ from common import LiveRun, cpu_seconds, live_run, percentile, show
 
 from midflight.kernel.client import Client
 from midflight.messages.base import Message
-from midflight.messages.control import Heartbeat, Hello, StatusGet, Wait, Welcome
+from midflight.messages.control import Heartbeat, Hello, StatusGet, Welcome
 from midflight.messages.envelope import MAJOR
 from midflight.messages.wire import Sealer, dump
 
@@ -43,9 +43,8 @@ socket.bind(sys.argv[1])
 while True:
     socket.send_multipart(socket.recv_multipart())
 """
-BEAT = Heartbeat(
-    progress=812, ready=True, waits=[Wait(name="batch", left_s=12.5)], stats={"step": 41, "tokens_per_s": 8123.0}
-)
+BEAT = Heartbeat(progress=812, ready=True, stats={"active": 128, "queued": 32, "version": 41})
+"""A rollout's."""
 
 
 def sealed(identity: str, message: Message) -> list[bytes]:

@@ -2,9 +2,9 @@
 
     python benchmarks/ledger.py [--samples 20000] [--bytes 10000] [--drain 64]
 
-Each sample is issued, granted, held by two `want`s, begun, generated (payload written), granted and scored, batched, leased,
-trained, committed and closed (payload deleted), with its rows and life in SQLite WAL, one transaction a loop turn of
-`drain` answers, as the service does it. Messages and sockets are not in it. Targets: 60 us a sample, at most 200.
+Each sample is issued, granted, held, begun, generated (payload written), granted and scored, batched, leased, trained,
+committed and closed (payload deleted), with its rows and life in SQLite WAL, one transaction a loop turn of `drain`
+answers, as the service does it. Messages and sockets are not in it. Targets: 60 us a sample, at most 200.
 """
 
 import argparse
@@ -114,7 +114,8 @@ def main() -> None:
         raise SystemExit(f"the ledger does not balance: {faults}")
     done = book.totals[Split.TRAIN][State.TRAINED]
     us = 1e6 / done
-    print(f"machine    {platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    print(f"machine    {machine}, Python {platform.python_version()}")
     print(f"load       {os.getloadavg()[0]:.1f}; {done} samples of {options.bytes} B, {store.writes} transactions")
     print(f"book       {(cpu - store.write_s - store.read_s) * us:6.1f} us CPU a sample")
     print(f"write      {store.write_s * us:6.1f} us")

@@ -147,6 +147,10 @@ class Actor(Node):
 
     # the loop's side
 
+    def hears(self, kind: str) -> bool:
+        """Until `start` is done only the runtime's own kinds; whatever matters is repeated by its sender."""
+        return self.ready or kind in Actor.HANDLERS
+
     def on_trace(self, trace: str | None) -> None:
         """Log records carry the trace of the message being handled."""
         if trace is None:

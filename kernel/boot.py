@@ -2,7 +2,7 @@
 
 Reads its name from the environment, ties its life to the warden's, sets its limits, opens its log, loads its own part
 of the resolved configuration, imports its class and runs it until it leaves. Exit codes: 0 done, 1 a fault (logged with
-its traceback), 3 the warden is gone, 4 fenced by a successor, 143 SIGTERM.
+its traceback), 3 the warden is gone, 4 fenced by a successor, 78 a mistake of the user's, 143 SIGTERM.
 """
 
 import os
@@ -17,6 +17,7 @@ import structlog
 from . import logs
 from .actor import Actor
 from .loop import Loop
+from .mistake import EXIT_MISTAKE, UserMistake
 from .process import bootstrap_from_environment
 from .settings import Settings
 
@@ -48,6 +49,10 @@ def main() -> int:
         actor.close()
         loop.flush(0.5)
         log.info("left", code=code)
+    except UserMistake as error:
+        sys.stderr.write(" ".join(str(error).split()) + "\n")
+        log.error("cannot run", why=str(error))
+        code = EXIT_MISTAKE
     except Exception as error:
         traceback.print_exc()
         log.exception("crashed", error=f"{type(error).__name__}: {error}")

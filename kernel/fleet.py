@@ -10,6 +10,7 @@ from midflight.messages.base import Scalar
 from .commands import Command, Emit, Kill, RunOver, Spawn
 from .instance import UP, Instance, State
 from .ladder import DRAIN, KILL, TERM, Ladder
+from .mistake import EXIT_MISTAKE
 from .registry import Registry
 from .restart import Exit, GiveUp, Restart
 from .roster import Child, ChildSpec, Roster
@@ -114,7 +115,7 @@ class Fleet:
         """What follows an exit that nobody asked for."""
         decision = child.policy.decide(child.history, ended, now, self._rng)
         if isinstance(decision, GiveUp):
-            return self._give_up(child, decision.why, now)
+            return self._give_up(child, decision.why, now, EXIT_MISTAKE if decision.mistake else 1)
         if isinstance(decision, Restart):
             child.history = [*child.policy.recent(child.history, now), now]
             child.restarts += 1
@@ -131,22 +132,28 @@ class Fleet:
             out += self.request_stop("drain", f"{child.name} {how}", now, 0 if ended.normal else 1)
         return out
 
-    def _give_up(self, child: Child, why: str, now: float) -> list[Command]:
-        """Go on without it, or end the run if it is significant. Its one_for_all group fails as one."""
+    def _give_up(self, child: Child, why: str, now: float, code: int = 1) -> list[Command]:
+        """End the run with `code` if nobody is left who does what it did, or the user is to blame; else go on.
+
+        Nobody is left when its slot is significant and this was the last replica. A one_for_all group fails as one.
+        """
         child.wanted, child.failed = False, True
         out = self._mark(child, "failed", why)
-        fate = "the run ends" if child.spec.significant else "the run goes on without it"
+        grouped = child.spec.strategy == "one_for_all"
+        last = grouped or not any(other.wanted for other in self.roster.select(child.slot))
+        ends = (child.spec.significant and last) or code == EXIT_MISTAKE
+        fate = "the run ends" if ends else "the run goes on without it"
         body: dict[str, Scalar] = {"name": child.name, "slot": child.slot, "why": f"{why}; {fate}"}
         out.append(Emit("service.failed", child.name, body))
-        if child.spec.strategy == "one_for_all":
+        if grouped:
             for other in self.roster.companions(child):
                 other.wanted, other.failed = False, True
                 if self._of(other).live:
                     out += self._climb(other, TERM, now, f"its group fails with {child.name}")
                 else:
                     out += self._mark(other, "failed", f"its group fails with {child.name}")
-        if child.spec.significant:
-            out += self.request_stop("drain", f"{child.name}: {why}", now, 1)
+        if ends:
+            out += self.request_stop("drain", f"{child.name}: {why}", now, code)
         return out
 
     def _ask(self, child: Child, rung: int, now: float, why: str) -> list[Command]:

@@ -80,6 +80,8 @@ class Kernel(Node):
     def carry_out(self, commands: Iterable[Command]) -> None:
         """Do what the supervisor decided; its state is journaled first."""
         commands = list(commands)
+        if not commands:
+            return
         if any(isinstance(command, Emit) for command in commands):
             self.journal.append({"t": "supervisor", **self._supervision()})
             self.journal.flush()
@@ -168,22 +170,24 @@ class Kernel(Node):
     @handles(Heartbeat)
     def _on_heartbeat(self, message: Heartbeat, letter: Letter) -> None:
         name, _, generation = letter.sender.partition("#")
-        if self.supervisor.registry.find(name, int(generation)) is None:
+        number = int(generation)
+        instance = self.supervisor.registry.find(name, number)
+        if instance is None:
             letter.reply(Refused(code="identity", why=f"{letter.sender} is not a living service of this run"))
             return
         beat = Beat(
             progress=message.progress,
             phase=message.phase or "",
             phase_s=message.phase_s or 0.0,
-            waits=tuple((wait.name, wait.left_s) for wait in message.waits),
+            waits=tuple([(wait.name, wait.left_s) for wait in message.waits]),
             stats=message.stats,
         )
         now = self.bus.now()
         self.desk.table.renew(letter.sender, now)
         letter.reply(HeartbeatOk(boot=self.boot_id, seq=self.stream.newest))
-        if message.ready:
-            self.carry_out(self.supervisor.on_ready(name, int(generation), now))
-        self.carry_out(self.supervisor.on_heartbeat(name, int(generation), beat, now))
+        if message.ready and instance.state == "loading":
+            self.carry_out(self.supervisor.on_ready(name, number, now))
+        self.carry_out(self.supervisor.on_heartbeat(name, number, beat, now))
 
     @handles(Post)
     def _on_post(self, message: Post, letter: Letter) -> None:

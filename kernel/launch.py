@@ -11,6 +11,7 @@ from pathlib import Path
 from midflight.messages.envelope import MAJOR
 
 from .config import Loaded
+from .resume import changed
 from .rundir import RunDir, RunInfo, create_shm, link_current, new_run_id, sweep_shm
 
 
@@ -30,18 +31,23 @@ class Launched:
 def prepare(loaded: Loaded, run_dir: Path | None, resume: bool) -> tuple[RunDir, str]:
     """Create or take over a run directory under its lock and write everything a kernel needs; -> (directory, run id).
 
-    Raises ResumeError, RunDirError, RunDirBusy; nothing has been started then.
+    Raises ResumeError, RunDirError, RunDirBusy; nothing has been started or changed then.
     """
     run_id = new_run_id(loaded.topology.run)
     folder = RunDir(run_dir or Path("runs") / run_id)
     exists = folder.ledger_db.exists() or folder.config_json.exists()
     if resume and not exists:
         raise ResumeError(f"{folder.path}: no run to resume here; leave --resume out to start one")
-    if exists and not resume:
+    if exists and not resume and not folder.is_live():
         raise ResumeError(f"{folder.path}: a run was here; --resume goes on with it, --run-dir names another place")
     folder.create().hold()
     if folder.previous:
         run_id = folder.previous.run_id
+    if resume and (what := changed(folder, loaded)):
+        if folder.previous:
+            folder.publish(folder.previous)
+        folder.release()
+        raise ResumeError(f"{folder.path}: {what}")
     sweep_shm(folder.shm_root)
     create_shm(run_id, folder.path, folder.shm_root)
     folder.write_json(folder.config_json, loaded.data)

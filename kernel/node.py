@@ -5,8 +5,7 @@ A node never blocks and never sleeps. The loop (or the in-memory network) hands 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from midflight.messages.base import Message
 from midflight.messages.sockets import Incoming
@@ -18,8 +17,7 @@ M = TypeVar("M", bound=Message)
 Handler = Callable[..., None]
 
 
-@dataclass(frozen=True, slots=True)
-class Letter:
+class Letter(NamedTuple):
     """Where a message came from, for handlers that answer it."""
 
     port: str
@@ -74,19 +72,24 @@ class Node:
             return
         envelope = received.envelope
         name = self.HANDLERS.get(envelope.k)
-        if name is None:
-            self.mail.counters["unhandled"] += 1
+        if name is None or not self.hears(envelope.k):
+            self.mail.counters["unhandled" if name is None else "early"] += 1
             return
-        self.mail.trace, self.mail.cause = envelope.t or envelope.id, envelope.id
-        self.on_trace(self.mail.trace)
-        getattr(self, name)(received.message, Letter(port, envelope.s, received, incoming.pid, self.mail))
-        self.mail.trace = self.mail.cause = None
+        mail, cause = self.mail, envelope.id
+        mail.trace, mail.cause = envelope.t or cause, cause
+        self.on_trace(mail.trace)
+        getattr(self, name)(received.message, Letter(port, envelope.s, received, incoming.pid, mail))
+        mail.trace = mail.cause = None
         self.on_trace(None)
 
     def turn(self, now: float) -> float:
         """Do what is due; -> seconds until the next turn is needed (0: at once)."""
         self.mail.tick()
         return self.on_turn(now)
+
+    def hears(self, kind: str) -> bool:
+        """Whether messages of a kind are handled now."""
+        return True
 
     def on_trace(self, trace: str | None) -> None:
         """A message of this trace is being handled now; None: no longer."""

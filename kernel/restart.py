@@ -2,7 +2,8 @@
 
 permanent: always; transient: after an abnormal exit; temporary: never. More than `intensity` restarts within
 `period_s` give up, and the reason is told. The n-th restart within the period waits min(backoff_max_s,
-backoff_s * 2^(n-1)), jittered to 50-100 % of that; a period without an exit starts the count again.
+backoff_s * 2^(n-1)), jittered to 50-100 % of that; a period without an exit starts the count again. A process that ends with EXIT_MISTAKE
+is never started again: it would only repeat its reason.
 """
 
 import random
@@ -10,6 +11,8 @@ import signal as signals
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+from .mistake import EXIT_MISTAKE
 
 Kind = Literal["permanent", "transient", "temporary"]
 Strategy = Literal["one_for_one", "rest_for_one", "one_for_all"]
@@ -43,8 +46,12 @@ class Exit:
             text = "unknown exit" if self.code is None else f"exit code {self.code}"
         if self.why:
             text += f" ({self.why})"
-        last = self.tail.strip().rsplit("\n", 1)[-1].strip()
-        return f"{text}: {last[-TAIL:]}" if last else text
+        return f"{text}: {self.last_words}" if self.last_words else text
+
+    @property
+    def last_words(self) -> str:
+        """The last line of its output."""
+        return self.tail.strip().rsplit("\n", 1)[-1].strip()[-TAIL:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +63,10 @@ class Restart:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """Do not start it again: it fails too often."""
+    """Do not start it again: it fails too often, or for a reason that no restart mends (`mistake`)."""
 
     why: str
+    mistake: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +93,8 @@ class RestartPolicy:
 
     def decide(self, history: Sequence[float], ended: Exit, now: float, rng: random.Random) -> Decision:
         """What follows the exit `ended` at `now`, given the times of the counted exits before it."""
+        if ended.code == EXIT_MISTAKE:
+            return GiveUp(ended.last_words or ended.text(), mistake=True)
         if self.restart == "temporary" or (self.restart == "transient" and ended.normal):
             return Leave()
         recent = self.recent(history, now)

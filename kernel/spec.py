@@ -89,6 +89,8 @@ class ServiceSpec(Config):
 
     entry: ClassVar[str] = ""
     """Where the service's class lives: `package.module:Class`. Imported only by the service's process."""
+    fixed: ClassVar[tuple[str, ...]] = ()
+    """Fields (dotted) that a resumed run must keep, because what the run has stored means something else without."""
     plays: ClassVar[str] = ""
     """The built-in kind whose part it takes towards other services, e.g. `rollout`; its own kind when empty."""
 
@@ -102,7 +104,7 @@ class ServiceSpec(Config):
         "one_for_one",
         description="Who restarts with a process that dies: itself; also those that depend on it; all replicas.",
     )
-    significant: bool = Field(False, description="Whether its normal exit ends the run, and its give-up fails the run.")
+    significant: bool = Field(False, description="Whether its normal exit ends the run, and the give-up of its last process fails it.")
     depends_on: list[str] = Field([], description="Slots that must be ready before this one starts.")
     start_timeout_s: float = Field(120, gt=0, description="Longest time from spawn to ready, in seconds.")
     heartbeat_timeout_s: float = Field(

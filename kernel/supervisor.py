@@ -11,6 +11,7 @@ should run is started again until its restart policy gives up, and then the run 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import NamedTuple
 
 from midflight.messages.base import Scalar
 
@@ -29,8 +30,7 @@ ADOPT_GRACE_S = 2.0
 """Extra seconds for a service to find a restarted kernel."""
 
 
-@dataclass(frozen=True, slots=True)
-class Beat:
+class Beat(NamedTuple):
     """One heartbeat. `phase` is the declared phase, empty for none; `phase_s` its limit on silence in seconds."""
 
     progress: int

@@ -8,8 +8,7 @@ which asks the socket rather than its edge-triggered descriptor, so no wake-up i
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import zmq
 
@@ -17,12 +16,14 @@ from .wire import MAX_BUFFER, MAX_FRAMES
 
 HWM: Final = 1000
 """Messages a socket may hold for one peer in each direction."""
+_NOBLOCK: Final = int(zmq.NOBLOCK)
+_MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
+"""Plain ints: pyzmq's own flags are enums, and send_multipart and rcvmore spend more on them than libzmq on a message."""
 Role = Literal["router", "dealer", "xpub", "sub"]
 _TYPES: Final = {"router": zmq.ROUTER, "dealer": zmq.DEALER, "xpub": zmq.XPUB, "sub": zmq.SUB}
 
 
-@dataclass(frozen=True, slots=True)
-class Incoming:
+class Incoming(NamedTuple):
     """Raw frames of one message, with what the socket knows of the peer."""
 
     sender: str
@@ -58,9 +59,12 @@ class Endpoint:
 
     def send(self, frames: list[bytes], to: str = "") -> bool:
         """Queue a message. False when the peer is unknown or its queue is full: nothing was sent."""
-        parts = [to.encode(), *frames] if self.role == "router" else frames
+        *rest, last = [to.encode(), *frames] if self.role == "router" else frames
+        send = self.socket.send
         try:
-            self.socket.send_multipart(parts, zmq.NOBLOCK)
+            for frame in rest:
+                send(frame, _MORE)
+            send(last, _NOBLOCK)
         except zmq.ZMQError as error:
             if error.errno in (zmq.EAGAIN, zmq.EHOSTUNREACH):
                 return False
@@ -71,17 +75,17 @@ class Endpoint:
         """Up to `limit` waiting messages; the caller comes back for the rest in its next turn."""
         for _ in range(limit):
             try:
-                first = self.socket.recv(zmq.NOBLOCK, copy=False)
+                first = self.socket.recv(_NOBLOCK, copy=False)
             except zmq.Again:
                 return
             yield self._read(first)
 
     def _read(self, first: zmq.Frame) -> Incoming:
-        frames = [first.bytes]
-        while self.socket.rcvmore:
-            frame = self.socket.recv()
+        frames, frame = [first.bytes], first
+        while frame.more:
+            frame = self.socket.recv(_NOBLOCK, copy=False)
             if len(frames) <= MAX_FRAMES + 1:  # one too many is kept, so that decode refuses it by its count
-                frames.append(frame)
+                frames.append(frame.bytes)
         if self.role != "router":
             return Incoming("", frames)
         return Incoming(frames[0].decode("ascii", "replace"), frames[1:], _peer_pid(first))

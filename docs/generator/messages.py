@@ -3,7 +3,7 @@
 import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pydantic import BaseModel
 
@@ -27,7 +27,7 @@ def page() -> str:
         about = doc.partition(": ")[2].strip()
         parts += [f"## Topic {topic}\n", f"{about[0].upper()}{about[1:]}\n"]
         parts += [section(kind) for kind in kinds]
-        parts += [_part(part) for part in _parts_of(kinds[0].__module__)]
+        parts += [_part(part) for part in own_parts(kinds)]
     return "\n".join(parts)
 
 
@@ -102,8 +102,9 @@ def _columns(kind: type[Message]) -> str:
     return table(["column", "dtype"], rows)
 
 
-def _parts_of(module: str) -> Iterator[type[Part]]:
-    """The typed pieces a topic's messages are made of, in the order of the file."""
+def own_parts(kinds: Sequence[type[Message]]) -> Iterator[type[Part]]:
+    """The typed pieces that a topic's messages are made of, in the order of its file."""
+    module = kinds[0].__module__
     for value in vars(sys.modules[module]).values():
         own = inspect.isclass(value) and value.__module__ == module
         if own and issubclass(value, Part) and not issubclass(value, Message):

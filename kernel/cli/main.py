@@ -1,10 +1,12 @@
 """midflight: launch, watch and steer runs. `midflight VERB --help` tells each verb's options."""
 
 import argparse
+import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Final
+from typing import Final, NoReturn
 
 from .exits import INTERRUPTED, NO_RUN, USAGE, Stop
 
@@ -35,7 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         one = verbs.add_parser(verb, help=text, description=text)
         if arguments[:1] == [verb]:
             _module(verb).options(one)
-    chosen = parser.parse_args(arguments)
+    chosen, rest = parser.parse_known_args(arguments)
+    if rest and ("overrides" not in chosen or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:  # argparse takes positionals in one piece only; key=value may stand after options too
+        chosen.overrides += rest
     if chosen.version:
         from midflight import __version__
 
@@ -74,5 +80,14 @@ def _run(chosen: argparse.Namespace) -> int:
         return 0
 
 
+def entry() -> NoReturn:
+    """The console script. Taking the interpreter down would cost `midflight ps` another third of its CPU time."""
+    code = main()
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()

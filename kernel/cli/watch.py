@@ -8,12 +8,14 @@ from typing import Any, Literal
 
 from midflight.kernel.client import Client, Unreachable
 from midflight.kernel.launch import Launched
+from midflight.kernel.mistake import EXIT_MISTAKE
 from midflight.messages.control import RunStop
 from midflight.messages.events import Event
 from midflight.messages.wire import WireError, decode
 
 from .common import seconds
-from .exits import FAILED
+from .exits import FAILED, USAGE
+from .postmortem import last_words
 
 MODES: tuple[tuple[Literal["drain", "stop", "kill"], str], ...] = (
     ("drain", "draining: finishing the work in hand and writing a checkpoint; Ctrl-C again stops"),
@@ -38,6 +40,7 @@ class Watch:
         self.evaluations: list[tuple[int, float]] = []
         self.over = ""
         self.stopping = False
+        self.failed: list[str] = []
         self._live = sys.stdout.isatty()
         self._drawn = 0
 
@@ -61,6 +64,8 @@ class Watch:
                 self._take(incoming.frames)
         code = warden.wait()
         self._summary(code)
+        if code == EXIT_MISTAKE:
+            return USAGE
         return code if code in (0, FAILED) else FAILED
 
     def _stop(self, client: Client) -> None:
@@ -108,10 +113,12 @@ class Watch:
             self._print(f"held-out accuracy {value:.3f} at step {event.step} ({event.body.get('n')} prompts)")
 
     def _on_service_failed(self, event: Event) -> None:
+        self.failed.append(str(event.body.get("name")))
         self._print(f"{event.body.get('name')} failed: {event.body.get('why')}")
 
     def _on_service_exit(self, event: Event) -> None:
-        if not event.body.get("asked") and not self.stopping:
+        expected = event.body.get("asked") or event.body.get("code") in (0, EXIT_MISTAKE)
+        if not expected and not self.stopping:
             self._print(f"{event.body.get('name')}: {event.body.get('cause')}")
 
     def _on_note(self, event: Event) -> None:
@@ -161,8 +168,8 @@ class Watch:
         if self.evaluations:
             print("held-out accuracy " + "  ".join(f"{step}: {value:.3f}" for step, value in self.evaluations))
         print(f"run directory     {self.launched.run_dir.path}")
-        if code:
-            print(f"why               {self.launched.run_dir.logs}/ (warden.out and the services' logs)")
+        if code not in (0, EXIT_MISTAKE):
+            print(last_words(self.launched.run_dir.logs, self.failed))
 
 
 def spark(values: list[float], width: int = 60) -> str:

@@ -22,11 +22,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Protocol
 
+from midflight.kernel.mistake import UserMistake
+
 _SPLIT = re.compile(r"([\w.:%+\-\[\]]+)@(.+)")
 _LONGEST_CELL = 64 << 20  # bytes; the csv module's own 128 KiB is less than one long conversation
 
 
-class DataError(Exception):
+class DataError(UserMistake):
     """A source as a whole cannot be read; the text says what, where and what to do."""
 
 
@@ -36,6 +38,9 @@ class BadRow:
 
     origin: str
     reason: str
+
+    def __str__(self) -> str:
+        return f"{self.origin}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from midflight.kernel.mistake import UserMistake
+
 from .durable import Chunk, FileRecord, fsync_directory, hash_file, write_file
 from .failpoint import failpoint
 
@@ -29,6 +31,10 @@ _OLD = re.compile(r"\.old-(step-\d{8})-\d+")
 
 class CheckpointError(Exception):
     """A checkpoint cannot be written, or is not what its manifest says; the message names file and reason."""
+
+
+class UnusableCheckpoint(CheckpointError, UserMistake):
+    """Whole, perhaps, but nothing to go on from here: another model wrote it, or what it needs is gone."""
 
 
 @dataclass(frozen=True, slots=True)

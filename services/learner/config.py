@@ -53,7 +53,7 @@ class LearnerConfig(ServiceSpec):
     entry: ClassVar[str] = "midflight.services.learner.service:Learner"
 
     kind: Literal["learner"] = "learner"
-    significant: bool = Field(True, description="Its normal exit ends the run.")
+    significant: bool = Field(True, description="Its normal exit ends the run; see ServiceSpec.")
     restart: Literal["permanent", "transient", "temporary"] = Field("transient", description="See ServiceSpec.")
     steps: int = Field(100, ge=1, description="Batches to train on; the run ends after them.")
     device: str = Field("auto", description="`cpu`, `cuda`, or `auto`: the GPU if torch sees one.")

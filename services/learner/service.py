@@ -16,6 +16,7 @@ import structlog
 import torch
 
 from midflight.kernel.mail import Bus
+from midflight.kernel.mistake import UserMistake
 from midflight.kernel.node import Letter, handles
 from midflight.kernel.settings import Settings
 from midflight.messages.base import Scalar
@@ -76,10 +77,19 @@ class Learner(Worker):
             self.trainer.read_examples()
         for name, value in self._knobs.items():
             self.trainer.turn_knob(name, value)
-        if loaded:
+        if loaded.digest:
             self._saved, self._digest = self.trainer.mark, loaded.digest
-        came_from = loaded.text if loaded else "scratch"
-        self._log.info("learner loaded", source=came_from, stage=self.trainer.stage, step=self.trainer.step)
+        self._log.info("learner loaded", source=loaded.name, stage=self.trainer.stage, step=self.trainer.step)
+        for why in loaded.skipped:
+            self._note("warning", f"checkpoint passed over, going on from {loaded.name}: {why}")
+        if self.trainer.step >= self.config.steps:
+            done = f"step {self.trainer.step} of {self.config.steps} is trained"
+            self._note("info", f"nothing left to do: {done}; raise `steps` to go on")
+
+    def _note(self, level: str, text: str) -> None:
+        """Say something to people, in the log and as an event."""
+        (self._log.warning if level == "warning" else self._log.info)(text)
+        self.event("note", {"level": level, "text": text[:900]})
 
     def apply_knob(self, name: str, value: Scalar) -> int:
         """Messages are handled between steps, so a new value holds for the whole next step."""
@@ -127,7 +137,7 @@ class Learner(Worker):
         if trainer.stage == "rl" or trainer.sft_done % sft.checkpoint_every == 0:
             self._checkpoint()
         for why in trainer.bad_rows:
-            self.event("note", {"level": "warning", "text": f"row refused: {why}"[:900]})
+            self._note("warning", f"row refused: {why}")
         trainer.bad_rows.clear()
 
     def _ask_restore(self) -> None:
@@ -159,7 +169,7 @@ class Learner(Worker):
                 self._commit()
             self.want()
         elif isinstance(answer, Refused):
-            raise RuntimeError(f"the ledger cannot take up this checkpoint: {answer.why}")
+            raise UserMistake(f"the ledger cannot go on from this checkpoint: {answer.why}")
 
     def _unrestored(self, why: str) -> None:
         self._asked = False

@@ -10,11 +10,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from . import rng
-from .checkpoint import CheckpointError, Manifest, save, verify
+from .checkpoint import CheckpointError, Manifest, UnusableCheckpoint, save, verify
 from .optim import PolicyOptimizer
 from .tensorfile import tensor_chunks
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+REMEDY = "set `model` back to what the run began with, or start a new run"
 
 
 def model_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -48,7 +49,7 @@ def load_learner(path: Path, module: nn.Module, optimizer: PolicyOptimizer) -> M
     try:
         optimizer.load(load_file(path / OPTIMIZER), state["optimizer"])
     except (ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        raise UnusableCheckpoint(f"{path}: {error}; {REMEDY}") from error
     _copy(stored, module)
     rng.restore(state["rng"])
     return manifest
@@ -65,7 +66,7 @@ def _stored(path: Path, module: nn.Module) -> dict[str, Tensor]:
     current, stored = model_tensors(module), load_file(path / MODEL)
     if {k: v.shape for k, v in current.items()} != {k: v.shape for k, v in stored.items()}:
         differing = sorted(set(current) ^ set(stored)) or ["shapes"]
-        raise CheckpointError(f"{path}: written by another model, differs in {differing[:3]}")
+        raise UnusableCheckpoint(f"{path}: written by another model, differs in {differing[:3]}; {REMEDY}")
     return stored
 
 

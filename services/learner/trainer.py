@@ -12,11 +12,11 @@ from typing import Any, Final
 
 import torch
 
-from midflight.services.data import BadRow, PromptStream, SftRow, sft_rows
+from midflight.services.data import BadRow, DataError, PromptStream, sft_rows
 from midflight.services.model.chat import supervised
 from midflight.services.model.open import open_model, pick_device
 
-from .checkpoint import CheckpointError, latest_verified, sweep
+from .checkpoint import UnusableCheckpoint, latest_verified, sweep
 from .config import LearnerConfig, OptimConfig
 from .metrics import StepReport
 from .optim import OptimSettings, PolicyOptimizer
@@ -38,16 +38,11 @@ KNOBS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """Which checkpoint was loaded, its digest, and why newer ones were passed over."""
+    """Which checkpoint was loaded, its digest, and why newer ones were passed over. Without any: `scratch`, empty."""
 
     name: str
     digest: str
     skipped: tuple[str, ...]
-
-    @property
-    def text(self) -> str:
-        """For people."""
-        return "; ".join([self.name, *self.skipped])
 
 
 class Trainer:
@@ -80,7 +75,10 @@ class Trainer:
     def read_examples(self) -> None:
         """Read and tokenize the warm start's data, if it is still to be done. May take long."""
         if self.config.sft and self.stage == "sft":
-            self._examples = PromptStream(list(self._documents(self.config.sft.data)), self.seed)
+            documents = list(self._documents(self.config.sft.data))
+            if not documents:
+                raise DataError(f"{self.config.sft.data}: no row can be used; the first: {''.join(self.bad_rows[:1])}")
+            self._examples = PromptStream(documents, self.seed)
 
     def sft_step(self) -> StepReport:
         """One supervised step after `read_examples`; the last one opens the RL stage."""
@@ -128,15 +126,15 @@ class Trainer:
         number, keep = self.sft_done + self.step, self.config.keep_checkpoints
         return save_learner(self.root, number, self.policy.lm, self.optimizer, values, keep).digest
 
-    def restore(self) -> Restored | None:
-        """Load the newest verified checkpoint, or nothing when there is none.
+    def restore(self) -> Restored:
+        """Load the newest verified checkpoint, if there is one.
 
-        Raises CheckpointError when it belongs to another model.
+        Raises UnusableCheckpoint when it belongs to another model.
         """
         sweep(self.root)
         found = latest_verified(self.root)
         if found.path is None or found.manifest is None:
-            return None
+            return Restored("scratch", "", found.skipped)
         values = found.manifest.extra
         self.stage, self.step, self.sft_done = str(values["stage"]), int(values["step"]), int(values["sft_done"])
         self.live = {name: float(value) for name, value in values["live"].items()}
@@ -185,7 +183,7 @@ class Trainer:
         if self.reference is None:
             return
         if found.path is None:
-            raise CheckpointError(f"{self.root / 'reference'}: the reference policy is gone: {found.skipped}")
+            raise UnusableCheckpoint(f"{self.root / 'reference'}: the reference policy is gone: {found.skipped}")
         load_model_tensors(found.path, self.reference.lm)
 
     def _optimizer(self, config: OptimConfig, steps: int) -> PolicyOptimizer:
@@ -205,9 +203,13 @@ class Trainer:
         for row in sft_rows(source):
             if isinstance(row, BadRow):
                 self.bad_rows.append(str(row))
-            elif isinstance(row, SftRow):
+                continue
+            try:
                 pair = supervised(self.tokenizer, row.messages)
-                yield Document("sft", pair.ids, [bool(bit) for bit in pair.mask])
+            except ValueError as error:
+                self.bad_rows.append(f"{row.origin}: {error}")
+                continue
+            yield Document("sft", pair.ids, [bool(bit) for bit in pair.mask])
 
 
 def rl_settings(config: LearnerConfig, seed: int) -> RlSettings:

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """Issued samples and where they are, by split. `reasons`: why samples were filtered or refused, up to the
-    colon.
+    """Issued samples and where they are, by split.
 
-    `faults`: what is wrong with single rows.
+    reasons: why samples were filtered or refused, up to the colon. faults: what is wrong with single rows.
+    step, committed: the last step trained, and the last in a verified checkpoint.
     """
 
     issued: Mapping[str, int]

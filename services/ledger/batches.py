@@ -1,7 +1,8 @@
 """From samples to batches: whole groups, oldest first, filtered by declared rules.
- A group is complete when every member is ready or terminal. A batch is `prompts_per_rollout` complete groups.
-Its composition is fixed when it is formed and survives expiry, restart and restore, so that what is trained
-again after a fault is what was trained before.
+
+A group is complete when every member is ready or terminal. A batch is `prompts_per_rollout` complete groups. Its
+composition is fixed when it is formed and survives expiry, restart and restore, so that what is trained again after a
+fault is what was trained before.
 """
 
 import heapq
@@ -21,10 +22,10 @@ Drop = tuple[Row, str]
 
 def judge_group(ready: Sequence[Row], rules: Rules, lag: Callable[[Row], int]) -> tuple[list[Row], list[Drop]]:
     """Split the ready members of one complete group into those to train and those to filter.
-     In order: a stale member goes (`lag` beyond max_lag, on_stale "drop"); then all, when fewer than two of
-    several are
-        left, since no baseline can be taken over one; then all, when every objective is constant over the group
-        (zero variance: the advantage is 0 for any weights of the objectives).
+
+    In order: a stale member goes (`lag` beyond max_lag, on_stale "drop"); then all, when fewer than two of several are
+    left, since no baseline can be taken over one; then all, when every objective is constant over the group (zero
+    variance: the advantage is 0 for any weights of the objectives).
     """
     kept: list[Row] = []
     dropped: list[Drop] = []
@@ -52,9 +53,10 @@ SETTLED = frozenset(State) - {State.ISSUED, State.RUNNING, State.GENERATED, Stat
 
 class Batches:
     """Group completion, and the batches formed and not yet closed.
-     unsettled: members of each open group that still keep it waiting. complete: complete groups with members to
-    train
-        that are in no batch. members: the samples of each batch. waiting: batches to grant, a heap, oldest first.
+
+    unsettled: members of each open group that still keep it waiting.
+    complete: complete groups with members to train that are in no batch.
+    members: the samples of each batch. waiting: batches to grant, a heap, oldest first. next: the next number.
     """
 
     def __init__(self) -> None:

@@ -1,12 +1,14 @@
 """The protocol of the ledger: prompts in, leases out, answers in, silence and death. Pure: no clock, no file.
- `now` is always monotonic seconds from the caller. Everything a method changes is collected in `changes`,
-which the caller writes in one transaction before it sends any reply or grant (acknowledge after commit).
- Exactly-once effect from at-least-once messages: every grant and every revocation raises the sample's epoch,
-and an answer counts only under the epoch of the standing lease. A repeated answer is `ok` again if its epoch
-is the one that was accepted, otherwise `stale`.
- A strike is earned by a lease that was begun and ended with its worker, in the stages whose samples can be
-granted alone (not by batches and cohorts, where blame cannot be told; there the kernel's restart limit ends a
-run that cannot go on).
+
+`now` is always monotonic seconds from the caller. Everything a method changes is collected in `changes`, which the
+caller writes in one transaction before it sends any reply or grant (acknowledge after commit).
+
+Exactly-once effect from at-least-once messages: every grant and every revocation raises the sample's epoch, and an
+answer counts only under the epoch of the standing lease. A repeated answer is `ok` again if its epoch is the one that
+was accepted, otherwise `stale`.
+
+A strike is earned by a lease that was begun and ended with its worker, in the stages whose samples can be granted
+alone (not by batches and cohorts, where blame cannot be told; there the kernel's restart limit ends a hopeless run).
 """
 
 import json
@@ -29,8 +31,7 @@ class Book(Table):
 
     @classmethod
     def load(cls, rules: Rules, snapshot: Snapshot, now: float) -> "Book":
-        """Rebuild the book from a store; see `recovery.load`. Raises ValueError if the sizes ids are made of
-        changed."""
+        """Rebuild the book from a store; see `recovery.load`. Raises ValueError if the sizes of ids have changed."""
         book = cls(rules)
         recovery.load(book, snapshot, now)
         return book
@@ -38,8 +39,7 @@ class Book(Table):
     # --- prompts and policies in ---
 
     def open_group(self, refused: str = "") -> int:
-        """Issue the samples of group `next_group` and return its number. `refused`: its prompt is unusable,
-        and why."""
+        """Issue the samples of group `next_group` and return its number. `refused`: why its prompt is unusable."""
         group = self.next_group
         self.next_group += 1
         self.issue([Row(train_id(group, m, self.size), group, Split.TRAIN) for m in range(self.size)], refused)
@@ -72,8 +72,7 @@ class Book(Table):
         version: int,
         now: float,
     ) -> list[Lease]:
-        """Take a worker's whole standing in one absolute statement, and return the leases it names but has
-        lost.
+        """Take a worker's whole standing in one absolute statement; return the leases it names but has lost.
 
         n: how many MORE samples (train: batches) it takes now; grants not yet named in `held` count against it.
         held: leases to extend. begun: leases whose effect may have started. version: policy loaded, -1 none.
@@ -111,15 +110,13 @@ class Book(Table):
     # --- answers in ---
 
     def stands(self, row: Row, stage: Stage, epoch: int, holder: str) -> Verdict | None:
-        """Return None if (epoch, holder) is the standing lease of `stage`, else what to say to an answer
-        under it."""
+        """Return None if (epoch, holder) is the standing lease of `stage`, else what to say to an answer under it."""
         if row.epoch == epoch and row.state is stage.leased and row.holder == holder:
             return None
         return Verdict.OK if epoch and row.done[stage.index] == epoch else Verdict.STALE
 
     def answer(self, stage: StageName, id_: int, epoch: int, holder: str, outcome: Outcome) -> Verdict:
-        """Take the result of a lease. Batches are answered by `trained`; a learner may only refuse single
-        samples.
+        """Take the result of a lease. Batches are answered by `trained`; a learner may only refuse single samples.
 
         Raises TypeError if the outcome does not belong to the stage.
         """
@@ -148,10 +145,9 @@ class Book(Table):
         return Verdict.OK
 
     def trained(self, leases: Sequence[Lease], step: int, holder: str) -> Verdict:
-        """Mark the samples of a batch trained by optimizer step `step`; all of them or, if one lease is lost,
-                none.
-         A learner that hears `stale` holds weights with an effect that will be repeated: it must restore a
-        checkpoint.
+        """Mark the samples of a batch trained by optimizer step `step`: all of them or, if one lease is lost, none.
+
+        A learner that hears `stale` holds weights with an effect that will be repeated: it must restore a checkpoint.
         """
         at, fresh = STAGES["train"], []
         for id_, epoch in leases:
@@ -166,15 +162,15 @@ class Book(Table):
             row.step = step
             self.move(row, State.TRAINED, holder, f"step {step}")
         if fresh:
-            self.step = step
+            self.step = max(self.step, step)  # a `trained` that was lost at first comes after later ones
             self.note()
         return Verdict.OK
 
-    def give_back(
-        self, stage: StageName, id_: int, epoch: int, holder: str, why: str, strike: bool = False
-    ) -> Verdict:
-        """End a lease without a result. Faults of the infrastructure carry no strike; the sample waits again
-        at once."""
+    def give_back(self, stage: StageName, id_: int, epoch: int, holder: str, why: str, strike: bool = False) -> Verdict:
+        """End a lease without a result, through a fault of the infrastructure; the sample waits again at once.
+
+        `strike`: the try counts all the same, for a worker that outlived its sample's program.
+        """
         row = self.rows.get(id_)
         if row is None:
             return self._absent(id_)
@@ -194,8 +190,7 @@ class Book(Table):
     # --- silence, death, restart ---
 
     def expire(self, now: float) -> int:
-        """End every lease whose time has come, and return how many; their holders get no more until they
-        speak."""
+        """End every lease whose time has come, and return how many; their holders get no more until they speak."""
         ended = 0
         for stage, leases in self.leases.items():
             for id_ in leases.expired(now):

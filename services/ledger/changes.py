@@ -1,7 +1,7 @@
 """What the book has changed and the store has not yet written.
- Acknowledge after commit: the caller keeps its replies back, writes the changes in one transaction, clears
-them, and only then sends. If the write fails nothing is cleared and the same changes are written at the next
-attempt.
+
+Acknowledge after commit: the caller keeps its replies back, writes the changes in one transaction, which clears them,
+and only then sends. If the write fails nothing is cleared, and the next attempt writes the same and what came since.
 """
 
 from collections.abc import Mapping
@@ -17,8 +17,7 @@ Event = tuple[int, State, int, str, str]
 
 @dataclass(slots=True)
 class Changes:
-    """Rows in their present state, new trajectories, trajectories to delete, life events, meta values,
-    results."""
+    """Rows in their present state, new trajectories, trajectories to delete, life events, meta values, results."""
 
     rows: dict[int, Row] = field(default_factory=dict)
     payloads: dict[int, bytes] = field(default_factory=dict)
@@ -38,8 +37,7 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a store holds at start: the rows not closed, how many are closed by (split, state), and the meta
-    values."""
+    """What a store holds at start: rows not closed, how many are closed by (split, state), and meta values."""
 
     rows: list[Row]
     closed: Mapping[tuple[str, str], int]

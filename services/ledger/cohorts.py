@@ -1,8 +1,8 @@
 """Deterministic synchronous mode: a batch's samples are generated as one cohort, and again as the same cohort.
- Batched decoding gives bit-equal tokens only for an equal composition of the decoded batch. So a cohort is
-granted whole to one rollout, nothing else is in flight meanwhile, and if any of its leases is lost, or the
-ledger or the learner starts again before all of it is batched, every member returns to `issued` and its
-trajectory is forgotten.
+
+Batched decoding gives bit-equal tokens only for an equal composition of the decoded batch. So a cohort is granted
+whole to one rollout, nothing else is in flight meanwhile, and if any of its leases is lost, or the ledger or the
+learner starts again before all of it is batched, every member returns to `issued` and its trajectory is forgotten.
 """
 
 from collections.abc import Iterable
@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
 
 def next_cohort(table: "Table") -> list[Row]:
-    """Return the tickets to grant now, in order of id: the oldest cohort that waits, or a new one; none while
-    the policy it needs is not settled or prompts may still be admitted to it."""
+    """Return the tickets to grant now, in order of id: the oldest cohort that waits, or a new one.
+
+    None while the policy a cohort needs is not settled, or prompts may still be admitted to it.
+    """
     issued = [row for row in table.rows.values() if row.state is State.ISSUED]
     known = [row.cohort for row in issued if row.cohort is not None]
     if known:

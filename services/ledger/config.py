@@ -27,8 +27,10 @@ class LedgerConfig(ServiceSpec):
     """Prompts, samples, leases, batches, exact accounting."""
 
     entry: ClassVar[str] = "midflight.services.ledger.service:Ledger"
+    fixed: ClassVar[tuple[str, ...]] = ("data", "responses_per_prompt", "evaluation.prompts")
 
     kind: Literal["ledger"] = "ledger"
+    significant: bool = Field(True, description="Nothing goes on without it; see ServiceSpec.")
     data: DataConfig
     evaluation: EvaluationConfig = EvaluationConfig()
     prompts_per_rollout: int = Field(16, ge=1, description="Prompts (groups) in a training batch.")

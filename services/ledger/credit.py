@@ -1,7 +1,7 @@
 """Backpressure: how many more samples each worker of one stage has asked for.
- A `want` is absolute: it replaces the former one, so it may be lost, repeated or late. It fades after `ttl`
-seconds, so that a worker that fell silent attracts no more work, and it is void for ever once the worker is
-known to be dead.
+
+A `want` is absolute: it replaces the former one, so it may be lost, repeated or late. It fades after `ttl` seconds,
+so that a worker that fell silent attracts no more work, and it is void once the worker is known to be dead.
 """
 
 from dataclasses import dataclass

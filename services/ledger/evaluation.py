@@ -1,6 +1,7 @@
 """Evaluation rounds: held-out prompts, generated and scored every few policy versions, never trained.
- One round is open at a time, so a slow reward server cannot pile rounds up; a round that falls due meanwhile
-is taken at the newest version when the open one ends.
+
+One round is open at a time, so a slow reward server cannot pile rounds up; a round that falls due meanwhile is taken
+at the newest version when the open one ends.
 """
 
 import json
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class EvalResult:
-    """One finished round: mean reward by objective over the `n` scored samples; `refused` are not in the
-    means."""
+    """One finished round: mean reward by objective over the `n` scored samples; the `refused` are in no mean."""
 
     version: int
     rewards: dict[str, float]
@@ -27,8 +27,7 @@ class EvalResult:
 
 
 def due(newest: int, last: int | None, every: int) -> bool:
-    """Say whether version `newest` starts a round: the first version does, then every `every` versions (0:
-    never)."""
+    """Say whether version `newest` starts a round: the first does, then every `every` versions (0: never)."""
     return every > 0 and (last is None or newest - last >= every)
 
 

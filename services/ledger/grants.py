@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Leases for one holder: (sample id, epoch) pairs. `solo`: to be worked on alone. `batch`: its number, if
-    one."""
+    """Leases for one holder, as (sample id, epoch). solo: to be worked on alone. batch: its number, if one."""
 
     holder: str
     stage: StageName
@@ -26,8 +25,11 @@ class Grant:
 
 
 def match(table: "Table", now: float) -> list[Grant]:
-    """Grant all that credit and rules allow, and return it. Never more than a holder's credit (deterministic
-    cohorts: any credit takes the whole cohort, which is prompts only and bounded by one batch)."""
+    """Grant all that credit and rules allow, and return it.
+
+    Never more than a holder's credit, except that any credit takes a whole deterministic cohort: the prompts of a
+    batch.
+    """
     grants: list[Grant] = []
     if table.rules.deterministic:
         grants += _cohort(table, now)
@@ -39,8 +41,10 @@ def match(table: "Table", now: float) -> list[Grant]:
 
 
 def _samples(table: "Table", stage: Stage, now: float) -> list[Grant]:
-    """Share the waiting samples of a stage among its holders, a group's worth at a time, so that members of a
-    group tend to meet at one holder (they share a prompt)."""
+    """Share the waiting samples of a stage among its holders.
+
+    A group's worth at a time, so that members of a group tend to meet at one holder (they share a prompt).
+    """
     credits = [c for c in table.credits[stage.name].live(now) if _may(table, stage, c)]
     if not credits:
         return []
@@ -86,8 +90,7 @@ def _take(table: "Table", stage: Stage, credit: Credit) -> list[Row]:
 
 
 def _suspects(table: "Table", stage: Stage, credits: list[Credit], now: float) -> tuple[list[Grant], list[Credit]]:
-    """Grant suspects to holders with nothing else; keep one holder free of new work while a suspect waits for
-    it.
+    """Grant suspects to holders with nothing else; keep one holder free of new work while a suspect waits for it.
 
     Returns the grants and the credits left for ordinary work.
     """
@@ -110,10 +113,9 @@ def _suspects(table: "Table", stage: Stage, credits: list[Credit], now: float) -
 
 def _cohort(table: "Table", now: float) -> list[Grant]:
     """Deterministic mode: the tickets of one cohort, all at once, to one rollout, with nothing else in flight.
-     A training cohort also waits until its policy is settled: every formed batch trained and the weights of that
-    step
-        published. So its tokens depend on nothing but the cohort itself, which keeps its members when it is
-        generated again.
+
+    A training cohort also waits until its policy is settled: every formed batch trained and the weights of that step
+    published. So its tokens depend on nothing but the cohort, which keeps its members when it is generated again.
     """
     stage = STAGES["generate"]
     credits = [c for c in table.credits["generate"].live(now) if _may(table, stage, c)]

@@ -6,9 +6,8 @@ from collections.abc import Collection
 
 class Leases:
     """Deadlines by sample and samples by holder.
-     `of` and `count` are O(1) a sample; `expired` looks at every lease, but only once the soonest deadline ever
-    given
-        could have passed.
+
+    `expired` looks at every lease, but only once the soonest deadline known could have passed.
     """
 
     def __init__(self) -> None:

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 
-from midflight.services.data import BadRow, PromptRow, PromptStream, prompt_rows
+from midflight.services.data import BadRow, DataError, PromptRow, PromptStream, prompt_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,12 @@ class Prompts:
 
 
 def read(source: str) -> list[Prompt]:
-    """Every row of a source. Raises DataError when it has none or cannot be read."""
-    return [_prompt(row) for row in prompt_rows(source)]
+    """Every row of a source. Raises DataError when it cannot be read or none of its rows can be used."""
+    prompts = [_prompt(row) for row in prompt_rows(source)]
+    if all(prompt.refused for prompt in prompts):
+        reason = f"; the first: {prompts[0].refused}" if prompts else ""
+        raise DataError(f"{source}: none of its {len(prompts)} rows can be used{reason}")
+    return prompts
 
 
 def _prompt(row: PromptRow | BadRow) -> Prompt:

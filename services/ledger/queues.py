@@ -1,7 +1,8 @@
 """The samples that wait for one stage, in the order they are granted: evaluation first, then the oldest group.
- Evaluation goes first because its rounds are small and bounded, while training work never runs out. Suspects
-(samples with `solo_after` strikes) wait apart, since each is granted alone. Entries are never searched for:
-one whose sample has moved on is skipped when it comes up.
+
+Evaluation goes first because its rounds are small and bounded, while training work never runs out. Suspects (samples
+with `solo_after` strikes) wait apart, since each is granted alone. Entries are never searched for: one whose sample
+has moved on is skipped when it comes up.
 """
 
 import heapq

@@ -24,10 +24,9 @@ class RestoreTooOldError(ValueError):
 
 def load(table: "Table", snapshot: Snapshot, now: float) -> None:
     """Fill an empty table from a store. Raises ValueError if the sizes that ids are made of have changed.
-     Leases keep epoch and holder and end `claim_s` from now (batches: their lease time) unless the holder names
-    them.
-        Whether they were begun is not stored: the first `want` says it. Deterministic mode starts unfinished
-        cohorts anew.
+
+    Leases keep epoch and holder and end `claim_s` from now (batches: their lease time) unless the holder names them.
+    Whether they were begun is not stored: the first `want` says it. Deterministic mode restarts unfinished cohorts.
     """
     _load_counters(table, snapshot)
     for row in snapshot.rows:
@@ -99,12 +98,10 @@ def return_batch(table: "Table", batch: int, why: str) -> None:
 
 
 def commit(table: "Table", step: int) -> int:
-    """Take note that a verified checkpoint holds everything up to `step`, and close what the commit before it
-        held.
-     One commit behind, because the last two checkpoints are kept and either may be restored. A group closes when
-    all its
-        members are terminal or trained so far back. Returns the samples closed; 0 for a repeated or impossible
-        step.
+    """Take note that a checkpoint holds everything up to `step`; close what the commit before it held.
+
+    One commit behind, because the last two checkpoints are kept and either may be restored. A group closes when all
+    its members are terminal or trained so far back. Returns the samples closed; 0 for a repeated or impossible step.
     """
     if not table.committed < step <= table.step:
         return 0
@@ -135,8 +132,7 @@ def _settled_for_ever(table: "Table", row: Row) -> bool:
 
 
 def _close(table: "Table", row: Row) -> None:
-    """Let a row leave memory; its trajectory goes too, unless it was refused and someone may want to know
-    why."""
+    """Let a row leave memory, and its trajectory the disk, unless it was refused: someone may want to know why."""
     row.closed = True
     table.changes.rows[row.id] = row
     if row.state is not State.REFUSED:
@@ -149,10 +145,10 @@ def _close(table: "Table", row: Row) -> None:
 
 def restore(table: "Table", step: int, holder: str, done: Mapping[int, int]) -> list[int]:
     """Re-open every sample trained after `step`, in its batch, and return their ids in order.
-     holder: the learner that starts; its repeated `restore` has no effect. done: id -> step of samples the
-    checkpoint
-        holds, for those whose `trained` never arrived. Leases of the former learner end. Raises
-        RestoreTooOldError, and ValueError if `done` names samples never issued.
+
+    holder: the learner that starts; its repeated `restore` has no effect, and the leases of its predecessor end.
+    done: id -> step of the samples the checkpoint holds, for those whose `trained` never arrived.
+    Raises RestoreTooOldError, and ValueError if `done` names samples that were never issued.
     """
     if table.restored_by == holder:
         return []
@@ -185,13 +181,16 @@ def _mark_done(table: "Table", holder: str, done: Mapping[int, int]) -> None:
         )
     for id_, step in done.items():
         row = table.rows.get(id_)
-        if row is None or row.state not in OPEN:
+        if row is None or row.state in TERMINAL:
+            continue
+        row.step = step
+        if row.state is State.TRAINED:
+            table.changes.rows[id_] = row
             continue
         stage = STAGE_OF_LEASE.get(row.state)
         if stage is not None:
             table.end_lease(row, stage)
         row.epoch += 1
-        row.step = step
         table.move(row, State.TRAINED, holder, f"step {step}, told by its checkpoint")
 
 

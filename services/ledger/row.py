@@ -9,8 +9,7 @@ EVAL_BASE = 1 << 40
 
 
 def train_id(group: int, member: int, group_size: int) -> int:
-    """Return the id of training sample `member` of `group`; it is the same in every run and after every
-    restart."""
+    """Return the id of training sample `member` of `group`: the same in every run and after every restart."""
     return group * group_size + member
 
 
@@ -23,14 +22,14 @@ def eval_id(round_: int, member: int, round_size: int) -> int:
 class Row:
     """The state of one sample.
 
-    group: training group, or evaluation round. epoch: raised by every grant and every revocation.
-    done: for each stage the epoch of the answer that was accepted, 0 when none; it makes a repeated answer
-    `ok`. strikes: begun tries of the present stage that ended with the worker. holder, begun, solo: the
-    present lease. min_version: the oldest policy version among its tokens; for an evaluation sample, the
-    version to measure until it
-        is generated. bytes: size of the stored trajectory. rewards: JSON object of floats, keys sorted. step:
-        the optimizer step that trained it. batch: the batch it belongs to. cohort: the cohort it is generated
-        with.
+    group: training group, or evaluation round.
+    epoch: raised by every grant and every revocation.
+    done: for each stage the epoch of the answer that was accepted, 0 when none; it makes a repeated answer `ok`.
+    strikes: begun tries of the present stage that ended with their worker.
+    holder, begun, solo: the present lease.
+    min_version: the oldest policy version among its tokens; of an evaluation sample first the version to measure.
+    bytes: size of the stored trajectory. rewards: JSON object of floats, keys sorted.
+    step, batch, cohort: the optimizer step that trained it, the batch it is in, the cohort it is generated with.
     closed: settled for ever and no longer held in memory.
     """
 

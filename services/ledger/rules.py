@@ -14,17 +14,18 @@ class Rules:
     """Everything `Book` decides by.
 
     prompts_per_rollout, responses_per_prompt: groups in a batch, samples in a group.
-    max_staleness: batches that may be open ahead of the one in training; it bounds the mean lag (AReaL's
-    cap). version_slack: versions an engine may be behind the newest and still get tickets; None:
-    `max_staleness`. max_lag: optimizer steps the oldest token of a sample may lag when its batch is formed;
-    None: no bound. on_stale: beyond `max_lag` a sample is filtered ("drop") or trained all the same
-    ("train"). max_ready_bytes: bytes of stored trajectories that wait; generation pauses at it, but one batch
-    always fits. lease_s: seconds of silence after which a lease of each stage ends. credit_s: the same for a
-    `want`. claim_s: seconds after a restart in which generate and score leases must be claimed; a batch has
-    its lease time,
-        because a learner may be silent for a whole optimizer step and must not find its batch given away.
+    max_staleness: batches that may be open ahead of the one in training; bounds the mean lag (AReaL's cap).
+    version_slack: versions an engine may be behind the newest and still get tickets; None: `max_staleness`.
+    max_lag: optimizer steps the oldest token of a sample may lag when its batch is formed; None: no bound.
+    on_stale: beyond `max_lag` a sample is filtered ("drop") or trained all the same ("train").
+    filter_zero_variance: filter groups whose members all have the same rewards.
+    deterministic: generate each batch as one cohort (see `cohorts`); needs max_staleness 0.
+    max_ready_bytes: bytes of stored trajectories that wait; generation pauses at it, but one batch always fits.
+    lease_s: seconds of silence after which a lease of each stage ends. credit_s: the same for a `want`.
+    claim_s: seconds after a restart in which generate and score leases must be claimed. A batch has its lease time: a
+        learner may be silent for a whole optimizer step and must not find its batch given away.
     solo_after, max_strikes: begun tries after which a sample is tried alone, and after which it is refused.
-    eval_every, eval_samples: policy versions between evaluation rounds and samples in one; 0: no evaluation.
+    eval_every, eval_samples: policy versions between evaluation rounds, and samples in one; 0: no evaluation.
     """
 
     prompts_per_rollout: int
@@ -48,9 +49,7 @@ class Rules:
         if self.prompts_per_rollout < 1 or self.responses_per_prompt < 1:
             raise ValueError("prompts_per_rollout and responses_per_prompt must be at least 1")
         if self.deterministic and self.max_staleness != 0:
-            raise ValueError(
-                f"deterministic needs max_staleness 0, not {self.max_staleness}: set it or drop the flag"
-            )
+            raise ValueError(f"deterministic needs max_staleness 0, not {self.max_staleness}: set it or drop the flag")
         if (self.eval_every > 0) != (self.eval_samples > 0):
             raise ValueError("eval_every and eval_samples must both be set, or neither")
 

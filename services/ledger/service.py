@@ -10,11 +10,13 @@ Dies    any time. Nothing is acknowledged before it is committed, so whoever was
 """
 
 import os
+from pathlib import Path
 from typing import ClassVar, cast
 
 import structlog
 
 from midflight.kernel.mail import Bus
+from midflight.kernel.mistake import UserMistake
 from midflight.kernel.node import Letter
 from midflight.kernel.settings import Settings
 from midflight.messages.base import Message
@@ -30,9 +32,10 @@ from .prompts import Prompts
 from .row import Row
 from .rules import Rules
 from .states import Split, State
-from .store import Store, StoreFull
+from .store import Store, StoreError, StoreFull
 
 RETRY_FULL_S = 0.5
+READ_S = 120.0
 CACHE_BYTES = 64 << 20
 GAP_S = 1.0
 """A turn this late means that the ledger itself stood still: nobody loses a lease for it."""
@@ -63,15 +66,20 @@ class Ledger(Desk):
     def start(self) -> None:
         """Read the prompts, open the store, rebuild the book."""
         config = self.config
-        with self.phase("read prompts", 600):
+        with self.phase("read prompts", READ_S):
             data = config.data
             self.prompts = Prompts(data.train, data.evaluation, self.settings.seed, config.epochs)
-        self.store = Store(self.settings.run_dir / "ledger.sqlite", durable=config.durable == "power")
-        rules = rules_of(config, evaluation=bool(self.prompts.evaluation))
-        self.book = Book.load(rules, self.store.load(), self.bus.now())
+        try:
+            self.store = Store(self.settings.run_dir / "ledger.sqlite", durable=config.durable == "power")
+            rules = rules_of(config, evaluation=bool(self.prompts.evaluation))
+            self.book = Book.load(rules, self.store.load(), self.bus.now())
+        except (StoreError, ValueError) as error:
+            raise UserMistake(str(error)) from error
         handle = self.store.get("handle")
         if handle:
-            self.weights = WeightsNew.model_validate_json(cast(str, handle))
+            weights = WeightsNew.model_validate_json(cast(str, handle))
+            if Path(weights.handle.path).exists():  # shared memory does not outlive a run that was killed
+                self.weights = weights
         for why in self.prompts.bad[:100]:
             self.event("note", {"level": "warning", "text": why[:900]})
 
@@ -134,7 +142,7 @@ class Ledger(Desk):
             return False
         counts = book.totals[Split.TRAIN]
         busy = sum(counts[s] for s in (State.ISSUED, State.RUNNING, State.GENERATED, State.SCORING, State.LEASED))
-        return not busy and not book.batches.waiting
+        return not busy and not book.batches.waiting and len(book.batches.complete) < book.rules.prompts_per_rollout
 
     def _admit(self) -> None:
         while self.book.room() and not self.prompts.over(self.book.next_group):

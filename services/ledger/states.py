@@ -1,11 +1,11 @@
 """The states of a sample, the three leased stages it passes, and every legal move.
 
-        generate            score              train
-    issued -> running -> generated -> scoring -> ready -> leased -> trained       split "train"
-                                              -> evaluated                        split "eval"
- A lease that ends without an answer goes one step back; `refused` is reachable from every open state,
-`filtered` from `ready`. A restore re-opens `trained`; deterministic mode regenerates unfinished cohorts from
-`issued`.
+         generate             score               train
+    issued -> running -> generated -> scoring -> ready -> leased -> trained     split "train"
+                                              -> evaluated                      split "eval"
+
+A lease that ends without an answer goes one step back. `refused` is reachable from every open state, `filtered` from
+`ready`. A restore re-opens `trained`; deterministic mode regenerates unfinished cohorts from `issued`.
 """
 
 from dataclasses import dataclass

@@ -1,6 +1,7 @@
 """All samples, where they are, and the one way to move them. `Book` adds the protocol on top.
- Every count follows from `move`, so that no path can change a state without the sums, the group, the stored
-bytes, the life of the sample and the pending transaction knowing it.
+
+Every count follows from `move`, so that no path can change a state without the sums, the group, the stored bytes,
+the life of the sample and the pending transaction knowing it.
 """
 
 from . import admission, batches
@@ -17,19 +18,22 @@ Lease = tuple[int, int]
 
 
 class IllegalMoveError(RuntimeError):
-    """A sample was about to make a move that `states.LEGAL` does not know: a defect of the ledger, never of a
-    peer."""
+    """A sample was about to make a move `states.LEGAL` does not know: a defect of the ledger, never of a peer."""
 
 
 class Table:
     """The rows that are not closed, the counts of all rows ever, and the indexes over them.
-     Counts by split and state: `totals` of all samples, `closed` of those no longer held in `rows`, `opened` of
-    all
-        ever issued. step: the last optimizer step trained; committed: the last step in a verified checkpoint;
-        floor: the step up to which samples are closed, one commit behind, so that the last two checkpoints can be
-        restored. newest: newest policy version; published_step: its step, None after a restore until the next
-        version. stored: bytes of the trajectories of open samples. evaluating: policy version of the open round,
-        -1 when none. dead: workers that will never come back (identities carry a generation).
+
+    totals, closed, opened: counts by split (and state) of all samples, of those not in `rows` any more, of all
+        ever issued.
+    step: the last optimizer step trained. committed: the last step in a verified checkpoint.
+    floor: the step up to which samples are closed, one commit behind, so that either of the last two checkpoints can
+        be restored.
+    newest: the newest policy version. published_step: its step; None after a restore, until the next version.
+    version_steps: the step of each recent version. restored_by: the learner that restored last.
+    stored: bytes of the trajectories of open samples. mean_bytes: running mean of a trajectory's size.
+    evaluating: policy version of the open evaluation round, -1 when none. last_evaluated: that of the latest.
+    dead: workers that will never come back (identities carry a generation).
     """
 
     def __init__(self, rules: Rules) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
+from jinja2 import TemplateError
+
 from .tokenizer import Tokenizer
 
 Message: TypeAlias = Mapping[str, Any]
@@ -25,14 +27,14 @@ class Supervised:
 def prompt_ids(tokenizer: Tokenizer, messages: Sequence[Message], *, template: bool = True) -> list[int]:
     """Token ids after which the model is to answer.
 
-    Raises ValueError when there is no message or the tokenizer has no chat template.
+    Raises ValueError when there is no message, the tokenizer has no chat template, or that refuses the messages.
     """
     if not messages:
         raise ValueError("a prompt needs at least one message")
     if not template:
         return [token for message in messages for token in _plain(tokenizer, message)]
     _require_template(tokenizer)
-    encoded = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=True, return_dict=True)
+    encoded = _encode(tokenizer, messages, add_generation_prompt=True)
     return list(encoded["input_ids"])
 
 
@@ -41,15 +43,13 @@ def supervised(tokenizer: Tokenizer, messages: Sequence[Message], *, template: b
 
     Assistant spans come from the template's `{% generation %}` marks or, where it has none, from rendering the
     conversation turn by turn. Without a template each assistant message is closed by the end-of-sequence token.
-    Raises ValueError when no token would be trained or the template rewrites earlier turns.
+    Raises ValueError when no token would be trained or the template refuses the messages or rewrites earlier turns.
     """
     if not template:
         pairs = [_plain_turn(tokenizer, message) for message in messages]
         result = Supervised([i for p in pairs for i in p.ids], [m for p in pairs for m in p.mask])
     elif "generation %}" in _require_template(tokenizer):
-        encoded = tokenizer.apply_chat_template(
-            list(messages), tokenize=True, return_dict=True, return_assistant_tokens_mask=True
-        )
+        encoded = _encode(tokenizer, messages, return_assistant_tokens_mask=True)
         result = Supervised(list(encoded["input_ids"]), list(encoded["assistant_masks"]))
     else:
         result = _by_turns(tokenizer, messages)
@@ -61,6 +61,17 @@ def supervised(tokenizer: Tokenizer, messages: Sequence[Message], *, template: b
 def decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     """Text of a completion without special tokens; bytes that are no UTF-8 become U+FFFD."""
     return str(tokenizer.decode(list(ids), skip_special_tokens=True))
+
+
+def _encode(tokenizer: Tokenizer, messages: Sequence[Message], **options: bool) -> Mapping[str, Any]:
+    """The template's rendering, tokenized; templates raise for what they do not know, such as a role."""
+    try:
+        encoded: Mapping[str, Any] = tokenizer.apply_chat_template(
+            list(messages), tokenize=True, return_dict=True, **options
+        )
+    except TemplateError as error:
+        raise ValueError(f"the chat template refuses these messages: {error}") from error
+    return encoded
 
 
 def _plain(tokenizer: Tokenizer, message: Message) -> list[int]:

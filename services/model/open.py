@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from midflight.kernel.mistake import UserMistake
+
 from .build import Model, build_model, load_model
 from .tokenizer import Tokenizer, load_tokenizer
 
@@ -14,14 +16,17 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 def open_model(section: Mapping[str, Any], seed: int) -> tuple[Tokenizer, Model]:
     """The topology's `model` section -> (tokenizer, model on the CPU). The same section and seed give the same weights.
 
-    Raises ValueError, naming the path or the field, when it cannot be had.
+    Raises UserMistake, naming the path or the field, when it cannot be had.
     """
     dtype = DTYPES[section.get("dtype") or "float32"]
     path = section.get("path")
-    tokenizer = load_tokenizer(section.get("tokenizer") or path or "bytes")
-    if path:
-        return tokenizer, load_model(path, dtype)
-    return tokenizer, build_model(section["build"], tokenizer, seed, dtype)
+    try:
+        tokenizer = load_tokenizer(section.get("tokenizer") or path or "bytes")
+        if path:
+            return tokenizer, load_model(path, dtype)
+        return tokenizer, build_model(section["build"], tokenizer, seed, dtype)
+    except ValueError as error:
+        raise UserMistake(f"model: {error}") from error
 
 
 def pick_device(name: str) -> torch.device:

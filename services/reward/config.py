@@ -13,6 +13,7 @@ class RewardConfig(ServiceSpec):
     entry: ClassVar[str] = "midflight.services.reward.service:Reward"
 
     kind: Literal["reward"] = "reward"
+    significant: bool = Field(True, description="Nothing goes on without it; see ServiceSpec.")
     file: ExistingPath = Field(description="Python file that defines `reward_fn(messages, answer)`.")
     workers: int = Field(1, ge=1, le=256, description="Worker processes.")
     time_limit_s: float = Field(10.0, gt=0, description="Longest time of one call, in seconds.")

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from midflight.kernel.mistake import UserMistake
+
 Blame = Literal["raised", "returned", "time", "memory", "exit"]
 """Why a program is at fault: it raised, returned no finite number, took too much time or memory, or died."""
 
@@ -53,5 +55,5 @@ class Verdict:
     outcome: Outcome
 
 
-class RewardFileError(Exception):
+class RewardFileError(UserMistake):
     """The reward file cannot be used at all; the text begins with file:line."""

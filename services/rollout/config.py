@@ -13,6 +13,7 @@ class RolloutConfig(ServiceSpec):
     entry: ClassVar[str] = "midflight.services.rollout.service:Rollout"
 
     kind: Literal["rollout"] = "rollout"
+    significant: bool = Field(True, description="Nothing goes on without it; see ServiceSpec.")
     engine: Literal["embedded"] = Field("embedded", description="Which engine generates.")
     device: str = Field("auto", description="`cpu`, `cuda`, `cuda:N`, or `auto`: the GPU if torch sees one.")
     slots: int = Field(128, ge=1, le=4096, description="Sequences decoded at the same time.")

@@ -1,9 +1,9 @@
 """Weights of the Llama family (Llama, Qwen2, Qwen3), laid out for few and large operations.
 
 q, k and v are one matrix, ordered by key-value head: the queries of its group, its key, its value. Gate and up are one
-matrix. Rows of q and k are permuted so that the two coordinates of a
-rotary pair are neighbours: the rotation is then one complex product, and q.k does not change. In fp32 the weights of
-the norms before these matrices are multiplied into their columns; narrower types would round once more and keep them.
+matrix. Rows of q and k are permuted so that the two coordinates of a rotary pair are neighbours: the rotation is then
+one complex product, and q.k does not change. In fp32 the weights of the norms before these matrices are multiplied
+into their columns; narrower types would round once more and keep them.
 """
 
 from collections.abc import Mapping

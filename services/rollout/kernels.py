@@ -46,15 +46,13 @@ def normalise(x: Tensor, gain: Tensor | None, epsilon: float) -> Tensor:
     In fp32 the result is x / hypot(|x|, sqrt(n epsilon)) = x / (sqrt(n) sqrt(mean(x^2) + epsilon)), three small
     operations for torch's eight on CPU; `gain`, or the matrix that follows, holds the factor sqrt(n).
     """
-    if x.dtype == torch.float32:
-        out = x.div(_root(x, epsilon))
-    else:
-        out = F.rms_norm(x, x.shape[-1:], None, epsilon)
+    fp32 = x.dtype == torch.float32
+    out = x.div(_root(x, epsilon)) if fp32 else F.rms_norm(x, x.shape[-1:], None, epsilon)
     return out if gain is None else out.mul_(gain)
 
 
 def rotate_(x: Tensor, gain: Tensor | None, epsilon: float, rotation: Tensor) -> None:
-    """Normalise x [..., d] where a gain is given, then turn its neighbouring pairs by rotation complex64 [..., d / 2]."""
+    """In place: normalise x [..., d] if a gain is given, then turn neighbouring pairs by complex64 [..., d / 2]."""
     if x.dtype == torch.float32:
         if gain is not None:
             x.div_(_root(x, epsilon)).mul_(gain)
@@ -68,7 +66,8 @@ def rotate_(x: Tensor, gain: Tensor | None, epsilon: float, rotation: Tensor) ->
 def _root(x: Tensor, epsilon: float) -> Tensor:
     """hypot(|x|, sqrt(n epsilon)) over the last dimension, which is kept."""
     floor = _constant(math.sqrt(x.shape[-1] * epsilon), x.device)
-    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).hypot_(floor)
+    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return norm.hypot_(floor)
 
 
 def attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:

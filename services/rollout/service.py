@@ -113,9 +113,14 @@ class Rollout(Worker):
     def _admit(self, ticket: Ticket, row: dict[str, object]) -> None:
         """Queue a ticket, or refuse it for good, by name."""
         messages = cast(list[dict[str, str]], row["messages"])
-        prompt = prompt_ids(self.tokenizer, messages, template=self.config.apply_chat_template)
-        if len(prompt) + 1 > self.config.max_length:
-            why = f"prompt of {len(prompt)} tokens leaves no room in max_length {self.config.max_length}"
+        why = ""
+        try:
+            prompt = prompt_ids(self.tokenizer, messages, template=self.config.apply_chat_template)
+            if len(prompt) + 1 > self.config.max_length:
+                why = f"prompt of {len(prompt)} tokens leaves no room in max_length {self.config.max_length}"
+        except ValueError as error:
+            why = str(error)[:2000]
+        if why:
             lease = (ticket.id, ticket.epoch)
             self.holding.hand_in([lease], Refuse(stage="generate", lease=list(lease), why=why))
             return

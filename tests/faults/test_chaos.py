@@ -25,7 +25,7 @@ def test_storm(tmp_path: Path) -> None:
     Every sample is trained exactly once, whatever was resent, and nothing outlives the run.
     """
     with ChaosRun(tmp_path, 10 * BATCH, {"learner": {"step_s": 0.4}}) as run:
-        run.trained(BATCH)
+        run.until("trained", BATCH)
         run.storm(seed=1, seconds=7)
         account = run.account(within_s=60)
     print(account)
@@ -38,7 +38,7 @@ def test_storm(tmp_path: Path) -> None:
 def test_long_storm(tmp_path: Path, seed: int) -> None:
     """The acceptance run: five seeds, 6,016 samples each, about 2 faults a second."""
     with ChaosRun(tmp_path, 94 * BATCH, {"learner": {"step_s": 0.25}}) as run:
-        run.trained(BATCH)
+        run.until("trained", BATCH)
         run.storm(seed, seconds=40)
         account = run.account(within_s=180)
     print(f"seed {seed}: {account}")
@@ -51,7 +51,7 @@ def test_long_storm_with_poison(tmp_path: Path) -> None:
     """Three samples that kill their worker are refused among 3,008 under random kills of services; nobody else is."""
     slots: Slots = {"learner": {"step_s": 0.25}, "ledger": {"max_tries": 5}, **POISON}
     with ChaosRun(tmp_path, 47 * BATCH, slots) as run:
-        run.trained(BATCH)
+        run.until("trained", BATCH)
         run.storm(seed=9, seconds=20, names=("rollout-0", "reward-1", "learner", "ledger"))
         account = run.account(within_s=120)
     print(account)
@@ -77,14 +77,14 @@ def _nothing(run: ChaosRun) -> None:
 
 
 def _kill_generators(run: ChaosRun) -> None:
-    run.trained(BATCH)
+    run.until("running", BATCH)
     for name in ("rollout-0", "rollout-1"):
         assert run.hit(name, signal.SIGKILL)
 
 
 CRASH: Slots = {"ledger": {"env": {"MIDFLIGHT_CRASH_AT": "before_commit:10"}}}
-SLOW: Slots = {"rollout": {"work_s": 0.2}, "ledger": {"lease_s": 60.0}}
-LATE: Slots = {"learner": {"late": True}, "ledger": {"lease_s": 0.5}}
+SLOW: Slots = {"rollout": {"work_s": 0.5, "slots": 256}, "ledger": {"lease_s": 60.0}}
+LATE: Slots = {"learner": {"late": True}, "ledger": {"lease_s": 0.2}}
 SHORT: Slots = {"ledger": {"lease_s": 0.2}}
 
 

@@ -139,6 +139,23 @@ def test_logprobs_are_teacher_forced(make: Callable[..., Any], temperature: floa
     assert max(error(reference, r, done[r.id].tokens, done[r.id].logprobs) for r in wanted) <= 1e-5
 
 
+def test_temperatures_mix_in_one_batch() -> None:
+    """Each row keeps its own temperature while others end and rows move."""
+    wanted = [replace(r, temperature=(0.0, 0.5, 1.0, 2.0)[r.id % 4], max_new_tokens=2 + r.id) for r in requests(9)]
+    done = drain(Engine(qwen3(), slots=9, max_length=24), wanted)
+    assert max(error(qwen3(), r, done[r.id].tokens, done[r.id].logprobs) for r in wanted) <= 1e-5
+
+
+@pytest.mark.parametrize("threshold", [0, 1 << 60])
+def test_both_matrix_kernels(threshold: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products by oneDNN and by MKL give the same tokens and exact log-probs."""
+    monkeypatch.setattr("midflight.services.rollout.kernels._ONEDNN_PRODUCTS", threshold)
+    for make in (qwen3, qwen2):
+        wanted = requests(6)
+        done = drain(Engine(make(), slots=6, max_length=24), wanted)
+        assert max(error(make(), r, done[r.id].tokens, done[r.id].logprobs) for r in wanted) <= 1e-5
+
+
 def test_greedy() -> None:
     """Temperature 0 follows the mode of the full forward, with its log-prob at temperature 1, beside sampled rows."""
     model = qwen3()
@@ -309,6 +326,18 @@ def test_slots_bound_and_return() -> None:
     drain(engine)
     assert (engine.active, engine.free_slots, engine.ids) == (0, 3, [])
     assert len(drain(engine, requests(3))) == 3
+
+
+def test_batch_knows_its_extent() -> None:
+    """What a step asks of all rows stays exact as rows come, grow and go: columns to attend over, greedy or not."""
+    engine, waiting = Engine(qwen3(), slots=4, max_length=24), [replace(r, temperature=r.id % 2) for r in requests(12)]
+    while waiting or engine.active:
+        if waiting and engine.free_slots:
+            engine.add(waiting.pop())
+        engine.step()
+        batch = engine._batch
+        assert batch.longest == max((live.length for live in batch.rows), default=0)
+        assert batch.greedy == any(live.request.temperature == 0 for live in batch.rows)
 
 
 def test_too_long_for_the_model() -> None:

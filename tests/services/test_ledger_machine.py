@@ -216,7 +216,14 @@ class NoClaim(Book):
         return book
 
     def want(
-        self, holder: str, stage: StageName, n: int, held: Iterable[Lease], begun: Iterable[Lease], version: int, now: float
+        self,
+        holder: str,
+        stage: StageName,
+        n: int,
+        held: Iterable[Lease],
+        begun: Iterable[Lease],
+        version: int,
+        now: float,
     ) -> list[Lease]:
         held = [lease for lease in held if lease not in self.before]
         return super().want(holder, stage, n, held, begun, version, now)
@@ -264,7 +271,16 @@ class SuspectsTogether(Book):
         (RestoresTwice, False),
         (SuspectsTogether, False),
     ],
-    ids=["ack-before-commit", "no-epoch", "dead-credit", "no-claim", "never-returned", "no-reopen", "twice", "not-alone"],
+    ids=[
+        "ack-before-commit",
+        "no-epoch",
+        "dead-credit",
+        "no-claim",
+        "never-returned",
+        "no-reopen",
+        "twice",
+        "not-alone",
+    ],
 )
 def test_mutants_are_caught(mutant: type[Book], ack_first: bool) -> None:
     """Negative control: the same checker turns red for a ledger without one of its safeguards, in at most 400 walks."""

@@ -87,8 +87,10 @@ class Consumer(Worker):
         self.exhausted = False
         self._asked = False
         self._next_step = 0.0
-        self._late: tuple[int, int, list[Lease]] | None = None
-        self._was_late = not self.config.late or not identity.endswith("#1")
+        self._late = self.config.late and identity.endswith("#1")
+        self._owed: tuple[int, int, list[Lease]] | None = None
+        """Batch, step and leases of the result kept back until the batch comes again."""
+        self._sent = False
 
     def start(self) -> None:
         """Load the checkpoint."""
@@ -101,14 +103,18 @@ class Consumer(Worker):
             return False
         if self.draining or (self.exhausted and not self.holding.held and not self.whole):
             return self._wind_up()
-        if self.whole and now >= self._next_step:
+        if self._owed:
+            if not self._sent and any(batch == self._owed[0] for batch, _ in self.whole):
+                self._sent = True
+                self._trained(*self._owed[1:])
+        elif self.whole and now >= self._next_step:
             self._next_step = now + self.config.step_s
             self._step(*self.whole.pop(0))
         return False
 
     def want(self) -> None:
         """One batch in hand besides the one in training."""
-        room = 1 - len(self.whole) - len(self.pieces)
+        room = 1 + (self._owed is not None) - len(self.whole) - len(self.pieces)
         away = self.draining or self.version is None
         self.holding.want(0 if away else max(room, 0), -1 if self.version is None else self.version)
 
@@ -161,15 +167,11 @@ class Consumer(Worker):
         self.effects.take([sample for sample, _ in leases])
         self._publish()
         step = self.effects.step
-        if not self._was_late:
-            self._was_late, self._late = True, (batch, step, leases)
+        if self._late:
+            self._late, self._owed = False, (batch, step, leases)
             for sample, _ in leases:
                 self.holding.drop(sample)
             return
-        if self._late and batch == self._late[0]:
-            _, old_step, old = self._late
-            self._late = None
-            self._trained(old_step, old)
         self._trained(step, leases)
         self.event("metrics", {"samples": len(leases)}, step)
         self.progress += 1
@@ -218,6 +220,8 @@ class Consumer(Worker):
     def _on_ok(self, message: Ok, letter: Letter) -> None:
         if self.holding.answered(message):
             self.leave(1)
+        if self._owed and self._owed[2][0] in [(sample, epoch) for sample, epoch in message.done]:
+            self._owed = None
 
     @handles(WantOk)
     def _on_want_ok(self, message: WantOk, letter: Letter) -> None:

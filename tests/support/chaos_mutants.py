@@ -49,14 +49,24 @@ class EpochlessLedger(Ledger):
 
 
 class FaithfulBook(Book):
-    """The dead keep their credit and their leases."""
+    """The dead keep their credit, and what is granted to them counts as sent."""
 
     def holder_died(self, holder: str) -> int:
-        """Nothing happens."""
-        return 0
+        """End its leases, and nothing else."""
+        credits = {name: credit for name in self.credits for credit in self.credits[name].live(self.now)}
+        ended = super().holder_died(holder)
+        for name, credit in credits.items():
+            if credit.holder == holder:
+                self.credits[name].want(holder, credit.n, credit.version, credit.at)
+        return ended
+
+    def match(self, now: float) -> list[Grant]:
+        """Remember the time."""
+        self.now = now
+        return super().match(now)
 
     def unsent(self, grant: Grant) -> None:
-        """What could not be sent is thought to have arrived."""
+        """Nobody looks whether it could be sent."""
 
 
 class FaithfulLedger(Ledger):

@@ -142,17 +142,17 @@ class ChaosRun:
         while not all(self.process(name) for name in names):
             assert time.monotonic() < deadline and not self.over(0.05), "the run did not start"
 
-    def trained(self, samples: int) -> None:
-        """Wait until the ledger's file says that so many are trained."""
+    def until(self, state: str, samples: int) -> None:
+        """Wait until the ledger's file has so many samples in a state."""
         deadline = time.monotonic() + 30
-        while self._trained() < samples:
-            assert time.monotonic() < deadline and not self.over(0.05), f"{samples} samples were not trained in time"
+        while self._count(state) < samples:
+            assert time.monotonic() < deadline and not self.over(0.05), f"there never were {samples} samples {state}"
 
-    def _trained(self) -> int:
+    def _count(self, state: str) -> int:
         if not (self.dir / "ledger.sqlite").exists():
             return 0
         with closing(sqlite3.connect(self.dir / "ledger.sqlite")) as ledger, suppress(sqlite3.OperationalError):
-            count: int = ledger.execute("select count(*) from sample where state = 'trained'").fetchone()[0]
+            count: int = ledger.execute("select count(*) from sample where state = ?", (state,)).fetchone()[0]
             return count
         return 0
 

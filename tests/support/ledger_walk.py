@@ -5,10 +5,9 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from support.ledger_world import World
-
 from midflight.services.ledger.book import Book
 from midflight.services.ledger.rules import Rules
+from support.ledger_world import World
 
 Action = Callable[[World, random.Random], None]
 

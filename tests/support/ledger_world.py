@@ -1,4 +1,4 @@
-"""A world around the ledger's book: workers, a learner with checkpoints, and a network that loses, repeats and reorders.
+"""A world around the ledger's book: workers, a learner with checkpoints, a network that loses, repeats and reorders.
 
 Everything is a method a test may call in any order, and every promise of the ledger is asserted as it goes:
 effect once, nothing lost, one state each, the balance, leases kept for those who keep asking.
@@ -12,7 +12,7 @@ from typing import Any
 from midflight.services.ledger.balance import audit, balance
 from midflight.services.ledger.book import Book
 from midflight.services.ledger.grants import Grant
-from midflight.services.ledger.row import EVAL_BASE, Generated, Scored
+from midflight.services.ledger.row import EVAL_BASE, Generated, Row, Scored
 from midflight.services.ledger.rules import Rules
 from midflight.services.ledger.states import OPEN, STAGE_OF_LEASE, TERMINAL, Split, StageName, State, Verdict
 from midflight.services.ledger.store import Store
@@ -211,7 +211,9 @@ class World:
     def _reply(self, to: str, act: Callable[..., None], *args: Any) -> None:
         (self.net if self.ack_first else self.out).append(Letter(to, act, args))
 
-    def _on_want(self, name: str, stage: StageName, n: int, held: list[Lease], begun: list[Lease], version: int) -> None:
+    def _on_want(
+        self, name: str, stage: StageName, n: int, held: list[Lease], begun: list[Lease], version: int
+    ) -> None:
         self.book.want(name, stage, n, held, begun, version, self.now)
         if name in self.known_dead:
             return
@@ -424,10 +426,14 @@ class World:
         assert self.book.opened[Split.TRAIN] == self.groups * self.rules.responses_per_prompt
         stored = self.store.load()
         assert not balance(stored).problems()
-        key = lambda row: (row.id, row.state, row.epoch, row.done, row.step, row.batch, row.rewards)  # noqa: E731
         rows = sorted(self.book.rows.values(), key=lambda row: row.id)
-        assert [key(row) for row in stored.rows] == [key(row) for row in rows]
+        assert [story(row) for row in stored.rows] == [story(row) for row in rows]
         for row in rows:
             if row.bytes and row.state is not State.FILTERED:
                 assert self.store.payload(row.id) == b"t%d" % row.id
         assert all(row.id < EVAL_BASE or row.state in TERMINAL for row in rows) or self.book.evaluating >= 0
+
+
+def story(row: Row) -> tuple[object, ...]:
+    """What the file and the book must agree on."""
+    return row.id, row.state, row.epoch, row.done, row.step, row.batch, row.rewards
