@@ -70,6 +70,7 @@ class Kernel(Node):
         self.carry_out(self.supervisor.on_tick(now))
         if now >= self._next_repeat:
             self._next_repeat = now + REPEAT_S
+            self.desk.expire(now)
             for slot, apply in self.desk.unapplied():
                 self._tell(slot, apply)
             for instance, why in self.owner.over_memory(self.supervisor):

@@ -109,6 +109,10 @@ class KnobDesk:
         """An owner is no more: its knobs fall back."""
         self._keep(self.table.owner_gone(owner))
 
+    def expire(self, now: float) -> None:
+        """End the holds of owners that fell silent."""
+        self._keep(self.table.expire(now))
+
     def forget_owners(self) -> None:
         """The former run's owners are all gone."""
         for owner in {knob.owner for knob in self.table.knobs.values() if knob.owner not in (None, OPERATOR)}:

@@ -10,12 +10,15 @@ import random
 import signal
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import structlog
 
 from . import logs
 from .config import parse_resolved
 from .journal import Journal
+from .journal_format import NotAJournal
 from .journal_reader import recover
 from .kernel import Kernel
 from .loop import Loop
@@ -43,7 +46,7 @@ def main(argv: list[str]) -> int:
     link.connect(time.monotonic() + CONNECT_S)
     owner = WardenOwner(link, topology.services)
     loop = Loop()
-    past = recover(folder.journal) if folder.journal.exists() else (None, [])
+    past = remembered(folder.journal)
     journal = Journal(folder.journal, lambda: kernel.snapshot())
     kernel = Kernel(f"kernel#{generation}", loop, info.run_id, supervisor, owner, journal)
     kernel.recover(*past)
@@ -62,6 +65,19 @@ def main(argv: list[str]) -> int:
     journal.close()
     log.info("left", code=code)
     return code
+
+
+def remembered(path: Path) -> tuple[Any, list[Any]]:
+    """(snapshot, records after it) of the journal; one that is not ours is moved aside, and the run goes on without."""
+    try:
+        return recover(path)
+    except FileNotFoundError:
+        return None, []
+    except NotAJournal as error:
+        aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
+        path.rename(aside)
+        structlog.get_logger().error("journal moved aside: events and knob settings before are lost", why=str(error))
+        return None, []
 
 
 def _clean(folder: RunDir, run_id: str) -> None:

@@ -11,12 +11,11 @@ from .process import ancestry
 from .restart import Exit
 from .spec import ServiceSpec
 from .supervisor import Listing, Supervisor
-from .warden_link import Done, Refused, Running, Spawned, Stopping, WardenLink
+from .warden_link import Done, Refused, Spawned, Stopping, WardenLink
 from .warden_link import Exit as Ended
 from .warden_link import Listing as Children
 
 PING_S: Final = 1.0
-LIST_S: Final = 5.0
 
 
 class Owner(Protocol):
@@ -56,13 +55,13 @@ class WardenOwner:
     def __init__(self, link: WardenLink, specs: Mapping[str, ServiceSpec]) -> None:
         self.link, self.specs = link, specs
         self.warden = os.getppid()
-        self._spawning: dict[int, tuple[str, int]] = {}
+        self._asked: dict[int, tuple[str, int]] = {}
+        """Requests under way, by their number: what they are about."""
         self._next_ping = 0.0
-        self._listed = False
         link.list_children()
 
     def hear(self, supervisor: Supervisor, now: float) -> Iterator[list[Command]]:
-        """Answers and exits; a spawn the warden refused is an exit with code 127."""
+        """Answers and exits. A refused spawn never lived, and a refused kill has no process: both are exits."""
         for event in self.link.receive():
             match event:
                 case Children():
@@ -70,16 +69,18 @@ class WardenOwner:
                     exits = tuple((ended.name, ended.generation, _exit(ended)) for ended in event.exits)
                     yield supervisor.on_started(Listing(living, exits), now)
                 case Spawned():
-                    self._spawning.pop(event.id, None)
+                    self._asked.pop(event.id, None)
                     yield supervisor.on_spawned(event.name, event.generation, event.pid, now)
                 case Ended():
                     yield supervisor.on_exit(event.name, event.generation, _exit(event), now)
-                case Refused(id=id_, why=why) if id_ in self._spawning:
-                    name, generation = self._spawning.pop(id_)
+                case Refused(id=int(number), why=why) if number in self._asked:
+                    name, generation = self._asked.pop(number)
                     yield supervisor.on_exit(name, generation, Exit(code=127, why=why), now)
                 case Stopping():
                     yield supervisor.request_stop("stop", "the warden was asked to end the run", now)
-                case Done() | Refused():
+                case Done():
+                    self._asked.pop(event.id, None)
+                case Refused():
                     pass
         if now >= self._next_ping:
             self._next_ping = now + PING_S
@@ -90,11 +91,12 @@ class WardenOwner:
         spec = self.specs[command.slot]
         argv = [sys.executable, "-P", "-m", "midflight.kernel.boot"]
         number = self.link.spawn(command.name, command.generation, argv, environment(spec))
-        self._spawning[number] = (command.name, command.generation)
+        self._asked[number] = (command.name, command.generation)
 
     def kill(self, command: Kill) -> None:
         """Signal it; the exit is reported when it happens."""
-        self.link.kill(command.name, command.generation, command.signal)
+        number = self.link.kill(command.name, command.generation, command.signal)
+        self._asked[number] = (command.name, command.generation)
 
     def end(self, code: int) -> None:
         """Nothing is left to stop but the kernel itself."""
@@ -148,6 +150,3 @@ def resident_mb(pid: int) -> int:
 def _exit(ended: Ended) -> Exit:
     why = "killed for want of memory (a guess)" if ended.oom else ""
     return Exit(code=ended.code, signal=ended.signal, tail=ended.out, why=why)
-
-
-__all__ = ["Owner", "Running", "WardenOwner", "environment", "resident_mb"]

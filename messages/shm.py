@@ -45,7 +45,12 @@ def get(handle: Handle) -> bytes:
 
 
 def retain(folder: Path, pattern: str, keep: int) -> None:
-    """Unlink all but the newest `keep` slots matching the pattern."""
+    """Unlink all but the newest `keep` slots matching the pattern, and what a crash left half-written.
+
+    Only the writer of these slots may call it.
+    """
+    for unfinished in folder.glob(f".{pattern}.*"):
+        unfinished.unlink(missing_ok=True)
     slots = sorted(folder.glob(pattern), key=lambda path: path.stat().st_mtime_ns)
     for old in slots[:-keep]:
         old.unlink(missing_ok=True)

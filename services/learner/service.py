@@ -24,7 +24,7 @@ from midflight.messages.control import Refused
 from midflight.messages.knobs import KnobDeclaration
 from midflight.messages.samples import Batch, Commit, Committed, Ok, Restore, Restored, Stage, Trained
 from midflight.messages.tensors import Column
-from midflight.messages.weights import Handle, WeightsOk, WeightsPublish
+from midflight.messages.weights import WeightsOk, WeightsPublish
 from midflight.messages.wire import Received
 from midflight.services.lease.worker import Worker
 from midflight.services.model.open import pick_device
@@ -229,8 +229,7 @@ class Learner(Worker):
     def _publish(self) -> None:
         assert self.version is not None
         self.version += 1
-        written = write_weights(self.run_settings.shm_dir, self.version, self.trainer.weights())
-        handle = Handle(kind="shm", path=written.path, bytes=written.bytes, digest=written.digest)
+        handle = write_weights(self.run_settings.shm_dir, self.version, self.trainer.weights())
         self.mail.post(
             "data",
             ("weights", self.version),

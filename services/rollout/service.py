@@ -17,11 +17,12 @@ from midflight.kernel.mail import Bus
 from midflight.kernel.node import Letter, handles
 from midflight.kernel.settings import Settings
 from midflight.messages.samples import GiveBack, Refuse, Stage, Ticket, Tickets
+from midflight.messages.shm import CorruptSlot
 from midflight.messages.weights import WeightsNew
 from midflight.services.lease.worker import Worker
 from midflight.services.model.chat import decode, prompt_ids
 from midflight.services.model.open import open_model, pick_device
-from midflight.services.model.weights import CorruptWeights, WeightsHandle, read_weights
+from midflight.services.model.weights import read_weights
 
 from .config import RolloutConfig
 from .engine import Engine
@@ -172,9 +173,8 @@ class Rollout(Worker):
         """Load new weights between two tokens; a bad file is reported and waited out."""
         new, self.weights = cast(WeightsNew, self.weights), None
         try:
-            handle = new.handle
-            state = read_weights(WeightsHandle(new.version, handle.path, handle.digest, handle.bytes))
-        except CorruptWeights as error:
+            state = read_weights(new.handle)
+        except CorruptSlot as error:
             self._log.warning("weights refused", version=new.version, why=str(error))
             self.event("weights", {"version": new.version, "refused": str(error)[:300]})
             return

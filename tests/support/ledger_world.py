@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from midflight.services.ledger.balance import audit, balance
 from midflight.services.ledger.book import Book
 from midflight.services.ledger.grants import Grant
-from midflight.services.ledger.row import EVAL_BASE, Generated, Row, Scored
+from midflight.services.ledger.row import Generated, Scored
 from midflight.services.ledger.rules import Rules
-from midflight.services.ledger.states import OPEN, STAGE_OF_LEASE, TERMINAL, Split, StageName, State, Verdict
+from midflight.services.ledger.states import OPEN, STAGE_OF_LEASE, Split, StageName, State, Verdict
 from midflight.services.ledger.store import Store
+from support.ledger_promises import check, settle
 
 Lease = tuple[int, int]
 KINDS: tuple[StageName, ...] = ("generate", "generate", "score", "train")
@@ -76,6 +76,7 @@ class World:
         self.begun_tries: dict[int, int] = {}
         self.disk: list[tuple[int, dict[int, int]]] = [(0, {})]
         self.epochs: dict[int, int] = {}
+        self.sent: dict[int, int] = {}
         self.final: dict[int, State] = {}
         self.slots = [self._spawn(stage) for stage in KINDS]
 
@@ -274,6 +275,9 @@ class World:
     def flush(self) -> None:
         """Commit, then let replies and grants go."""
         self.store.write(self.book.changes)
+        for letter in self.out:
+            if letter.act == self._on_grant:
+                self.sent.update(letter.args[0].leases)
         self.net += self.out
         self.out = []
 
@@ -285,12 +289,7 @@ class World:
         self.book = self.book_class.load(self.rules, self.store.load(), self.now)
         self.known_dead = set()
         self.promised = {}
-        self.epochs, self.final = {}, {}
-        if self.rules.deterministic:
-            return
-        for row in self.book.rows.values():
-            if row.state in STAGE_OF_LEASE and row.holder in self.workers:
-                self.epochs[row.id] = row.epoch
+        self.epochs, self.final = dict(self.sent), {}
 
     def restart_busy(self) -> None:
         """SIGKILL the ledger after it has taken every letter, and whatever it let go, but before it committed."""
@@ -337,37 +336,14 @@ class World:
         w.batches.append(list(batch))
 
     def _on_verdict(self, w: Worker, key: Lease, verdict: Verdict) -> None:
-        assert verdict is not Verdict.UNKNOWN
+        assert verdict is not Verdict.UNKNOWN, f"{w.name} was given {key}, and now the ledger has never heard of it"
         if w.unacked.pop(key, None) is not None and w.stage == "train" and verdict is Verdict.STALE:
             self.kill(len(self.slots) - 1)  # its weights hold an effect that will be repeated: back to the checkpoint
 
     def _on_restored(self, w: Worker) -> None:
         w.restored = True
 
-    # --- what must hold ---------------------------------------------------------------------------------------------
-
-    def check(self) -> None:
-        """Assert every invariant of the ledger."""
-        assert not (faults := audit(self.book)), faults
-        self.promised = {k: v for k, v in self.promised.items() if v[0] > self.now}
-        for row in self.book.rows.values():
-            assert row.epoch >= self.epochs.get(row.id, 0), f"the epoch of sample {row.id} went back"
-            self.epochs[row.id] = row.epoch
-            if row.state in STAGE_OF_LEASE and row.strikes >= self.rules.solo_after and row.solo:
-                held = self.book.leases[STAGE_OF_LEASE[row.state].name].of(row.holder or "")
-                assert list(held) == [row.id], f"suspect {row.id} is not alone at {row.holder}"
-            if row.state is State.REFUSED and row.why.startswith("poison"):
-                assert self.begun_tries.get(row.id, 0) >= self.rules.max_strikes or row.split is Split.EVAL
-            was = self.final.get(row.id)
-            assert was is None or was is row.state or self.rules.deterministic, f"{row.id} left {was}"
-            if row.state in TERMINAL:
-                self.final[row.id] = row.state
-        for (id_, epoch), (_, name) in self.promised.items():
-            row_ = self.book.rows.get(id_)
-            if row_ is None or row_.epoch != epoch or row_.state not in STAGE_OF_LEASE:
-                answered = row_ is None or epoch in row_.done or name not in self.workers or self.rules.deterministic
-                answered = answered or (row_ is not None and row_.split is Split.TRAIN and row_.batch is not None)
-                assert answered, f"{name} kept asking for {id_}@{epoch} and lost it"
+    # --- to the end ---------------------------------------------------------------------------------------------
 
     def drain(self, rounds: int = 400) -> None:
         """Let everything run fairly to its end, then check that nothing is lost and nothing was done twice."""
@@ -375,10 +351,10 @@ class World:
             self.round()
             if self._done():
                 break
-        self.check()
+        check(self)
         left = {row.id: row.state for row in self.book.rows.values() if row.state in OPEN}
         assert self._done(), f"not finished after {rounds} rounds: {left}"
-        self._settle()
+        settle(self)
 
     def round(self) -> None:
         """One fair turn of everybody."""
@@ -414,26 +390,3 @@ class World:
         quiet = not learner.unacked and not learner.batches and not self.book.batches.waiting
         few = len(self.book.batches.complete) < self.rules.prompts_per_rollout
         return self.book.next_group >= self.groups and not busy and quiet and few and not self.book.in_flight()
-
-    def _settle(self) -> None:
-        """The book, the file and the learner's weights tell the same story."""
-        learner = self.workers[self.slots[-1]]
-        trained = {row.id: row.step for row in self.book.rows.values() if row.state is State.TRAINED}
-        held = {i: s for i, s in learner.history.items() if i in trained}
-        assert held == trained, f"the ledger says trained {trained}, the weights hold {held}"
-        closed = self.book.closed[Split.TRAIN][State.TRAINED]
-        assert len(learner.history) == len(trained) + closed, "the weights hold samples the ledger has elsewhere"
-        assert self.book.opened[Split.TRAIN] == self.groups * self.rules.responses_per_prompt
-        stored = self.store.load()
-        assert not balance(stored).problems()
-        rows = sorted(self.book.rows.values(), key=lambda row: row.id)
-        assert [story(row) for row in stored.rows] == [story(row) for row in rows]
-        for row in rows:
-            if row.bytes and row.state is not State.FILTERED:
-                assert self.store.payload(row.id) == b"t%d" % row.id
-        assert all(row.id < EVAL_BASE or row.state in TERMINAL for row in rows) or self.book.evaluating >= 0
-
-
-def story(row: Row) -> tuple[object, ...]:
-    """What the file and the book must agree on."""
-    return row.id, row.state, row.epoch, row.done, row.step, row.batch, row.rewards
