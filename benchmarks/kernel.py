@@ -3,8 +3,8 @@
     python benchmarks/kernel.py [--messages 20000] [--rounds 3] [--flight 32]
 
 The kernel is the real process under its warden, with one idle service; the client is attached to it and sends
-heartbeats, of which one in 32 is a status request, 32 in flight. The echo gets the same heartbeat's frames and sends them
-back with nothing looked at. CPU is that of the whole answering process, libzmq's thread included. Latency is one
+heartbeats, of which one in 32 is a status request, 32 in flight. The echo gets the same heartbeat's frames and sends
+them back with nothing looked at. CPU is that of the whole answering process, libzmq's thread included. Latency is one
 heartbeat at a time with nothing else going on. Target: ratio 0.45, aim 0.6.
 """
 
@@ -94,7 +94,7 @@ def measure(messages: int, rounds: int, flight: int) -> dict[str, Any]:
         try:
             with live_run(TOPOLOGY, folder) as run, Client(run.path) as client:
                 run.until_ready()
-                bare = zmq.Context.instance().socket(zmq.DEALER)
+                bare: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
                 bare.connect(url)
                 beat = sealed(client.identity, BEAT)
                 mixed = [beat] * (STATUS_EVERY - 1) + [sealed(client.identity, StatusGet())]

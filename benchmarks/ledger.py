@@ -8,6 +8,7 @@ answers, as the service does it. Messages and sockets are not in it. Targets: 60
 """
 
 import argparse
+import json
 import os
 import platform
 import tempfile
@@ -121,6 +122,7 @@ def main() -> None:
     print(f"write      {store.write_s * us:6.1f} us")
     print(f"read twice {store.read_s * us:6.1f} us")
     print(f"all        {cpu * us:6.1f} us   (target 60, limit 200) = {done / cpu:,.0f} samples/s a core")
+    print(json.dumps({"us_per_sample": round(cpu * us, 1), "samples": done, "bytes": options.bytes}))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python benchmarks/trl_child.py MODEL_DIR PROMPTS.jsonl OUT.json --seed 0 --threads 1
 
-The same batch as midflight's demo: 16 prompts x 8 completions, two optimizer steps a batch, Dr. GRPO, no KL. A step here is
-one such batch. OUT holds, for every step, seconds since training began and the batch's mean reward.
+The same batch as midflight's demo: 16 prompts x 8 completions, two optimizer steps a batch, Dr. GRPO, no KL. A step
+here is one such batch. OUT holds, for every step, seconds since training began and the batch's mean reward.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def main(options: argparse.Namespace) -> None:
         rewards.append(sum(scores) / len(scores))
         return scores
 
-    class Watch(TrainerCallback):  # type: ignore[misc]  # transformers publishes no types
+    class Watch(TrainerCallback):
         began = 0.0
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: object) -> None:

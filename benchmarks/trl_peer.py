@@ -3,13 +3,13 @@
     python benchmarks/trl_peer.py [--seeds 0 1 2] [--threads 1 2] [--only midflight|trl]
 
 Both start from one supervised checkpoint a seed (made here by midflight's own warm start, 400 steps, and kept in
-build/bench) and take the same prompts, 16 x 8 samples a step, two minibatches, learning rate 5e-4, temperature 1, PPO clip
-0.2, no KL, 12 new tokens, exact-match reward. The reward is the mean of the last 5 steps' samples.
+build/bench) and take the same prompts, 16 x 8 samples a step, two minibatches, learning rate 5e-4, temperature 1, PPO
+clip 0.2, no KL, 12 new tokens, exact-match reward. The reward is the mean of the last 5 steps' samples.
 
-What is timed: TRL from the start of its first step; midflight from the grant of the first prompt, with all its processes
-up: kernel, ledger, rollout, reward server, learner, tracker, MLflow and W&B sinks. Imports and the warm start are in
-neither; so that nobody is still importing, the learner is held (SIGSTOP) until all others have loaded. There is no
-evaluation in either; midflight takes its checkpoints. TRL lives in .venv-bench, made here.
+What is timed: TRL from the start of its first step; midflight from the grant of the first prompt, with all its
+processes up: kernel, ledger, rollout, reward server, learner, tracker, MLflow and W&B sinks. Imports and the warm
+start are in neither; so that nobody is still importing, the learner is held (SIGSTOP) until all others have loaded.
+There is no evaluation in either; midflight takes its checkpoints. TRL lives in .venv-bench, made here.
 """
 
 import argparse
@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "bench"
 VENV = ROOT / ".venv-bench"
 TRAIN = "task:rev6-10?rows=4096&split=train"
-TARGET, WINDOW, MOST_STEPS = 0.7, 5, 60
+TARGET, WINDOW, MOST_STEPS, SAMPLES = 0.7, 5, 60, 16 * 8
 RUN = """
 extends: {demo}
 run: bench
@@ -100,19 +100,21 @@ def run_trl(seed: int, threads: int) -> Steps:
 
 
 def run_midflight(seed: int, *words: str) -> tuple[Steps, dict[str, float]]:
-    """One run of the whole system; -> its steps, and CPU seconds a process used meanwhile."""
+    """One run of the whole system; -> its steps, and CPU seconds a step of every process after the first."""
     with tempfile.TemporaryDirectory() as name:
         text = RUN.format(
             demo=ROOT / "configs/demo.yaml", seed=seed, model=warm_start(seed), steps=MOST_STEPS, never=10**6
         )
         with live_run(text, Path(name), *words) as run:
             pids = _start_together(run)
-            began = {who: cpu_seconds(pid) for who, pid in pids.items()}
             steps: Steps = []
+            began: dict[str, float] = {}
             while seconds_to(steps) is None and len(steps) < MOST_STEPS and not run.over(0.0):
                 time.sleep(0.1)
                 steps = steps_of(run.path)
-            used = {who: cpu_seconds(pid) - began[who] for who, pid in pids.items()}
+                if steps and not began:
+                    first, began = len(steps), {who: cpu_seconds(pid) for who, pid in pids.items()}
+            used = {who: (cpu_seconds(pid) - began[who]) / (len(steps) - first) for who, pid in pids.items()}
         return steps, used
 
 
@@ -201,10 +203,16 @@ def measure(seeds: list[int], threads: list[int], only: str | None) -> dict[str,
         if only != "trl":
             steps, cpu = run_midflight(seed)
             runs.append(line("midflight", seed, steps))
-            cpu = {who: round(1e3 * value / max(1, len(steps)), 1) for who, value in cpu.items()}
+            cpu = {who: round(1e3 * value, 1) for who, value in cpu.items()}
         for count in threads if only != "midflight" else []:
             runs.append(line(f"trl, {count} thread{'s' * (count > 1)}", seed, run_trl(seed, count)))
-    return {"runs": runs, "cpu_ms_per_step": cpu, "ratio": ratios(runs), "machine": machine()}
+    return {
+        "runs": runs,
+        "cpu_ms_per_step": cpu,
+        "samples_per_step": SAMPLES,
+        "ratio": ratios(runs),
+        "machine": machine(),
+    }
 
 
 def ratios(runs: list[dict[str, Any]]) -> dict[str, float]:

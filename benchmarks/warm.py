@@ -1,4 +1,4 @@
-"""The demo's supervised phase without a run around it: `python benchmarks/warm.py SEED FOLDER` writes a model folder."""
+"""The demo's supervised phase without a run around it: `python benchmarks/warm.py SEED FOLDER` writes a model."""
 
 import os
 import sys
@@ -21,7 +21,10 @@ DEMO = Path(__file__).parents[1] / "configs" / "demo.yaml"
 def main(seed: int, folder: Path) -> None:
     """Train and save."""
     torch.set_num_threads(1)
-    overrides = [f"seed={seed}", f"services.learner.sft.data=task:rev6-10?rows=25600&split=train&seed={seed + 1}&noise=0.5"]
+    overrides = [
+        f"seed={seed}",
+        f"services.learner.sft.data=task:rev6-10?rows=25600&split=train&seed={seed + 1}&noise=0.5",
+    ]
     loaded = load_topology(str(DEMO), [], overrides)
     config = loaded.topology.services["learner"]
     assert isinstance(config, LearnerConfig)

@@ -1,7 +1,7 @@
 """What should happen to the children next: start, restart, stop, give up, end. The deciding half of supervision."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -61,6 +61,13 @@ class Fleet:
         for child in self.roster:
             child.load(state["children"].get(child.name, {}))
         self.stop = Stop(**state["stop"]) if state["stop"] else None
+
+    def outgrow(self, used: Iterable[tuple[str, int]]) -> None:
+        """Never hand out these (name, generation) again; before the first input."""
+        for name, generation in used:
+            if name in self.registry.owned:
+                instance = self.registry.owned[name]
+                instance.generation = max(instance.generation, generation)
 
     def _of(self, child: Child) -> Instance:
         return self.registry.owned[child.name]

@@ -19,8 +19,6 @@ class Follow:
 
     def __init__(self, mail: Mail, take: Callable[[Event], None], last: int = 0) -> None:
         self.mail, self.take = mail, take
-        self.holes = 0
-        """Pages that could not reach back far enough."""
         self._follower: Follower[Event] = Follower()
         self._follower.last = last
         self._asking = False
@@ -51,7 +49,6 @@ class Follow:
         page = received.message
         if not isinstance(page, Events):
             return
-        self.holes += page.gap
         complete = not page.events or page.events[-1].seq >= page.newest
         items = ((event.seq, event) for event in page.events)
         for ready in self._follower.fill(items, page.newest, complete=complete):

@@ -10,8 +10,11 @@ Dies    any time: the warden starts it again, it re-adopts its living services u
 """
 
 import os
+from collections import deque
 from collections.abc import Iterable
 from typing import Any, ClassVar
+
+import structlog
 
 from midflight.messages.control import (
     Done,
@@ -44,6 +47,8 @@ from .supervisor import Beat, Supervisor
 HEARTBEAT_S = 0.5
 TICK_S = 0.1
 REPEAT_S = 1.0
+DEATHS = 256
+"""Newest deaths that are told again to whoever says hello: it may have been away, or not yet connected to us."""
 
 
 class Kernel(Node):
@@ -61,6 +66,7 @@ class Kernel(Node):
         self.desk = KnobDesk(self.stream, journal)
         self.over: RunOver | None = None
         self._began = bus.now()
+        self._deaths: deque[PeerDown] = deque(maxlen=DEATHS)
         self._next_repeat = 0.0
 
     def on_turn(self, now: float) -> float:
@@ -75,7 +81,7 @@ class Kernel(Node):
                 self._tell(slot, apply)
             for instance, why in self.owner.over_memory(self.supervisor):
                 self.carry_out(self.supervisor.condemn(instance.name, instance.generation, why, now))
-        self.journal.flush()
+        self.stream.flush()
         return TICK_S
 
     def carry_out(self, commands: Iterable[Command]) -> None:
@@ -98,6 +104,8 @@ class Kernel(Node):
                 case Gone(name=name, generation=generation):
                     self._gone(f"{name}#{generation}", command.why)
                 case Emit():
+                    if command.topic in ("service.exit", "service.failed", "run.state"):
+                        structlog.get_logger().info(command.topic, **command.body)
                     self.stream.emit("kernel", command.topic, command.body, of=command.key, final=command.final)
                 case RunOver():
                     self.over = command
@@ -166,6 +174,8 @@ class Kernel(Node):
             versions={name: knob.version for name, knob in knobs.items()},
         )
         letter.reply(welcome)
+        for down in self._deaths if answer.owned else ():
+            letter.reply(down)
         self.carry_out(commands)
 
     @handles(Heartbeat)
@@ -252,6 +262,8 @@ class Kernel(Node):
         """Free its knobs; tell whoever holds work for it."""
         self.desk.gone(identity)
         self.mail.forget(identity)
+        down = PeerDown(peer=identity, why=why[:2000])
+        self._deaths.append(down)
         for instance in self.supervisor.registry.owned.values():
             if instance.live and instance.identity != identity:
-                self.mail.send("ctl", PeerDown(peer=identity, why=why[:2000]), to=instance.identity)
+                self.mail.send("ctl", down, to=instance.identity)

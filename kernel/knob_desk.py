@@ -72,7 +72,8 @@ class KnobDesk:
 
     def release(self, message: KnobRelease, letter: Letter) -> None:
         """An owner gives a knob back."""
-        answer = self.table.release(message.knob, letter.sender, message.epoch)
+        owner = letter.sender if message.epoch is not None else OPERATOR
+        answer = self.table.release(message.knob, owner, message.epoch)
         if isinstance(answer, Refusal):
             letter.reply(_refused(answer))
         else:
@@ -135,6 +136,7 @@ class KnobDesk:
             if event.kind != "knob.declared":
                 topic = "knob" if event.kind == "knob.set" else event.kind
                 self.stream.emit("kernel", topic, event.flat())
+        self.stream.flush()
 
 
 def _refused(refusal: Refusal) -> Refused:

@@ -62,7 +62,7 @@ def configure(path: Path, **context: str | int) -> None:
     structlog.contextvars.bind_contextvars(**context)
 
 
-def redact(logger: object, method: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def redact(_logger: object, _method: str, record: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Replace values whose key names a secret."""
     for key in record:
         if _SECRET.search(key):

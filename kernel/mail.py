@@ -173,6 +173,11 @@ class Mail:
             return None
         return received
 
+    @property
+    def refused(self) -> int:
+        """Messages that reached no handler: malformed, of a false sender, or of a peer no longer listened to."""
+        return sum(n for reason, n in self.counters.items() if reason.startswith("bad.") or reason == "ignored")
+
     def forget(self, sender: str) -> None:
         """A peer is gone for good: forget its count of bad messages."""
         self._bad.pop(sender, None)

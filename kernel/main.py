@@ -10,6 +10,7 @@ import random
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from .supervisor import Supervisor
 from .warden_link import WardenLink, WardenLost
 
 CONNECT_S = 5.0
+NOTHING: tuple[None, list[Any]] = (None, [])
+"""What a run without a journal remembers."""
 
 
 def main(argv: list[str]) -> int:
@@ -49,9 +52,11 @@ def main(argv: list[str]) -> int:
     past = remembered(folder.journal)
     journal = Journal(folder.journal, lambda: kernel.snapshot())
     kernel = Kernel(f"kernel#{generation}", loop, info.run_id, supervisor, owner, journal)
-    kernel.recover(*past)
     loop.add("ctl", "router", info.endpoints["ctl"], kernel.identity)
     loop.add("ev", "xpub", info.endpoints["ev"])
+    kernel.recover(*past)
+    if past == NOTHING:
+        supervisor.outgrow(former_generations(folder.logs))
     log.info("started", pid=os.getpid(), newest_event=kernel.stream.newest)
     kernel.stream.emit("kernel", "kernel.boot", {"boot": kernel.boot_id, "generation": generation, "pid": os.getpid()})
     try:
@@ -59,7 +64,8 @@ def main(argv: list[str]) -> int:
     except WardenLost as error:
         log.error("the warden is gone", why=str(error))
         code = 3
-    if kernel.over:
+    kernel.stream.flush()
+    if code == 0:  # the run is over, or the warden ends it and has stopped everyone else
         loop.flush(0.5)
         _clean(folder, info.run_id)
     journal.close()
@@ -72,12 +78,20 @@ def remembered(path: Path) -> tuple[Any, list[Any]]:
     try:
         return recover(path)
     except FileNotFoundError:
-        return None, []
+        return NOTHING
     except NotAJournal as error:
         aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
         path.rename(aside)
         structlog.get_logger().error("journal moved aside: events and knob settings before are lost", why=str(error))
-        return None, []
+        return NOTHING
+
+
+def former_generations(logs: Path) -> Iterator[tuple[str, int]]:
+    """(name, generation) of every process whose output is still here: a run without a journal must not reuse them."""
+    for path in logs.glob("*.*.out"):
+        name, generation, _ = path.name.rsplit(".", 2)
+        if generation.isdigit():
+            yield name, int(generation)
 
 
 def _clean(folder: RunDir, run_id: str) -> None:

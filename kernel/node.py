@@ -14,7 +14,6 @@ from midflight.messages.wire import Received
 from .mail import Bus, Mail
 
 M = TypeVar("M", bound=Message)
-Handler = Callable[..., None]
 
 
 class Letter(NamedTuple):

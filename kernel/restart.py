@@ -2,8 +2,8 @@
 
 permanent: always; transient: after an abnormal exit; temporary: never. More than `intensity` restarts within
 `period_s` give up, and the reason is told. The n-th restart within the period waits min(backoff_max_s,
-backoff_s * 2^(n-1)), jittered to 50-100 % of that; a period without an exit starts the count again. A process that ends with EXIT_MISTAKE
-is never started again: it would only repeat its reason.
+backoff_s * 2^(n-1)), jittered to 50-100 % of that; a period without an exit starts the count again.
+A process that ends with EXIT_MISTAKE is never started again: it would only repeat its reason.
 """
 
 import random

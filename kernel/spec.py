@@ -104,7 +104,9 @@ class ServiceSpec(Config):
         "one_for_one",
         description="Who restarts with a process that dies: itself; also those that depend on it; all replicas.",
     )
-    significant: bool = Field(False, description="Whether its normal exit ends the run, and the give-up of its last process fails it.")
+    significant: bool = Field(
+        False, description="Whether its normal exit ends the run, and the give-up of its last process fails it."
+    )
     depends_on: list[str] = Field([], description="Slots that must be ready before this one starts.")
     start_timeout_s: float = Field(120, gt=0, description="Longest time from spawn to ready, in seconds.")
     heartbeat_timeout_s: float = Field(

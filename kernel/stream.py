@@ -36,6 +36,7 @@ class Stream:
         self.mail, self.journal = mail, journal
         self.log = EventLog(capacity=KEPT)
         self.seen = Seen()
+        self._unpublished: list[wire.Event] = []
 
     @property
     def newest(self) -> int:
@@ -74,17 +75,31 @@ class Stream:
         final: bool = False,
         post: int | None = None,
     ) -> None:
-        """Number, journal and publish. `of`: what the event replaces in the snapshot. `post`: its sender's number."""
+        """Number and journal a fact; `flush` publishes it.
+
+        `of`: what the event replaces in the snapshot. `post`: its sender's number.
+        """
         event = self.log.publish(topic, body, key=of, source=source, ns=time.time_ns(), step=step, final=final)
         record = {"t": "event", "seq": event.seq, "ns": event.ns, "source": source, "topic": topic, "step": step}
         self.journal.append({**record, "body": body, "of": of, "post": post})
-        self.mail.send("ev", _message(event))
+        self._unpublished.append(_message(event))
+
+    def flush(self) -> bool:
+        """Write the journal, then publish: a successor must never give a number away that somebody has seen.
+
+        False: the disk refused. What happened is shown all the same.
+        """
+        written = self.journal.flush()
+        for event in self._unpublished:
+            self.mail.send("ev", event)
+        self._unpublished.clear()
+        return written
 
     def post(self, message: wire.Post, letter: Letter) -> None:
         """A service's event; acknowledged once it is written, whether it is new or a repeat."""
         if self.seen.take(letter.sender, message.key):
             self.emit(letter.sender, message.topic, message.body, step=message.step, post=message.key)
-        if self.journal.flush():
+        if self.flush():
             letter.reply(wire.PostOk(key=message.key))
 
     def answer(self, message: wire.EventsGet, letter: Letter) -> None:

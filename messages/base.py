@@ -38,13 +38,11 @@ class Part(BaseModel):
 class Message(Part):
     """Base of every kind in the catalogue.
 
-    `KIND` is the name on the wire, `EXAMPLE` a filled-in body (tests encode it), `NEWEST_WINS` says that a newer
-    message of this kind from the same sender replaces an older one, so a queue may drop the older.
+    `KIND` is the name on the wire, `EXAMPLE` a filled-in body (tests encode it).
     """
 
     KIND: ClassVar[str]
     EXAMPLE: ClassVar[dict[str, Any]]
-    NEWEST_WINS: ClassVar[bool] = False
 
 
 class Tensor(Part):

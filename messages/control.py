@@ -62,7 +62,6 @@ class Heartbeat(Message):
     """Service to kernel, from its main loop: proof of progress, not only of life."""
 
     KIND: ClassVar[str] = "heartbeat"
-    NEWEST_WINS: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "progress": 812, "phase": "train", "phase_s": 60.0, "waits": [{"name": "batch", "left_s": 12.5}],
         "stats": {"step": 41, "tokens_per_s": 8123.0},
@@ -79,7 +78,6 @@ class HeartbeatOk(Message):
     """Kernel to service. A new `boot` asks for a new hello; `seq` shows a subscriber what it may have missed."""
 
     KIND: ClassVar[str] = "heartbeat.ok"
-    NEWEST_WINS: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"boot": "9f2c", "seq": 1204}
     boot: Annotated[str, Field(max_length=32)]
     seq: Annotated[Count, Field(description="number of the newest event")]
@@ -132,7 +130,6 @@ class Status(Message):
     """Kernel to client: the run as the kernel sees it."""
 
     KIND: ClassVar[str] = "status"
-    NEWEST_WINS: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "run_id": "demo-1a2b3c4d", "boot": "9f2c", "seq": 12, "up_s": 3.5, "stopping": None, "services": [],
         "counters": {"ctl": 120},

@@ -23,7 +23,6 @@ class Envelope(Part):
     t: Annotated[str | None, Field(max_length=64, description="trace id, carried along a chain of causes")] = None
     p: Annotated[str | None, Field(max_length=100, description="id s:i of the message that caused this")] = None
     ts: Annotated[Count, Field(description="wall clock of sending, ns, for people only")] = 0
-    dl: Annotated[int | None, Field(ge=0, le=86_400_000, description="budget left, ms, relative")] = None
     n: Annotated[int, Field(ge=0, le=16, description="number of raw frames behind the body")] = 0
     x: Annotated[Flat | None, Field(description="extensions; the only place for unknown keys")] = None
 

@@ -41,12 +41,12 @@ class KnobGranted(Message):
 
 
 class KnobRelease(Message):
-    """Owner to kernel: given back; the knob holds its last value."""
+    """Owner (with its epoch) or a person (without) to kernel: given back, to its former owner if there was one."""
 
     KIND: ClassVar[str] = "knob.release"
     EXAMPLE: ClassVar[dict[str, Any]] = {"knob": "kl.coef", "epoch": 3}
     knob: KnobName
-    epoch: Epoch
+    epoch: Epoch | None = None
 
 
 class KnobSet(Message):
@@ -120,7 +120,6 @@ class Knobs(Message):
     """Kernel to client: the knob table."""
 
     KIND: ClassVar[str] = "knobs"
-    NEWEST_WINS: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"knobs": []}
     knobs: Annotated[list[KnobStatus], Field(max_length=512)]
 

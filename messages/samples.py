@@ -18,7 +18,6 @@ class Want(Message):
     """Worker to ledger, absolute and idempotent: what I hold, what I have begun, and how much more I take."""
 
     KIND: ClassVar[str] = "want"
-    NEWEST_WINS: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "stage": "generate", "n": 32, "held": [[5, 1], [6, 1]], "begun": [[5, 1]], "version": 7,
     }  # fmt: skip
@@ -33,7 +32,6 @@ class WantOk(Message):
     """Ledger to worker: heard. A new `boot` asks for everything unacknowledged again."""
 
     KIND: ClassVar[str] = "want.ok"
-    NEWEST_WINS: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {"boot": "77aa", "version": 7}
     boot: Annotated[str, Field(max_length=32)]
     version: Annotated[int, Field(ge=-1, description="newest policy version")]
@@ -265,7 +263,6 @@ class LedgerStatus(Message):
     """Ledger to client: counts by state, what does not balance, and a sample's life if asked."""
 
     KIND: ClassVar[str] = "ledger"
-    NEWEST_WINS: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = {
         "issued": 256, "states": {"ready": 128, "trained": 128}, "eval_states": {}, "problems": [], "step": 2,
         "committed": 0, "version": 3, "life": [], "stats": {"bad_rows": 0},

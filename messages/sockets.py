@@ -18,7 +18,7 @@ HWM: Final = 1000
 """Messages a socket may hold for one peer in each direction."""
 _NOBLOCK: Final = int(zmq.NOBLOCK)
 _MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
-"""Plain ints: pyzmq's own flags are enums, and send_multipart and rcvmore spend more on them than libzmq on a message."""
+"""Plain ints: pyzmq's flags are enums, on which send_multipart and rcvmore spend more than libzmq on a message."""
 Role = Literal["router", "dealer", "xpub", "sub"]
 _TYPES: Final = {"router": zmq.ROUTER, "dealer": zmq.DEALER, "xpub": zmq.XPUB, "sub": zmq.SUB}
 

@@ -41,7 +41,6 @@ class WeightsNew(Message):
     """Ledger to rollout: load this at the next token boundary. A newer one replaces it."""
 
     KIND: ClassVar[str] = "weights.new"
-    NEWEST_WINS: ClassVar[bool] = True
     EXAMPLE: ClassVar[dict[str, Any]] = WeightsPublish.EXAMPLE
     version: Count
     step: Count

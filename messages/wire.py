@@ -69,7 +69,6 @@ class Sealer:
         correlation: str | None = None,
         trace: str | None = None,
         cause: str | None = None,
-        budget_ms: int | None = None,
     ) -> tuple[str, list[bytes]]:
         """-> (message id, frames). Raises WireError when a limit would be broken."""
         frames: list[bytes] = []
@@ -84,8 +83,6 @@ class Sealer:
             head["t"] = trace
         if cause is not None:
             head["p"] = cause
-        if budget_ms is not None:
-            head["dl"] = budget_ms
         if frames:
             head["n"] = len(frames)
         packed = [_MAJOR_BYTE + _packer.pack(head), _packer.pack(body), *frames]
@@ -107,7 +104,7 @@ def decode(frames: Sequence[bytes]) -> Received:
     if frames[0][0] != MAJOR:
         raise WireError("major", f"{frames[0][0]}, this side speaks {MAJOR}")
     try:
-        envelope = Envelope.__pydantic_validator__.validate_python(_unpack(frames[0][1:], 64))
+        envelope: Envelope = Envelope.__pydantic_validator__.validate_python(_unpack(frames[0][1:], 64))
     except ValidationError as error:
         raise WireError("envelope", _brief(error)) from None
     kind = CATALOGUE.get(envelope.k)
@@ -138,9 +135,10 @@ def _body(kind: type[Message], envelope: Envelope, frame: bytes) -> Message:
     if envelope.v > MINOR and isinstance(body, dict):  # a newer peer may know more optional fields
         body = {key: value for key, value in body.items() if key in kind.model_fields}
     try:
-        return kind.__pydantic_validator__.validate_python(body)
+        message: Message = kind.__pydantic_validator__.validate_python(body)
     except ValidationError as error:
         raise WireError("body", f"{envelope.k}: {_brief(error)}") from None
+    return message
 
 
 def _unpack(data: bytes, most: int) -> Any:

@@ -64,7 +64,8 @@ def test_ps_costs_less_than_150_ms_of_cpu(live_run: Path, tmp_path: Path) -> Non
     """
     environ = {**ENVIRON, "PYTHONPYCACHEPREFIX": str(tmp_path / "pyc")}
     environ.pop("PYTHONDONTWRITEBYTECODE", None)
-    alone, ps = [], []
+    alone: list[float] = []
+    ps: list[float] = []
     while len(ps) < TRIES and (len(ps) < 3 or min(ps) >= PS_CPU_S):
         _, cost = _cpu([sys.executable, "-c", LIBRARIES], live_run, environ)
         code, ps_cost = _cpu([*VERB, "ps"], live_run, environ)

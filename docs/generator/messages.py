@@ -34,8 +34,7 @@ def page() -> str:
 def section(kind: type[Message]) -> str:
     """One kind: purpose, direction, fields, buffers, example."""
     doc = inspect.getdoc(kind) or ""
-    newest = " A newer one of the same sender may replace an older one." if kind.NEWEST_WINS else ""
-    lines = [f"### `{kind.KIND}`\n", f"{doc}{newest}\n", f"Direction: {direction(doc)}.\n", fields(kind)]
+    lines = [f"### `{kind.KIND}`\n", f"{doc}\n", f"Direction: {direction(doc)}.\n", fields(kind)]
     if issubclass(kind, Bulk):
         lines += ["Buffers, one column each:\n", _columns(kind)]
     return "\n".join([*lines, fenced(as_json(kind.EXAMPLE), "json")])

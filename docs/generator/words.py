@@ -97,7 +97,7 @@ WORDS = {
 """field name -> its meaning where the field itself says nothing."""
 
 UNITS = (("_s", "s"), ("_ms", "ms"), ("_ns", "ns"), ("bytes", "bytes"), ("tokens", "tokens"), ("seconds", "s"))
-EXACT = {"ts": "ns", "dl": "ms", "ns": "ns"}
+EXACT = {"ts": "ns", "ns": "ns"}
 
 
 def unit(field: str) -> str:

@@ -55,9 +55,10 @@ class Plateau(Actor):
         self.held = None
 
     def work(self, now: float) -> bool:
-        """Fill holes in the stream; ask for the knob until it is ours."""
+        """Read the stream to its end, then ask for the knob until it is ours: nothing is decided on old metrics."""
         self.follow.catch_up(self.newest_event)
-        if self.held is None and now >= self._next_ask:
+        current = 0 < self.newest_event <= self.follow.last
+        if self.held is None and current and now >= self._next_ask:
             self._next_ask = now + RETRY_S
             ask = KnobAcquire(knob="optim.lr")
             self.mail.request("ctl", ask, ANSWER_S, self._answered, lambda why: None, name="knob")

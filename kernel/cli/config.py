@@ -14,7 +14,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     """One of four actions."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, text in (("check", "is this topology valid?"), ("show", "the resolved topology")):
-        one = actions.add_parser(name, help=text)
+        one = actions.add_parser(name, help=text, allow_abbrev=False)
         one.add_argument("topology", help="a file, or the name of one that comes with midflight, such as demo")
         one.add_argument("overrides", nargs="*", metavar="key.path=value", help="e.g. services.learner.steps=50")
         one.add_argument(

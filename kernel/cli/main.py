@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="store_true", help="print the version and leave")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB")
     for verb, text in VERBS.items():
-        one = verbs.add_parser(verb, help=text, description=text)
+        one = verbs.add_parser(verb, help=text, description=text, allow_abbrev=False)
         if arguments[:1] == [verb]:
             _module(verb).options(one)
     chosen, rest = parser.parse_known_args(arguments)

@@ -1,5 +1,7 @@
 """Watching a run from the terminal that started it: two live lines on a tty, else one line a step; then a summary."""
 
+import os
+import signal
 import sys
 import time
 from collections import deque
@@ -11,6 +13,7 @@ from midflight.kernel.launch import Launched
 from midflight.kernel.mistake import EXIT_MISTAKE
 from midflight.messages.control import RunStop
 from midflight.messages.events import Event
+from midflight.messages.sockets import Endpoint
 from midflight.messages.wire import WireError, decode
 
 from .common import seconds
@@ -38,15 +41,19 @@ class Watch:
         self.lines: list[str] = []
         self.rewards: deque[float] = deque(maxlen=400)
         self.evaluations: list[tuple[int, float]] = []
+        self.overlap: dict[str, Any] = {}
         self.over = ""
         self.stopping = False
         self.failed: list[str] = []
         self._live = sys.stdout.isatty()
+        self._muted = False
         self._drawn = 0
 
     def interrupted(self, number: int, frame: FrameType | None) -> None:
         """A signal: noted here, acted on in the loop."""
         self.presses += 1
+        if number == signal.SIGHUP:
+            self._mute()
 
     def until_over(self) -> int:
         """Show what happens until the warden has gone; -> the exit code of the command."""
@@ -54,12 +61,12 @@ class Watch:
         with Client(self.launched.run_dir.path) as client:
             stream = client.port("ev", "sub")
             while warden.poll() is None:
-                if stream.socket.poll(POLL_MS):
-                    for incoming in stream.drain():
-                        self._take(incoming.frames)
-                while self.handled < self.presses:
-                    self._stop(client)
-                self._draw()
+                try:
+                    self._turn(client, stream)
+                except OSError:  # nobody reads what we print; the run goes on until it is asked to end
+                    if self._muted:
+                        raise
+                    self._mute()
             for incoming in stream.drain(10_000):
                 self._take(incoming.frames)
         code = warden.wait()
@@ -67,6 +74,19 @@ class Watch:
         if code == EXIT_MISTAKE:
             return USAGE
         return code if code in (0, FAILED) else FAILED
+
+    def _turn(self, client: Client, stream: Endpoint) -> None:
+        if stream.socket.poll(POLL_MS):
+            for incoming in stream.drain():
+                self._take(incoming.frames)
+        while self.handled < self.presses:
+            self._stop(client)
+        self._draw()
+
+    def _mute(self) -> None:
+        """The terminal is gone: what is printed from here on goes nowhere."""
+        self._muted, self._live, self._drawn = True, False, 0
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
 
     def _stop(self, client: Client) -> None:
         mode, text = MODES[min(self.handled, len(MODES) - 1)]
@@ -100,6 +120,9 @@ class Watch:
                 f"lag {_f(b.get('lag_mean'), 2)} max {_f(b.get('lag_max'), 0)} train {_f(b.get('train_s'))}s "
                 f"wait {_f(b.get('wait_s'))}s"
             )
+
+    def _on_overlap(self, event: Event) -> None:
+        self.overlap = dict(event.body)
 
     def _on_sft(self, event: Event) -> None:
         self.last.update(sft=event.step, sft_of=event.body.get("of"), loss=event.body.get("loss"))
@@ -167,6 +190,9 @@ class Watch:
             print(f"reward            {sum(head) / len(head):.3f} -> {sum(tail) / len(tail):.3f}  [{spark(rewards)}]")
         if self.evaluations:
             print("held-out accuracy " + "  ".join(f"{step}: {value:.3f}" for step, value in self.evaluations))
+        if self.overlap:
+            shares = " ".join(f"{name} {_number(self.overlap.get(name)):.0%}" for name in ("generating", "training"))
+            print(f"overlap           {_number(self.overlap.get('both')):.0%} of the time both ({shares})")
         print(f"run directory     {self.launched.run_dir.path}")
         if code not in (0, EXIT_MISTAKE):
             print(last_words(self.launched.run_dir.logs, self.failed))
@@ -180,6 +206,10 @@ def spark(values: list[float], width: int = 60) -> str:
     means = [sum(part) / len(part) for part in (values[i : i + size] for i in range(0, len(values), size))]
     low, high = min(means), max(means)
     return "".join(SPARKS[int((mean - low) / (high - low or 1.0) * (len(SPARKS) - 1))] for mean in means)
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def _f(value: object, digits: int = 3) -> str:

@@ -46,6 +46,6 @@ def permutation(size: int, seed: str) -> list[int]:
     Sorting by random keys uses only `random()`, whose sequence Python promises to keep between versions; `shuffle`
     has no such promise.
     """
-    rng = random.Random(seed)  # noqa: S311 - an order, not a secret
+    rng = random.Random(seed)
     keys = [rng.random() for _ in range(size)]
     return sorted(range(size), key=keys.__getitem__)

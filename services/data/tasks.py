@@ -103,7 +103,7 @@ def read_task(source: str, kind: str) -> Iterator[RawRow]:
 
 def _draws(task: str, split: str, count: int, seed: int) -> Iterator[tuple[str, str, random.Random]]:
     """Yield prompt, answer and a second generator for noise, so that noise never changes the prompts."""
-    prompts, noise = (random.Random(f"{task}/{split}/{seed}/{use}") for use in ("prompts", "noise"))  # noqa: S311
+    prompts, noise = (random.Random(f"{task}/{split}/{seed}/{use}") for use in ("prompts", "noise"))
     for _ in range(count):
         prompt, answer = TASKS[task](prompts)
         yield prompt, answer, noise

@@ -77,7 +77,9 @@ class LearnerConfig(ServiceSpec):
     objective_weights: dict[str, float] = Field({}, description="Weight of each named reward; 1 when omitted.")
     max_length_per_device: int = Field(16384, ge=16, description="Tokens of a micro-batch.")
     gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass.")
-    bf16: bool = Field(False, description="bfloat16 autocast; masters and log-probs stay fp32.")
+    bf16: Literal["auto", "on", "off"] = Field(
+        "auto", description="bfloat16 autocast; masters and log-probs stay fp32. auto: where it was measured to pay."
+    )
     prefetch: int = Field(1, ge=1, le=8, description="Batches taken under lease besides the one in training.")
     checkpoint_every: int = Field(20, ge=1, description="Steps between checkpoints.")
     keep_checkpoints: int = Field(2, ge=2, description="Verified checkpoints kept.")

@@ -18,6 +18,6 @@ def declarations(config: LearnerConfig) -> tuple[KnobDeclaration, ...]:
         knob("kl.coef", "loss per nat", config.kl.coef, 0.0, 100.0, "Weight of the KL to the reference policy."),
         knob("clip.range", "ratio", config.clip, 0.0, 1.0, "PPO clip range around the proximal policy."),
         knob("entropy.coef", "loss per nat", config.entropy_coef, 0.0, 1.0, "Weight of the entropy bonus."),
-        knob("optim.lr", "1", lr, 0.0, max(1.0, lr), "Peak learning rate, before warm-up and schedule."),
-        knob("optim.weight_decay", "1", config.optim.weight_decay, 0.0, 1.0, "AdamW's decoupled weight decay."),
+        knob("optim.lr", "", lr, 0.0, max(1.0, lr), "Peak learning rate, before warm-up and schedule."),
+        knob("optim.weight_decay", "", config.optim.weight_decay, 0.0, 1.0, "AdamW's decoupled weight decay."),
     )

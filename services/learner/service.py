@@ -106,7 +106,8 @@ class Learner(Worker):
         if self.version is None:
             self._ask_restore()
             return False
-        if self.trainer.step >= self.config.steps:
+        used_up = self.holding.exhausted and not self.holding.held
+        if self.trainer.step >= self.config.steps or used_up:
             return self._wind_up()
         if self.whole:
             self._rl_step(self.whole.pop(0))
@@ -183,6 +184,7 @@ class Learner(Worker):
             return
         if assembly is None:
             assembly = self.assembling[message.batch] = Assembly(message.batch, message.pieces)
+            self.whole = [other for other in self.whole if other.number != message.batch]  # granted anew: replaced
         if assembly.add(message, letter.received.views()):
             del self.assembling[message.batch]
             self.whole.append(assembly)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from . import rng
-from .checkpoint import CheckpointError, Manifest, UnusableCheckpoint, save, verify
+from .checkpoint import Manifest, UnusableCheckpoint, save, verify
 from .optim import PolicyOptimizer
 from .tensorfile import tensor_chunks
 

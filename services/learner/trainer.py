@@ -34,6 +34,7 @@ KNOBS: Final = {
     "optim.lr": "lr",
     "optim.weight_decay": "weight_decay",
 }
+BF16: Final = {"auto": None, "on": True, "off": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class Trainer:
         self.tokenizer, lm = open_model(model, seed)
         if config.gradient_checkpointing:
             lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        self.policy = Policy(lm.to(self.device), bf16=config.bf16)
+        self.policy = Policy(lm.to(self.device), bf16=BF16[config.bf16])
         self.reference: Policy | None = None
         self.stage = "sft" if config.sft else "rl"
         self.step = 0
@@ -174,7 +175,7 @@ class Trainer:
     def _freeze_reference(self) -> None:
         if self.config.kl.type is None:
             return
-        self.reference = Policy(copy.deepcopy(self.policy.lm), bf16=self.config.bf16)
+        self.reference = Policy(copy.deepcopy(self.policy.lm), bf16=BF16[self.config.bf16])
         self.reference.requires_grad_(False)
 
     def _load_reference(self) -> None:

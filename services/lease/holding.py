@@ -26,6 +26,8 @@ class Holding:
         self.boot = ""
         self.version = -1
         """Newest policy version the ledger knows of."""
+        self.exhausted = False
+        """The ledger says that nothing more will come."""
         self.next_want = 0.0
         self._posts: dict[tuple[str, int], set[tuple[int, int]]] = {}
         self._post_of: dict[tuple[int, int], tuple[str, int]] = {}
@@ -53,7 +55,9 @@ class Holding:
         self.next_want = self.mail.bus.now() + WANT_S
         held = [[sample, epoch] for sample, epoch in self.held.items()]
         begun = [[sample, self.held[sample]] for sample in self.begun if sample in self.held]
-        self.mail.send("data", Want(stage=self.stage, n=max(0, n), held=held, begun=begun, version=version))
+        # Not validated here: hundreds of leases, several times a step, and the ledger checks what it receives.
+        want = Want.model_construct(stage=self.stage, n=max(0, n), held=held, begun=begun, version=version)
+        self.mail.send("data", want)
 
     def hand_in(self, leases: Iterable[tuple[int, int]], message: Message, columns: Iterable[Column] = ()) -> None:
         """Post a result; its leases stay held until the ledger has answered every one of them."""
@@ -79,10 +83,12 @@ class Holding:
 
     def heard(self, message: WantOk) -> bool:
         """Note the ledger's boot and version; True when it was restarted: everything unacknowledged goes out again."""
-        self.version = message.version
+        self.version, self.exhausted = message.version, message.exhausted
         restarted = bool(self.boot) and self.boot != message.boot
         self.boot = message.boot
         if restarted:
             self.mail.resend("data")
-            self.next_want = 0.0
+            self.exhausted = False
+        """The ledger says that nothing more will come."""
+        self.next_want = 0.0
         return restarted

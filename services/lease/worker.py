@@ -10,6 +10,8 @@ from midflight.messages.sockets import Role
 
 from .holding import Holding
 
+WAITS_FOR: dict[Stage, str] = {"generate": "tickets", "score": "score jobs", "train": "batch"}
+
 
 class Worker(Actor):
     """Keeps its `holding` in step with the ledger's answers. Subclasses take work and hand it in."""
@@ -33,7 +35,15 @@ class Worker(Actor):
         """Repeat the want when it is due, then what every actor does."""
         if self.ready and now >= self.holding.next_want:
             self.want()
+            self._show_wait()
         return super().on_turn(now)
+
+    def _show_wait(self) -> None:
+        """An empty-handed worker waits for the ledger, as long as that lives."""
+        if self.holding.held or self.draining:
+            self.waited(WAITS_FOR[self.STAGE])
+        else:
+            self.waiting(WAITS_FOR[self.STAGE], None)
 
     def on_drain(self) -> None:
         """Take no more."""

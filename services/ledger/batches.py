@@ -125,17 +125,21 @@ def judge(table: "Table", group: int) -> list[Row]:
 
 
 def form(table: "Table") -> bool:
-    """Say whether a batch waits to be granted, after forming one if enough complete groups pass the rules
-    now."""
+    """Say whether a batch waits to be granted, after forming one if enough complete groups pass the rules now.
+
+    When no prompt is left and nothing is on its way, the last batch is what is left.
+    """
     if table.batches.waiting:
         return True
-    wanted = table.rules.prompts_per_rollout
+    wanted, complete = table.rules.prompts_per_rollout, sorted(table.batches.complete)
+    if table.over and not any(table.batches.unsettled.values()):
+        wanted = min(wanted, len(complete))
     groups: list[list[Row]] = []
-    for group in sorted(table.batches.complete) if len(table.batches.complete) >= wanted else ():
+    for group in complete if len(complete) >= wanted else ():
         kept = judge(table, group) if len(groups) < wanted else []
         if kept:
             groups.append(kept)
-    if len(groups) < wanted:
+    if not groups or len(groups) < wanted:
         return False
     table.batches.add(groups)
     table.note()

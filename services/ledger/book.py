@@ -85,14 +85,14 @@ class Book(Table):
         for id_, epoch in held:
             row = self.rows.get(id_)
             if row is not None and self.stands(row, at, epoch, holder) is None:
-                leases.put(id_, holder, deadline)
                 named.add(id_)
             elif row is None or row.done[at.index] != epoch:
                 lost.append((id_, epoch))
         for id_, epoch in begun:
             row = self.rows.get(id_)
-            if row is not None and self.stands(row, at, epoch, holder) is None:
+            if row is not None and not row.begun and self.stands(row, at, epoch, holder) is None:
                 row.begun = True
+        leases.renew(named, deadline)
         unseen = [id_ for id_ in leases.of(holder) if id_ not in named]
         coming = len({self.rows[id_].batch for id_ in unseen}) if stage == "train" else len(unseen)
         self.credits[stage].want(holder, n - coming, version, now)

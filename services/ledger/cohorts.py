@@ -27,7 +27,7 @@ def next_cohort(table: "Table") -> list[Row]:
         rows = [row for row in issued if row.cohort == oldest]
         if rows[0].split is Split.TRAIN and not settled(table):
             return []
-    elif not issued or table.room() or not settled(table):
+    elif not issued or (table.room() and not table.over) or not settled(table):
         return []
     else:
         rows = issued

@@ -52,9 +52,7 @@ class LedgerConfig(ServiceSpec):
     lease_s: float = Field(30.0, gt=0, description="Silence after which a worker's leases return, in seconds.")
     claim_s: float = Field(1.5, gt=0, description="After a ledger restart, time to claim held leases, in seconds.")
     max_tries: int = Field(4, ge=1, description="Begun tries after which a sample that ends its workers is refused.")
-    max_ready_mb: int = Field(
-        512, ge=1, description="Bytes of waiting trajectories before generation pauses, in MiB."
-    )
+    max_ready_mb: int = Field(512, ge=1, description="Bytes of waiting trajectories before generation pauses, in MiB.")
     durable: Literal["process", "power"] = Field(
         "process", description="Survive kills of processes (WAL), or also power cuts (an fsync a transaction)."
     )

@@ -105,10 +105,7 @@ class Desk(Actor):
         except (ValueError, KeyError) as error:
             self.reply(letter, Refused(code="columns", why=f"trajectories: {error}"))
             return
-        answers: list[Answer] = []
-        for part, blob in cut:
-            self.remember(part.id, blob)
-            answers.append((part.id, part.epoch, Generated(blob, part.version)))
+        answers: list[Answer] = [(part.id, part.epoch, Generated(blob, part.version)) for part, blob in cut]
         self._take("generate", answers, letter)
 
     @handles(Scores)
@@ -173,7 +170,8 @@ class Desk(Actor):
     def _on_commit(self, message: Commit, letter: Letter) -> None:
         if self._may_steer(letter):
             self.book.commit(message.step, letter.sender)
-            self.reply(letter, Committed(step=message.step))
+            if self.book.committed >= message.step:  # else a `trained` that was lost is on its way again: so is this
+                self.reply(letter, Committed(step=message.step))
 
     # the kernel and people
 
@@ -194,6 +192,8 @@ class Desk(Actor):
         stale: list[list[int]] = []
         for sample, epoch, outcome in answers:
             verdict = self.book.answer(stage, sample, epoch, letter.sender, outcome)
+            if isinstance(outcome, Generated) and sample in self.book.changes.payloads:
+                self.remember(sample, self.book.changes.payloads[sample])
             (done if verdict is Verdict.OK else stale).append([sample, epoch])
         self.reply(letter, Ok(done=done, stale=stale))
 

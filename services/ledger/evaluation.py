@@ -67,9 +67,9 @@ def end_round(table: "Table", row: Row) -> None:
     """Record the result when `row` was the last sample of the open round to be scored or refused."""
     if row.split is Split.TRAIN or table.evaluating < 0:
         return
-    rows = table.members(row)
-    if all(r.state in TERMINAL for r in rows):
-        table.changes.results.append(summarise(table.evaluating, rows))
-        table.evaluating = -1
-        table.note()
-        open_round(table)
+    if any(n and state not in TERMINAL for state, n in table.totals[Split.EVAL].items()):
+        return
+    table.changes.results.append(summarise(table.evaluating, table.members(row)))
+    table.evaluating = -1
+    table.note()
+    open_round(table)

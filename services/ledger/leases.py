@@ -18,6 +18,11 @@ class Leases:
     def __len__(self) -> int:
         return len(self._deadline)
 
+    def renew(self, ids: Collection[int], deadline: float) -> None:
+        """Move the deadline of leases that stand."""
+        self._deadline.update(dict.fromkeys(ids, deadline))
+        self._soonest = min(self._soonest, deadline)
+
     def put(self, id_: int, holder: str, deadline: float) -> None:
         """Grant, or renew with a new deadline."""
         self._deadline[id_] = deadline

@@ -28,14 +28,16 @@ from .config import LedgerConfig
 from .desk import Desk
 from .grants import Grant
 from .outgoing import batch, score_jobs, tickets
+from .overlap import Overlap
 from .prompts import Prompts
-from .row import Row
+from .row import EVAL_BASE, Row
 from .rules import Rules
 from .states import Split, State
 from .store import Store, StoreError, StoreFull
 
 RETRY_FULL_S = 0.5
 READ_S = 120.0
+REPORT_S = 5.0
 CACHE_BYTES = 64 << 20
 GAP_S = 1.0
 """A turn this late means that the ledger itself stood still: nobody loses a lease for it."""
@@ -61,6 +63,8 @@ class Ledger(Desk):
         self._cache_bytes = 0
         self._retry_at = 0.0
         self._last_turn = bus.now()
+        self._overlap = Overlap()
+        self._next_report = 0.0
         self._log = structlog.get_logger()
 
     def start(self) -> None:
@@ -96,7 +100,7 @@ class Ledger(Desk):
             self._grants += self.book.match(now)
         if self._flush():
             self._answer()
-        self._count()
+        self._count(now)
         return False
 
     def idle(self) -> bool:
@@ -131,22 +135,19 @@ class Ledger(Desk):
     def row_json(self, row: Row) -> bytes:
         """The prompt row of a sample."""
         if row.split is Split.EVAL:
-            return self.prompts.of_evaluation(row.id % self.book.rules.eval_samples).row
+            return self.prompts.of_evaluation((row.id - EVAL_BASE) % self.book.rules.eval_samples).row
         return self.prompts.of_group(row.group).row
 
     @property
     def exhausted(self) -> bool:
-        """No prompt is left and what is open cannot fill a batch any more."""
-        book = self.book
-        if not self.prompts.over(book.next_group):
-            return False
-        counts = book.totals[Split.TRAIN]
-        busy = sum(counts[s] for s in (State.ISSUED, State.RUNNING, State.GENERATED, State.SCORING, State.LEASED))
-        return not busy and not book.batches.waiting and len(book.batches.complete) < book.rules.prompts_per_rollout
+        """No prompt is left and nothing is open any more."""
+        return self.book.finished
 
     def _admit(self) -> None:
-        while self.book.room() and not self.prompts.over(self.book.next_group):
-            self.book.open_group(self.prompts.of_group(self.book.next_group).refused)
+        book, prompts = self.book, self.prompts
+        while book.room() and not prompts.over(book.next_group):
+            book.open_group(prompts.of_group(book.next_group).refused)
+        book.over = prompts.over(book.next_group)
 
     def _flush(self) -> bool:
         """One transaction for everything since the last; False while the disk is full."""
@@ -190,12 +191,21 @@ class Ledger(Desk):
             out = batch(grant, rows, self.blob)
         return all(self.mail.send("data", message, to=grant.holder, columns=columns) for message, columns in out)
 
-    def _count(self) -> None:
+    def on_drain(self) -> None:
+        """The last word on how much was done at once."""
+        self.event("overlap", self._overlap.shares())
+
+    def _count(self, now: float) -> None:
         counts = self.book.totals[Split.TRAIN]
+        self._overlap.add(now, generating=counts[State.RUNNING] > 0, training=counts[State.LEASED] > 0)
+        if now >= self._next_report:
+            self._next_report = now + REPORT_S
+            self.event("overlap", self._overlap.shares())
         self.progress = self.book.step + self.book.opened[Split.TRAIN]
         self.stats = {
             "step": self.book.step,
             "version": -1 if self.book.newest is None else self.book.newest,
+            "refused_messages": self.mail.refused,
             **{state.value: counts[state] for state in State if counts[state]},
         }
 

@@ -33,6 +33,7 @@ class Table:
     version_steps: the step of each recent version. restored_by: the learner that restored last.
     stored: bytes of the trajectories of open samples. mean_bytes: running mean of a trajectory's size.
     evaluating: policy version of the open evaluation round, -1 when none. last_evaluated: that of the latest.
+    over: set by the caller when no prompt is left; what is open may then make a smaller last cohort and batch.
     dead: workers that will never come back (identities carry a generation).
     """
 
@@ -58,6 +59,7 @@ class Table:
         self.next_group = self.next_round = self.next_cohort = 0
         self.evaluating = -1
         self.last_evaluated: int | None = None
+        self.over = False
         self.stored = 0
         self.mean_bytes = 0.0
 
@@ -161,6 +163,11 @@ class Table:
         return opened + self.size <= self.rules.batch or admission.fits_bytes(
             self.stored, awaited, self.mean_bytes, self.rules.max_ready_bytes
         )
+
+    @property
+    def finished(self) -> bool:
+        """No prompt is left and every training sample is trained or terminal."""
+        return self.over and not any(self.totals[Split.TRAIN][state] for state in OPEN)
 
     def lag(self, row: Row) -> int:
         """Return how many optimizer steps the newest policy is ahead of the oldest token of a sample."""

@@ -155,7 +155,10 @@ class Engine:
         self._pending.clear()
         first = len(self._batch.rows)
         prompts: dict[tuple[int, ...], int] = {}
-        source = [prompts.setdefault(tuple(request.prompt), len(prompts)) for request in requests]
+        for request in requests:
+            prompts.setdefault(tuple(request.prompt), len(prompts))
+        requests.sort(key=lambda request: prompts[tuple(request.prompt)])
+        source = [prompts[tuple(request.prompt)] for request in requests]
         slots = [self._free.pop() for _ in requests]
         self._rows.admit(first, slots, requests)
         logits = self._forward.prefill(list(prompts), source, first)

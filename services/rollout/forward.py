@@ -18,7 +18,10 @@ class Forward(Protocol):
         """Replace all weights from a Hugging Face state dict, or raise BadWeights and replace none."""
 
     def prefill(self, sequences: Sequence[Sequence[int]], source: Sequence[int], first: int) -> Tensor:
-        """Cache sequence `source[i]` in row `first + i`; return the logits after its last token, [len(source), V]."""
+        """Cache sequence `source[i]` in row `first + i`; return the logits after its last token, [len(source), V].
+
+        `source` ascends.
+        """
 
     def decode(self, tokens: Tensor, positions: Tensor, longest: int) -> Tensor:
         """Cache one token in each row and return the logits after it, [n, V].

@@ -4,6 +4,7 @@ It runs about twenty operations a layer for the whole batch, where the model's o
 models that number, and not the arithmetic, is the cost.
 """
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,13 +37,12 @@ class FusedForward:
 
     def prefill(self, sequences: Sequence[Sequence[int]], source: Sequence[int], first: int) -> Tensor:
         """See `Forward.prefill`. Sequences are padded on the right; causality keeps the padding out."""
-        logits = torch.empty(len(source), self._geometry.vocabulary, dtype=self._weights.dtype, device=self._device)
+        logits = []
         for chunk in _chunks(sequences, self._prefill_tokens):
-            wanted = [(row, source[row] - chunk.start) for row in range(len(source)) if source[row] in chunk]
-            rows, origin = torch.tensor(wanted, device=self._device).unbind(1)
-            new = self._prefill_chunk(sequences[chunk.start : chunk.stop], rows + first, origin)
-            logits.index_copy_(0, rows, new.index_select(0, origin))
-        return logits
+            begin, end = bisect_left(source, chunk.start), bisect_left(source, chunk.stop)
+            origin = torch.tensor(source[begin:end], device=self._device) - chunk.start
+            logits.append(self._prefill_chunk(sequences[chunk.start : chunk.stop], origin, first + begin))
+        return torch.cat(logits)
 
     def decode(self, tokens: Tensor, positions: Tensor, longest: int) -> Tensor:
         """See `Forward.decode`."""
@@ -65,8 +65,8 @@ class FusedForward:
             device = self._device
             self._cache.move(torch.tensor(target, device=device), torch.tensor(source, device=device), longest)
 
-    def _prefill_chunk(self, sequences: Sequence[Sequence[int]], rows: Tensor, origin: Tensor) -> Tensor:
-        """Run `sequences` [U], cache number `origin[i]` in row `rows[i]`, return the last logits [U, V]."""
+    def _prefill_chunk(self, sequences: Sequence[Sequence[int]], origin: Tensor, first: int) -> Tensor:
+        """Cache number `origin[i]` of `sequences` in row `first + i`, return the logits after it."""
         w, g = self._weights, self._geometry
         count = len(sequences)
         length = min(max(MIN_COLUMNS, *map(len, sequences)), len(self._columns))
@@ -78,7 +78,7 @@ class FusedForward:
         for index, layer in enumerate(w.layers):
             q, kv = self._qkv(layer, x, rotation)
             kv = kv.view(count, length, g.kv_heads, 2, g.head_dim)
-            self._cache.fill(index, rows, origin, kv)
+            self._cache.fill(index, first, kv.index_select(0, origin))
             k, v = kv.transpose(1, 2).unbind(3)
             if index + 1 < g.layers:
                 q = q.reshape(count, length, g.heads, g.head_dim).transpose(1, 2)
@@ -89,7 +89,7 @@ class FusedForward:
                 keys, values = (each.reshape(-1, length, g.head_dim) for each in (k, v))
                 mixed = attend(q, keys, values, self._mask(ends, length))
             x = self._mlp(layer, add_linear(x, mixed, layer.out))
-        return self._logits(x)
+        return self._logits(x).index_select(0, origin)
 
     def _logits(self, x: Tensor) -> Tensor:
         return linear(normalise(x, self._weights.final_gain, self._geometry.epsilon), self._weights.head)

@@ -30,9 +30,9 @@ class SlotCache:
         """Store one column in each of the first n rows: positions [n]; kv [n, kv_heads, 2, head_dim]."""
         self._by_column[layer].index_put_((self._rows[: positions.shape[0]], positions), kv)
 
-    def fill(self, layer: int, rows: Tensor, source: Tensor, kv: Tensor) -> None:
-        """Store sequence `source[i]` of kv [sequences, length, kv_heads, 2, head_dim] in row `rows[i]`."""
-        self._by_column[layer][:, : kv.shape[1]].index_copy_(0, rows, kv.index_select(0, source))
+    def fill(self, layer: int, first: int, kv: Tensor) -> None:
+        """Store the columns [0, length) of rows `first`...: kv [n, length, kv_heads, 2, head_dim]."""
+        self._by_column[layer][first : first + kv.shape[0], : kv.shape[1]] = kv
 
     def views(self, rows: int, columns: int) -> list[tuple[Tensor, ...]]:
         """Keys and values, by layer, of the first rows and columns: each [rows * kv_heads, columns, head_dim]."""

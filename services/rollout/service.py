@@ -6,6 +6,7 @@ Stores  nothing: what it holds is under lease and is issued again when it dies.
 Dies    any time. A drain hands back what it has not begun and finishes the rest.
 """
 
+import gc
 import json
 import time
 from collections import deque
@@ -26,12 +27,13 @@ from midflight.services.model.weights import read_weights
 
 from .config import RolloutConfig
 from .engine import Engine
+from .forward import BadWeights
 from .request import Completion, Request
 from .trajectories import Finished, pack
 
 FLUSH_SAMPLES = 64
 FLUSH_S = 0.01
-REPORT_S = 5.0
+REPORT_S = 2.0
 
 
 class Rollout(Worker):
@@ -47,6 +49,7 @@ class Rollout(Worker):
         self.running: dict[int, tuple[Ticket, list[int], float]] = {}
         self.finished: list[Finished] = []
         self.weights: WeightsNew | None = None
+        self._bad_version = -1
         self._flush_at = 0.0
         self._report = {"since": bus.now(), "busy_s": 0.0, "tokens": 0.0}
         self._log = structlog.get_logger()
@@ -64,15 +67,20 @@ class Rollout(Worker):
                 version=-1,
                 recompute_kv=self.config.recompute_kv,
             )
+            gc.collect()
+            gc.freeze()  # the model's objects live as long as the process; no need to look at them again
 
     @handles(Tickets)
     def _on_tickets(self, message: Tickets, letter: Letter) -> None:
         rows, start = letter.received.views()["rows"], 0
+        row, prompt = b"", cast(list[int] | str, "")
         for ticket in message.tickets:
             text, start = bytes(rows[start : start + ticket.row_bytes]), start + ticket.row_bytes
             if self.draining or not self.holding.take(ticket.id, ticket.epoch):
                 continue
-            self._admit(ticket, json.loads(text))
+            if text != row:  # the members of a group share their prompt
+                row, prompt = text, self._prompt(text)
+            self._admit(ticket, prompt)
 
     @handles(WeightsNew)
     def _on_weights(self, message: WeightsNew, letter: Letter) -> None:
@@ -111,19 +119,22 @@ class Rollout(Worker):
             self.holding.hand_in(leases, back)
         self.want()
 
-    def _admit(self, ticket: Ticket, row: dict[str, object]) -> None:
-        """Queue a ticket, or refuse it for good, by name."""
-        messages = cast(list[dict[str, str]], row["messages"])
-        why = ""
+    def _prompt(self, row: bytes) -> list[int] | str:
+        """The prompt's tokens, or why it cannot be generated from."""
+        messages = json.loads(row)["messages"]
         try:
             prompt = prompt_ids(self.tokenizer, messages, template=self.config.apply_chat_template)
-            if len(prompt) + 1 > self.config.max_length:
-                why = f"prompt of {len(prompt)} tokens leaves no room in max_length {self.config.max_length}"
         except ValueError as error:
-            why = str(error)[:2000]
-        if why:
+            return str(error)[:2000]
+        if len(prompt) + 1 > self.config.max_length:
+            return f"prompt of {len(prompt)} tokens leaves no room in max_length {self.config.max_length}"
+        return prompt
+
+    def _admit(self, ticket: Ticket, prompt: list[int] | str) -> None:
+        """Queue a ticket, or refuse it for good, by name."""
+        if isinstance(prompt, str):
             lease = (ticket.id, ticket.epoch)
-            self.holding.hand_in([lease], Refuse(stage="generate", lease=list(lease), why=why))
+            self.holding.hand_in([lease], Refuse(stage="generate", lease=list(lease), why=prompt))
             return
         self.queue.append((ticket, prompt))
 
@@ -173,12 +184,13 @@ class Rollout(Worker):
         """Load new weights between two tokens; a bad file is reported and waited out."""
         new, self.weights = cast(WeightsNew, self.weights), None
         try:
-            state = read_weights(new.handle)
-        except CorruptSlot as error:
-            self._log.warning("weights refused", version=new.version, why=str(error))
-            self.event("weights", {"version": new.version, "refused": str(error)[:300]})
+            self.engine.load_weights(read_weights(new.handle), new.version)
+        except (CorruptSlot, BadWeights) as error:
+            if new.version > self._bad_version:  # the ledger offers it again until there is a newer one
+                self._bad_version = new.version
+                self._log.warning("weights refused", version=new.version, why=str(error))
+                self.event("weights", {"version": new.version, "refused": str(error)[:300]})
             return
-        self.engine.load_weights(state, new.version)
         self.want()
 
     def _say(self, now: float) -> None:

@@ -27,6 +27,8 @@ from .sink_process import GIVE_UP
 
 FLUSH_S = 10.0  # seconds that records wait for their batch to fill
 KINDS = ("mlflow", "wandb")
+NICE = 10
+"""Backends may lag; training goes first."""
 
 
 @dataclass(slots=True)
@@ -161,6 +163,7 @@ def open_sink(args: argparse.Namespace, run_id: str) -> Sink:
 def main(argv: list[str]) -> int:
     """Run the sink; return the exit status."""
     args = parse(argv)
+    os.nice(NICE)
     lock = open(f"{args.state}.lock", "wb")  # noqa: SIM115 - held until the process ends
     fcntl.flock(lock, fcntl.LOCK_EX)  # a predecessor that still flushes goes first
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 import generate
 import pytest
 from generator.markdown import prose
-from generator.messages import TOPICS, direction, own_parts
+from generator.messages import direction, own_parts
 from generator.words import WORDS, unit
 from pydantic import BaseModel
 
@@ -19,7 +19,8 @@ from midflight.kernel.cli.main import MODULES, VERBS
 from midflight.kernel.config import Topology, load_topology, service_class
 from midflight.kernel.config.fields import classes_in
 from midflight.kernel.config.registry import builtin_registry
-from midflight.messages.catalogue import CATALOGUE
+from midflight.kernel.spec import ServiceSpec
+from midflight.messages.catalogue import CATALOGUE, TOPICS
 from midflight.messages.envelope import Envelope
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +28,9 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob
 TOPOLOGIES = sorted((ROOT / "configs").glob("*.yaml"))
 SCHEMA_LINE = "# yaml-language-server: $schema=./topology.schema.json"
 HEAVY = ("torch", "transformers", "mlflow", "wandb", "numpy")
-MESSAGES = [model for kinds in TOPICS.values() for model in (*kinds, *own_parts(kinds))]
+MODELS: list[type[BaseModel]] = [Envelope]
+for _kinds in TOPICS.values():
+    MODELS += [*_kinds, *own_parts(_kinds)]
 
 CHECK = f"""
 import json, runpy, sys
@@ -74,7 +77,7 @@ def test_every_message_kind_is_documented() -> None:
     assert [kind for kind in CATALOGUE if f"### `{kind}`" not in page] == []
     silent = [
         f"{model.__name__}.{name}"
-        for model in (*MESSAGES, Envelope)
+        for model in MODELS
         for name, info in model.model_fields.items()
         if not info.description and name not in WORDS
     ]
@@ -85,7 +88,7 @@ def test_directions_and_units_are_read_off_the_source() -> None:
     """The sender and receiver come out of the docstring's first words, the unit out of the field's name."""
     assert direction("Service to kernel, from its main loop: proof of progress.") == "service to kernel"
     assert direction("Answer to a request that needs no data back.") == "in answer to a request"
-    assert (unit("lease_s"), unit("dl"), unit("text_bytes"), unit("stage")) == ("s", "ms", "bytes", "-")
+    assert (unit("lease_s"), unit("ts"), unit("text_bytes"), unit("stage")) == ("s", "ns", "bytes", "-")
 
 
 def test_indented_docstring_parts_become_code() -> None:
@@ -96,7 +99,8 @@ def test_indented_docstring_parts_become_code() -> None:
 def test_every_configuration_key_is_documented() -> None:
     """Every key of the topology and of every kind has a row, and a description of its own or of its section."""
     page = (ROOT / "docs/configuration.md").read_text()
-    for cls in (Topology, *(service_class(kind) for kind in builtin_registry())):
+    classes: list[type[BaseModel]] = [Topology, *(service_class(kind) for kind in builtin_registry())]
+    for cls in classes:
         for key, about in _keys(cls):
             assert f"| `{key}` |" in page, f"{cls.__name__}.{key}"
             assert about, f"{cls.__name__}.{key} has no description"
@@ -106,14 +110,10 @@ def _keys(cls: type[BaseModel], prefix: str = "") -> list[tuple[str, str]]:
     found = []
     for name, info in cls.model_fields.items():
         inner = None if name == "services" else next(iter(classes_in(info.annotation)), None)
-        inherited = next((base.model_fields[name] for base in cls.__mro__[1:-1] if name in _fields(base)), info)
+        inherited = ServiceSpec.model_fields.get(name, info) if issubclass(cls, ServiceSpec) else info
         about = info.description or inherited.description or (inner.__doc__ if inner else "") or ""
         found += [(prefix + name, about), *(_keys(inner, f"{prefix}{name}.") if inner else [])]
     return found
-
-
-def _fields(cls: type) -> dict[str, object]:
-    return dict(getattr(cls, "model_fields", {}))
 
 
 def test_every_verb_is_documented() -> None:

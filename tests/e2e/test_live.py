@@ -44,7 +44,7 @@ def test_verbs_drain_and_resume(tmp_path: Path) -> None:
 
 def last_step(run: Path) -> int:
     """The newest trained step."""
-    return max(record["step"] for record in records(run) if is_step(record))
+    return max(int(record["step"]) for record in records(run) if is_step(record))
 
 
 def look(folder: Path, up: Up) -> None:
@@ -76,7 +76,9 @@ def steer(folder: Path, up: Up) -> None:
     assert done.json["version"] == 1
     applied = up.event(
         "the applied knob",
-        lambda r: r.get("event") == "knob.applied" and r["values"]["knob"] == "optim.lr" and r["values"]["version"] == 1,
+        lambda r: (
+            r.get("event") == "knob.applied" and r["values"]["knob"] == "optim.lr" and r["values"]["version"] == 1
+        ),
     )
     up.step(applied["values"]["step"])
     knob = midflight(folder, "get", "--run", str(up.path), "--json", "optim.lr").json["knobs"][0]

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from midflight.kernel.mistake import EXIT_MISTAKE
 from midflight.kernel.restart import Exit, GiveUp, Leave, Restart, RestartPolicy
 
 CRASH, NORMAL, KILLED = Exit(code=1), Exit(code=0), Exit(signal=9)
@@ -88,3 +89,11 @@ def test_jitter_is_seeded() -> None:
 def test_exit_text(ended: Exit, text: str) -> None:
     """Signals by name, codes as numbers, blank output left out."""
     assert ended.text() == text
+
+
+@pytest.mark.parametrize("kind", ["permanent", "transient", "temporary"])
+def test_a_users_mistake_is_never_restarted(kind: str) -> None:
+    """Exit code 78 gives up at the first exit, with the process's last line as the reason."""
+    policy = RestartPolicy(restart=kind)  # type: ignore[arg-type]
+    ended = Exit(code=EXIT_MISTAKE, tail="loading\n/data/rows.jsonl: no rows in it\n")
+    assert policy.decide([], ended, 0.0, RNG) == GiveUp("/data/rows.jsonl: no rows in it", mistake=True)

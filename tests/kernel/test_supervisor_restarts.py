@@ -4,6 +4,7 @@ import pytest
 from support.supervision import Manner, Spec, World, crash_storm, up
 
 from midflight.kernel.commands import Emit, RunOver, Spawn
+from midflight.kernel.mistake import EXIT_MISTAKE
 from midflight.kernel.refusal import Refusal
 from midflight.kernel.restart import Exit
 
@@ -138,3 +139,32 @@ def test_significant_replicas_end_the_run_when_the_last_has_left() -> None:
     world.die("worker-1", Exit(code=0))
     world.run(2.0)
     assert world.over == RunOver(0, "worker-1 finished")
+
+
+def test_a_users_mistake_ends_the_run_at_its_first_exit() -> None:
+    """Even an insignificant service: one start, its own words as the reason, exit code 78, nobody else blamed."""
+    world = up()
+    world.die("tracker", Exit(code=EXIT_MISTAKE, tail="tracker: no such uri\n"))
+    world.run(30.0)
+    assert world.over == RunOver(EXIT_MISTAKE, "tracker: tracker: no such uri")
+    assert world.spawned().count("tracker") == 1
+
+
+def test_the_run_goes_on_until_the_last_replica_is_given_up() -> None:
+    """A significant slot fails the run when nobody is left in it."""
+    world = up({"worker": Spec(replicas=2, intensity=0, significant=True)})
+    world.die("worker-0", Exit(code=1))
+    world.run(5.0)
+    assert world.over is None
+    world.die("worker-1", Exit(code=1))
+    world.run(30.0)
+    assert world.over is not None
+    assert world.over.code == 1
+
+
+def test_generations_of_a_lost_journal_are_not_used_again() -> None:
+    """What the logs still know of outgrows what a supervisor without a past would count from."""
+    world = World({"a": Spec()})
+    world.supervisor.outgrow([("a", 7), ("gone", 3), ("a", 5)])
+    world.start()
+    assert world.living["a"].generation == 8

@@ -116,8 +116,8 @@ def test_logits_equal_hugging_face(make: Callable[..., Any]) -> None:
     model = make()
     reference = make()
     forward = Engine(model, slots=6, max_length=40)._forward
-    rows = [[5, 6, 7], [8], [5, 6, 7], list(range(20, 41))]
-    got = forward.prefill([rows[0], rows[1], rows[3]], [0, 1, 0, 2], 0)
+    rows = [[5, 6, 7], [5, 6, 7], [8], list(range(20, 41))]
+    got = forward.prefill([rows[0], rows[2], rows[3]], [0, 0, 1, 2], 0)
     for step in range(4):
         for row, logits in zip(rows, got, strict=True):
             assert (reference(torch.tensor([row])).logits[0, -1] - logits).abs().max() <= 1e-5

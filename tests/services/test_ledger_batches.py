@@ -151,6 +151,23 @@ def test_stale_samples_are_dropped_or_trained_as_declared() -> None:
         assert not audit(b)
 
 
+def test_the_last_batch_is_what_is_left() -> None:
+    """Without further prompts a smaller batch is formed once nothing is on its way, and the run is finished."""
+    b = book(3)
+    b.over = True
+    generate(b)
+    leases = take(b, "score")
+    for lease in leases[:-1]:
+        b.answer("score", *lease, "score#1", Scored({"r": float(lease[0])}))
+    assert train(b, 1) == [0, 1, 2, 3]
+    assert train(b, 2) == []
+    assert not b.finished
+    b.answer("score", *leases[-1], "score#1", Scored({"r": 0.0}))
+    assert train(b, 2) == [4, 5]
+    assert b.finished
+    assert not audit(b)
+
+
 @pytest.mark.parametrize("staleness", [0, 1, 3])
 def test_staleness_under_stragglers(staleness: int) -> None:
     """T24: with lognormal (sigma 1) generation times the lag never exceeds max_lag, and its mean max_staleness.

@@ -2,10 +2,13 @@
 
 import hashlib
 import random
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.ledger_tools import LEARNER, book, generate, score, take
+from support.ledger_walk import MEMORY
 
 from midflight.services.ledger import cohorts
 from midflight.services.ledger.balance import audit
@@ -16,6 +19,12 @@ from midflight.services.ledger.states import Split, State, Verdict
 from midflight.services.ledger.store import Store
 
 STEPS = 8
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="ledger-", dir=MEMORY) as name:
+        yield Path(name)
 
 
 def digest(*parts: object) -> bytes:
@@ -136,11 +145,11 @@ def learn(path: Path, seed: int | None, variance: bool) -> bytes:
 
 
 @pytest.mark.parametrize("variance", [False, True])
-def test_bit_for_bit_under_kills(tmp_path: Path, variance: bool) -> None:
+def test_bit_for_bit_under_kills(folder: Path, variance: bool) -> None:
     """Twenty fault schedules give the weights of the undisturbed run at every step, also with filtered groups."""
-    expected = learn(tmp_path / "calm.sqlite", None, variance)
+    expected = learn(folder / "calm.sqlite", None, variance)
     for seed in range(20):
-        assert learn(tmp_path / f"{seed}.sqlite", seed, variance) == expected, f"seed {seed}"
+        assert learn(folder / f"{seed}.sqlite", seed, variance) == expected, f"seed {seed}"
 
 
 def det(groups: int = 2) -> Book:
@@ -160,6 +169,9 @@ def test_no_cohort_before_it_is_full() -> None:
     assert take(b, "generate") == []
     b.open_group()
     assert len(take(b, "generate")) == 4
+    last = det(1)
+    last.over = True
+    assert len(take(last, "generate")) == 2
 
 
 def test_one_lost_lease_regenerates_the_cohort() -> None:
@@ -203,9 +215,9 @@ def test_evaluation_is_a_cohort_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("safeguard", ["settled", "unfinished"])
-def test_without_a_safeguard_the_bits_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, safeguard: str) -> None:
+def test_without_a_safeguard_the_bits_differ(folder: Path, monkeypatch: pytest.MonkeyPatch, safeguard: str) -> None:
     """Negative control: generating before the weights are settled, or keeping half a cohort over a restart, shows."""
-    expected = learn(tmp_path / "calm.sqlite", None, True)
+    expected = learn(folder / "calm.sqlite", None, True)
     replacement: object = (lambda table: True) if safeguard == "settled" else (lambda table: set())
     monkeypatch.setattr(cohorts, safeguard, replacement)
-    assert any(learn(tmp_path / f"{seed}.sqlite", seed, True) != expected for seed in range(20))
+    assert any(learn(folder / f"{seed}.sqlite", seed, True) != expected for seed in range(20))

@@ -43,6 +43,7 @@ class Machine(RuleBasedStateMachine):
         variance=st.booleans(),
         eval_every=st.sampled_from([0, 2]),
         poison=st.booleans(),
+        ends=st.booleans(),
     )
     def start(
         self,
@@ -54,6 +55,7 @@ class Machine(RuleBasedStateMachine):
         variance: bool,
         eval_every: int,
         poison: bool,
+        ends: bool,
     ) -> None:
         rules = Rules(
             prompts_per_rollout=prompts,
@@ -68,7 +70,7 @@ class Machine(RuleBasedStateMachine):
         )
         bad = frozenset({3}) if poison and not deterministic else frozenset[int]()
         path = Path(self.folder) / "ledger.sqlite"
-        self.world = World(path, rules, groups=8, poison=bad)
+        self.world = World(path, rules, groups=7, poison=bad, ends=ends)
 
     @property
     def at(self) -> World:

@@ -1,6 +1,6 @@
 """What a topology can tell the chaos services; each takes the part of a built-in kind, without a model."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -8,7 +8,13 @@ from midflight.kernel.spec import ServiceSpec
 from midflight.services.ledger.config import LedgerConfig
 
 HERE = "support.chaos_config"
-FAST = {"start_timeout_s": 8.0, "heartbeat_timeout_s": 1.5, "intensity": 10_000, "backoff_s": 0.02, "backoff_max_s": 0.1}
+FAST = {
+    "start_timeout_s": 8.0,
+    "heartbeat_timeout_s": 1.5,
+    "intensity": 10_000,
+    "backoff_s": 0.02,
+    "backoff_max_s": 0.1,
+}
 """A topology's restart rules under chaos: hangs are found soon and nobody gives up."""
 
 
@@ -17,7 +23,11 @@ class MillConfig(ServiceSpec):
 
     slots: int = Field(64, ge=1, description="Samples worked on at a time.")
     work_s: float = Field(0.02, ge=0, description="Time a sample takes, in seconds.")
-    poison: list[int] = Field([], description="Samples that kill the process that works on them.")
+    poison: list[int] = Field([], description="Samples that end the process that works on them.")
+    poison_by: Literal["kill", "loop", "gil"] = Field(
+        "kill", description="How: SIGKILL, an endless loop, or a sleep in C that keeps the interpreter's lock."
+    )
+    crash: bool = Field(False, description="It ends at every start.")
     forgetful: bool = Field(False, description="Negative control: nothing is ever sent again.")
 
 
@@ -51,6 +61,16 @@ class ConsumerConfig(ServiceSpec):
     step_s: float = Field(0.0, ge=0, description="Pause between steps, in seconds.")
     checkpoint_every: int = Field(3, ge=1, description="Steps between checkpoints.")
     late: bool = Field(False, description="Its first result comes only after the lease was given to it again.")
+
+
+class TightLedgerConfig(LedgerConfig):
+    """A ledger whose disk is full until a file `room` lies in the run directory."""
+
+    entry: ClassVar[str] = "support.chaos_mutants:TightLedger"
+    plays: ClassVar[str] = "ledger"
+
+    kind: str = f"{HERE}:TightLedgerConfig"  # type: ignore[assignment]
+    pages: int = Field(16, description="Pages of 8 KiB on the disk.")
 
 
 class EagerLedgerConfig(LedgerConfig):

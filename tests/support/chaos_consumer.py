@@ -35,7 +35,8 @@ from support.chaos_services import TOKENS, tokens_of
 Lease = tuple[int, int]
 TABLES = """
 create table if not exists effect(sample integer not null, step integer not null);
-create table if not exists mark(id integer primary key check (id = 0), step integer not null, committed integer not null);
+create table if not exists mark(
+    id integer primary key check (id = 0), step integer not null, committed integer not null);
 insert or ignore into mark values(0, 0, 0);
 """
 
@@ -153,7 +154,8 @@ class Consumer(Worker):
         for sample, _ in leases:
             assert tokens[at : at + TOKENS] == tokens_of(sample), f"sample {sample} came with another's tokens"
             at += TOKENS
-        if not any([self.holding.take(sample, epoch) for sample, epoch in leases]):
+        fresh = [self.holding.take(sample, epoch) for sample, epoch in leases]
+        if not any(fresh):
             return
         pieces = self.pieces.setdefault(message.batch, {})
         pieces[message.piece] = leases

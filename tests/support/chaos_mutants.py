@@ -1,4 +1,4 @@
-"""Ledgers with one rule of the protocol taken out; a chaos run that stays green under one of them proves nothing."""
+"""Ledgers with one rule of the protocol taken out, under which no chaos run may stay green; and one on a full disk."""
 
 import os
 import signal
@@ -11,6 +11,28 @@ from midflight.services.ledger.grants import Grant
 from midflight.services.ledger.row import Row
 from midflight.services.ledger.service import Ledger
 from midflight.services.ledger.states import Stage, Verdict
+from support.chaos_config import TightLedgerConfig
+
+
+class TightLedger(Ledger):
+    """SQLite meets its own limit on pages, which it reports as it reports a full disk."""
+
+    _room = False
+
+    def start(self) -> None:
+        """Shrink the disk."""
+        super().start()
+        self._limit(cast(TightLedgerConfig, self.config).pages)
+
+    def work(self, now: float) -> bool:
+        """Look whether somebody made room."""
+        if not self._room and (self.settings.run_dir / "room").exists():
+            self._room = True
+            self._limit(1 << 30)
+        return super().work(now)
+
+    def _limit(self, pages: int) -> None:
+        self.store._db.execute(f"pragma max_page_count = {pages}")
 
 
 class EagerLedger(Ledger):
@@ -45,7 +67,7 @@ class EpochlessLedger(Ledger):
     def start(self) -> None:
         """Swap the rules under a loaded book."""
         super().start()
-        cast(object, self.book).__class__ = EpochlessBook  # type: ignore[assignment]
+        cast(object, self.book).__class__ = EpochlessBook
 
 
 class FaithfulBook(Book):
@@ -75,4 +97,4 @@ class FaithfulLedger(Ledger):
     def start(self) -> None:
         """Swap the rules under a loaded book."""
         super().start()
-        cast(object, self.book).__class__ = FaithfulBook  # type: ignore[assignment]
+        cast(object, self.book).__class__ = FaithfulBook

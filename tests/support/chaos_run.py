@@ -31,6 +31,8 @@ MODEL = {
     "head_dim": 8,
     "intermediate_size": 8,
 }
+PYTHON_PATH = os.pathsep.join([str(Path(__file__).parents[2] / ".pkg"), str(Path(__file__).parents[1])])
+"""How the processes of a run find midflight and the chaos services."""
 SERVICES = ("ledger", "rollout-0", "rollout-1", "reward-0", "reward-1", "learner")
 Slots = Mapping[str, Mapping[str, Any]]
 
@@ -84,18 +86,25 @@ class ChaosRun:
     ) -> None:
         self.samples, self.dir = samples, folder / "run"
         self.faults: Counter[str] = Counter()
-        self.poison = {
-            id_ for slot in (slots or {}).values() for id_ in slot.get("poison", ()) if isinstance(id_, int)
-        }
+        self.poison = {id_ for slot in (slots or {}).values() for id_ in slot.get("poison", ()) if isinstance(id_, int)}
         path = folder / "chaos.yaml"
         path.write_text(json.dumps(topology(samples, slots or {})))
-        os.environ["PYTHONPATH"] = os.pathsep.join(str(Path(__file__).parents[i] / d) for i, d in ((2, ".pkg"), (1, "")))
+        os.environ["PYTHONPATH"] = PYTHON_PATH
         self._began = time.monotonic()
-        self.launched: Launched = launch(load_topology(str(path)), self.dir, warden_options=warden)
-        self.id = self.launched.run_id
+        self._loaded, self._options = load_topology(str(path)), warden
+        self._watch(launch(self._loaded, self.dir, warden_options=warden))
+
+    def _watch(self, launched: Launched) -> None:
+        self.launched, self.id = launched, launched.run_id
+        self._pidfd = os.pidfd_open(launched.warden.pid)
         self._poll = select.poll()
-        self._pidfd = os.pidfd_open(self.launched.warden.pid)
         self._poll.register(self._pidfd, select.POLLIN)
+
+    def resume(self) -> None:
+        """Launch again in the same directory, after the warden has gone."""
+        self.launched.warden.wait()
+        os.close(self._pidfd)
+        self._watch(launch(self._loaded, self.dir, resume=True, warden_options=self._options))
 
     def __enter__(self) -> Self:
         return self
@@ -127,26 +136,28 @@ class ChaosRun:
         """About two faults a second: SIGKILL, or SIGSTOP that nobody ends, on whoever lives."""
         self.up()
         rng = random.Random(seed)
-        end = time.monotonic() + seconds
-        while time.monotonic() < end and not self.over(rng.uniform(0.3, 0.7)):
+        due = time.monotonic()
+        end = due + seconds
+        while (due := due + rng.uniform(0.3, 0.7)) < end and not self.over(due - time.monotonic()):
             signum = rng.choice((signal.SIGKILL, signal.SIGSTOP))
             first = rng.choice(names)
             others = [name for name in rng.sample(names, len(names)) if name not in (first, "kernel")]
-            for name in (first, *others):
-                if self.hit(name, signum):
-                    break
+            hits = {name: sum(n for fault, n in self.faults.items() if fault.endswith(name)) for name in others}
+            any(self.hit(name, signum) for name in (first, *sorted(others, key=hits.__getitem__)))
 
     def up(self, names: Sequence[str] = (*SERVICES, "kernel")) -> None:
         """Wait until all of these live."""
         deadline = time.monotonic() + 30
         while not all(self.process(name) for name in names):
-            assert time.monotonic() < deadline and not self.over(0.05), "the run did not start"
+            assert not self.over(0.05)
+            assert time.monotonic() < deadline, "the run did not start"
 
     def until(self, state: str, samples: int) -> None:
         """Wait until the ledger's file has so many samples in a state."""
         deadline = time.monotonic() + 30
         while self._count(state) < samples:
-            assert time.monotonic() < deadline and not self.over(0.05), f"there never were {samples} samples {state}"
+            assert not self.over(0.05), f"over before there were {samples} samples {state}"
+            assert time.monotonic() < deadline, f"there never were {samples} samples {state}"
 
     def _count(self, state: str) -> int:
         if not (self.dir / "ledger.sqlite").exists():

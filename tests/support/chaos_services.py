@@ -1,11 +1,12 @@
 """Generator and scorer of the chaos runs: real actors under lease whose work is waiting a moment."""
 
+import ctypes
 import os
 import signal
 from array import array
 from collections import deque
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 from midflight.kernel.mail import Bus
 from midflight.kernel.node import Letter, handles
@@ -83,14 +84,25 @@ class Mill(Worker):
         done = [item for item in self.busy if item.due <= now]
         if done:
             if any(item.id in self.config.poison for item in done):
-                os.kill(os.getpid(), signal.SIGKILL)
+                self._die()
             self.busy = [item for item in self.busy if item.due > now]
             for start in range(0, len(done), PIECE):
                 self.deliver_results(done[start : start + PIECE])
             self.progress += len(done)
             self.want()
-        self.stats = {"busy": len(self.busy), "resent": self.mail.counters["resent"], "rss_mb": 0}
+        self.stats = {"busy": len(self.busy), "resent": self.mail.counters["resent"]}
         return False
+
+    def _die(self) -> None:
+        if self.config.poison_by == "gil":
+            ctypes.PyDLL(None).sleep(3600)
+        while self.config.poison_by == "loop":
+            pass
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def start(self) -> None:
+        """Nothing to load."""
+        assert not self.config.crash, "told to crash"
 
     def on_turn(self, now: float) -> float:
         """Come back when the next sample is due."""
@@ -128,7 +140,7 @@ class Mill(Worker):
 class Generator(Mill):
     """Stage generate."""
 
-    STAGE: Stage = "generate"
+    STAGE: ClassVar[Stage] = "generate"
 
     @handles(Tickets)
     def _on_tickets(self, message: Tickets, letter: Letter) -> None:
@@ -165,7 +177,7 @@ class Generator(Mill):
 class Scorer(Mill):
     """Stage score."""
 
-    STAGE: Stage = "score"
+    STAGE: ClassVar[Stage] = "score"
 
     @handles(ScoreJobs)
     def _on_jobs(self, message: ScoreJobs, letter: Letter) -> None:

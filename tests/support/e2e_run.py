@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import select
 import shutil
 import signal
@@ -90,8 +89,8 @@ class Up:
     def __init__(self, folder: Path, topology: Path, *arguments: str, where: str = "run") -> None:
         self.folder, self.path = folder, folder / where
         self._seen = len(records(self.path))
-        self._output = open(folder / "up.out", "ab")
-        self._from = self._output.tell()
+        self._output = os.open(folder / "up.out", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._from = os.fstat(self._output).st_size
         self.process = subprocess.Popen(
             [*VERB, "up", str(topology), "--run-dir", str(self.path), *arguments],
             cwd=folder,
@@ -108,7 +107,7 @@ class Up:
 
     def __exit__(self, *exception: object) -> None:
         self.kill_everything()
-        self._output.close()
+        os.close(self._output)
         os.close(self._handle)
 
     @property
@@ -236,8 +235,3 @@ def flip_bit(path: Path) -> None:
 def copy_run(run: Path, to: Path) -> Path:
     """A copy of a run directory that is over."""
     return Path(shutil.copytree(run, to, symlinks=True))
-
-
-def plain(text: str) -> str:
-    """Text without terminal sequences."""
-    return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)

@@ -61,7 +61,15 @@ def walk(seed: int, steps: int = 100, book: type[Book] = Book, *, ack_first: boo
     poison = frozenset({3}) if rng.random() < 0.3 and not rules.deterministic else frozenset[int]()
     weights, actions = zip(*ACTIONS, strict=True)
     with tempfile.TemporaryDirectory(prefix="ledger-", dir=MEMORY) as folder:
-        world = World(Path(folder) / "ledger.sqlite", rules, book, groups=12, poison=poison, ack_first=ack_first)
+        world = World(
+            Path(folder) / "ledger.sqlite",
+            rules,
+            book,
+            groups=13,
+            poison=poison,
+            ack_first=ack_first,
+            ends=seed % 2 == 0,
+        )
         try:
             for action in rng.choices(actions, weights, k=steps):
                 action(world, rng)

@@ -60,9 +60,11 @@ class World:
         groups: int = 6,
         poison: frozenset[int] = frozenset(),
         ack_first: bool = False,
+        ends: bool = False,
     ) -> None:
         self.path, self.rules, self.book_class = path, rules, book
         self.groups, self.poison, self.ack_first = groups, poison, ack_first
+        self.ends = ends or rules.deterministic  # a cohort waits for prompts unless it is told that none will come
         self.now = 100.0
         self.store = Store(path)
         self.book = book.load(rules, self.store.load(), self.now)
@@ -110,6 +112,7 @@ class World:
         if w.stage == "train":
             held = [lease for batch in w.batches for lease in batch] + [x for a in w.unacked.values() for x in a[1]]
             n = max(0, 2 - len(w.batches))
+            self._post("", self._on_publish, w.name, w.step)
         else:
             n = 4 - len(w.held)
         self._post("", self._on_want, w.name, w.stage, n, held, list(w.begun.items()), w.version)
@@ -268,6 +271,7 @@ class World:
         self.book.expire(self.now)
         while self.book.next_group < self.groups and self.book.room():
             self.book.open_group()
+        self.book.over = self.ends and self.book.next_group >= self.groups
         for grant in self.book.match(self.now):
             assert grant.holder not in self.known_dead, f"{grant.holder} is dead and was granted {grant.leases}"
             self._reply(grant.holder, self._on_grant, grant)
@@ -389,4 +393,6 @@ class World:
         learner = self.workers[self.slots[-1]]
         quiet = not learner.unacked and not learner.batches and not self.book.batches.waiting
         few = len(self.book.batches.complete) < self.rules.prompts_per_rollout
+        if self.ends and not self.book.finished:
+            return False
         return self.book.next_group >= self.groups and not busy and quiet and few and not self.book.in_flight()

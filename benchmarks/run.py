@@ -1,0 +1,111 @@
+"""Every benchmark, one table, one file: `make bench`, or `python benchmarks/run.py [--quick] [--out FILE]`.
+
+Each runs as a process of its own, one after another, and prints its result as JSON in its last line. Figures are worth
+something on a machine with nothing else to do; the load before and after is printed and kept.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common import machine, show
+
+HERE = Path(__file__).parent
+SIZES: dict[str, tuple[list[str], list[str]]] = {
+    "kernel": ([], ["--messages=5000", "--rounds=2"]),
+    "ledger": ([], ["--samples=5000"]),
+    "engine": ([], ["--rounds=3"]),
+    "faults": ([], ["--n=2"]),
+    "trl_peer": ([], ["--seeds=0", "--threads=1"]),
+}
+"""Benchmark -> its words in the standard size, and with --quick."""
+Pick = Callable[[dict[str, Any]], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One line of the table: a number out of a benchmark's result, and the bound it must keep."""
+
+    name: str
+    benchmark: str
+    pick: Pick
+    unit: str
+    target: float | None = None
+    least: bool = True
+    """Whether the target is a lower bound."""
+    aim: float | None = None
+
+    def row(self, results: dict[str, Any]) -> tuple[str, ...]:
+        """Name, measured, target, whether it is met."""
+        if "error" in results[self.benchmark]:
+            return self.name, "failed", "", "NO"
+        value = self.pick(results[self.benchmark])
+        if self.target is None:
+            return self.name, f"{value:g} {self.unit}".rstrip(), "", ""
+        met = value >= self.target if self.least else value <= self.target
+        bound = f"{'>=' if self.least else '<='} {self.target:g}" + (f", aim {self.aim:g}" if self.aim else "")
+        return self.name, f"{value:g} {self.unit}".rstrip(), bound, "yes" if met else "NO"
+
+
+def ledger_service(result: dict[str, Any]) -> float:
+    """CPU of the ledger's process a sample, microseconds, in the run that is compared with TRL."""
+    return float(round(1e3 * result["cpu_ms_per_step"]["ledger"] / result["samples_per_step"], 1))
+
+
+FIGURES = (
+    Figure("kernel / bare echo, messages per CPU", "kernel", lambda r: r["ratio"], "", 0.45, aim=0.6),
+    Figure("kernel, messages per CPU second", "kernel", lambda r: r["per_cpu_s"]["kernel"], "/s"),
+    Figure("kernel, idle round trip p50", "kernel", lambda r: r["idle_p50_us"]["kernel"], "us"),
+    Figure("kernel, idle round trip p99", "kernel", lambda r: r["idle_p99_us"]["kernel"], "us", 2000, least=False),
+    Figure("ledger, core and store", "ledger", lambda r: r["us_per_sample"], "us CPU a sample", 200, False, 60),
+    Figure("ledger, whole service", "trl_peer", ledger_service, "us CPU a sample", 200, False, 60),
+    Figure("engine / transformers.generate", "engine", lambda r: r["engine_over_generate"], "", 3),
+    Figure("engine / bare matrix products", "engine", lambda r: r["engine_over_matmul"], ""),
+    Figure("service SIGKILL to replacement", "faults", lambda r: r["service_s"], "s", 1.0, least=False),
+    Figure("kernel SIGKILL to all re-adopted", "faults", lambda r: r["kernel_s"], "s", 1.5, least=False),
+    Figure("weights published and read, demo", "faults", lambda r: r["weights_demo"]["both_ms"], "ms"),
+    Figure("weights published and read, 25 MB", "faults", lambda r: r["weights_25mb"]["both_ms"], "ms"),
+    Figure("TRL / midflight, time to reward 0.7", "trl_peer", lambda r: min(r["ratio"].values()), "", 2, aim=3),
+)
+
+
+def run(name: str, words: list[str]) -> dict[str, Any]:
+    """One benchmark's result; `error` when it failed."""
+    began = time.perf_counter()
+    command = [sys.executable, str(HERE / f"{name}.py"), *words]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    print(f"== {name} ({time.perf_counter() - began:.0f} s)\n{done.stdout}", flush=True)
+    if done.returncode:
+        return {"error": f"exit {done.returncode}"}
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def main() -> int:
+    """Run all, print the table, write the file; exit 1 when a target is missed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="small sizes, one seed: a check that all of it runs")
+    parser.add_argument("--out", type=Path, default=HERE / "results.json")
+    options = parser.parse_args()
+    before = machine()
+    results = {name: run(name, words[options.quick]) for name, words in SIZES.items()}
+    after = machine()["load"]
+    rows = [figure.row(results) for figure in FIGURES]
+    versions = ", ".join(f"{name} {version}" for name, version in before["versions"].items())
+    print(f"{before['cpu']}, {before['cores']} cores, Linux {before['kernel']}, load {before['load'][0]} to {after[0]}")
+    print(versions)
+    show([("what", "measured", "target", "met"), *rows])
+    table = [dict(zip(("name", "measured", "target", "met"), row, strict=True)) for row in rows]
+    body = {"quick": options.quick, "machine": before, "load_after": after, "table": table, "results": results}
+    options.out.write_text(json.dumps(body, indent=1) + "\n")
+    return any(row[3] == "NO" for row in rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

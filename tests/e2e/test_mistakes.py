@@ -1,0 +1,125 @@
+"""What users get wrong: each is told in one line, at once, and by name; what is right goes on."""
+
+import json
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+from support.e2e_run import Up, events, is_step, midflight, nothing_left, records, samples, tiny
+
+DOUBTFUL = """
+import time
+
+
+def reward_fn(messages, answer):
+    prompt = messages[-2]["content"]
+    if prompt == "raise":
+        raise KeyError("no such answer")
+    if prompt == "hang":
+        time.sleep(60)
+    text = messages[-1]["content"]
+    return {"letters": sum(letter in "abcdefghij" for letter in text) / 16, "length": float(len(text))}
+"""
+
+
+def prompts(path: Path) -> Path:
+    """Twenty rows: one is not JSON, one has no messages, one makes reward_fn raise, one makes it hang."""
+    good = [
+        {"messages": [{"role": "user", "content": f"rev {'abcdef'[: 2 + n % 4]}{n}"}], "answer": "x"} for n in range(16)
+    ]
+    said = [{"messages": [{"role": "user", "content": word}], "answer": "x"} for word in ("raise", "hang")]
+    lines = [json.dumps(row) for row in (*good, *said)]
+    path.write_text("\n".join(["{oops", *lines, '{"answer": 1}']) + "\n")
+    return path
+
+
+def test_bad_rows_and_a_doubtful_reward_function(tmp_path: Path) -> None:
+    """R7, R8: bad rows are refused by file and row, faulty calls by sample; the rest is trained, weighted."""
+    (tmp_path / "doubtful.py").write_text(DOUBTFUL)
+    data = prompts(tmp_path / "prompts.jsonl")
+    topology = tiny(tmp_path, steps=5, reward=tmp_path / "doubtful.py")
+    with Up(
+        tmp_path,
+        topology,
+        f"services.ledger.data.train={data}",
+        "services.reward.time_limit_s=0.5",
+        "services.reward.workers=4",
+        "services.learner.objective_weights={letters: 2.0, length: 0.0}",
+    ) as up:
+        assert up.wait() == 0, up.output
+    refused = Counter(row["why"].split("\n")[0] for row in samples(up.path) if row["state"] == "refused")
+    reasons = "\n".join(refused)
+    assert f"{data}:1: not JSON at column 2" in reasons
+    assert f"{data}:20: messages" in reasons
+    assert "reward_fn: raised: reward_fn raised KeyError: 'no such answer'" in reasons
+    assert "reward_fn: time: " in reasons
+    assert all(count % 4 == 0 for count in refused.values()), refused  # whole groups: every response to that prompt
+    notes = [event["values"]["text"] for event in events(up.path, "note")]
+    assert any(f"{data}:1: not JSON" in note for note in notes)
+    trained: defaultdict[int, list[dict[str, float]]] = defaultdict(list)
+    for row in samples(up.path):
+        if row["state"] == "trained":
+            trained[row["step"]].append(json.loads(row["rewards"]))
+    for record in records(up.path):
+        if is_step(record):
+            mean = sum(2.0 * rewards["letters"] for rewards in trained[record["step"]]) / len(trained[record["step"]])
+            assert record["values"]["reward_mean"] == pytest.approx(mean)
+    assert midflight(tmp_path, "ledger", "--run", str(up.path)).code == 0
+
+
+@pytest.mark.parametrize(
+    ("reward", "said"),
+    [
+        ("def reward_fn(messages, answer)\n    return 1\n", "bad.py:1: the reward file is not Python: expected ':'"),
+        ("def score(messages, answer):\n    return 1\n", "reward_fn"),
+        (
+            "import no_such_module\n",
+            "bad.py:1: importing the file raised ModuleNotFoundError: No module named 'no_such_module'",
+        ),
+    ],
+)
+def test_unusable_reward_file_ends_the_run_at_once(tmp_path: Path, reward: str, said: str) -> None:
+    """One line with file and line, exit 2, one start and no traceback."""
+    (tmp_path / "bad.py").write_text(reward)
+    ends_at_once(tmp_path, tiny(tmp_path, reward=tmp_path / "bad.py"), "reward", said)
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("not json\n", "rows.jsonl: none of its 1 rows can be used; the first: row refused: "),
+        ("", "rows.jsonl: no rows in it"),
+    ],
+)
+def test_unusable_data_ends_the_run_at_once(tmp_path: Path, rows: str, said: str) -> None:
+    """The file and the reason, exit 2, one start and no traceback."""
+    (tmp_path / "rows.jsonl").write_text(rows)
+    ends_at_once(tmp_path, tiny(tmp_path), "ledger", said, f"services.ledger.data.train={tmp_path / 'rows.jsonl'}")
+
+
+def ends_at_once(folder: Path, topology: Path, service: str, said: str, *overrides: str) -> None:
+    """`up` leaves with 2 after one generation of the service and says why in one line; nothing is left."""
+    with Up(folder, topology, *overrides) as up:
+        assert up.wait() == 2, up.output
+    why = next(line for line in up.output.splitlines() if line.startswith("FAILED after "))
+    assert f": {service}: " in why
+    assert said in why
+    assert "Traceback" not in up.output
+    assert [path.name for path in (up.path / "logs").glob(f"{service}.*.out")] == [f"{service}.1.out"]
+    assert list(nothing_left(up.path, up.run_id())) == []
+
+
+def test_missing_reward_file_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    """File, line and column of the topology; exit 2."""
+    refused = midflight(tmp_path, "up", str(tiny(tmp_path, reward=tmp_path / "gone.py")))
+    assert refused.code == 2
+    assert "services.reward.file: no such file or folder" in refused.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_failure_of_a_service_is_shown_with_its_last_words(tmp_path: Path) -> None:
+    """A service that cannot go on is given up: exit 1, with the reason and the end of its output on the terminal."""
+    with Up(tmp_path, tiny(tmp_path), "services.learner.intensity=0", "services.learner.memory_limit_mb=64") as up:
+        assert up.wait() == 1, up.output
+    assert "learner failed: gave up after 1 exit" in up.output
+    assert "memory: " in up.output
