@@ -88,7 +88,5 @@ class Holding:
         self.boot = message.boot
         if restarted:
             self.mail.resend("data")
-            self.exhausted = False
-        """The ledger says that nothing more will come."""
-        self.next_want = 0.0
+            self.next_want = 0.0
         return restarted
