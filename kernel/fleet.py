@@ -219,8 +219,9 @@ class Fleet:
         assert self.stop is not None
         out: list[Command] = []
         rung = {"drain": DRAIN, "stop": TERM, "kill": KILL}[self.stop.mode]
+        others = any(self._holds(child, now) for child in self.roster if not child.spec.stop_last)
         for child in reversed(list(self.roster)):
-            if not self._holds(child, now):
+            if not self._holds(child, now) or (child.spec.stop_last and others and rung != KILL):
                 continue
             if rung == KILL or not any(self._holds(d, now) for d in self.roster.dependents(child)):
                 out += self._climb(child, rung, now, self.stop.why)

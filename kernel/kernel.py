@@ -65,6 +65,8 @@ class Kernel(Node):
         self.stream = Stream(self.mail, journal)
         self.desk = KnobDesk(self.stream, journal)
         self.over: RunOver | None = None
+        self._heard = HeartbeatOk(boot=self.boot_id, seq=0)
+        """Answer to every heartbeat until there is another event."""
         self._began = bus.now()
         self._deaths: deque[PeerDown] = deque(maxlen=DEATHS)
         self._next_repeat = 0.0
@@ -195,7 +197,9 @@ class Kernel(Node):
         )
         now = self.bus.now()
         self.desk.table.renew(letter.sender, now)
-        letter.reply(HeartbeatOk(boot=self.boot_id, seq=self.stream.newest))
+        if self._heard.seq != self.stream.newest:
+            self._heard = HeartbeatOk(boot=self.boot_id, seq=self.stream.newest)
+        letter.reply(self._heard)
         if message.ready and instance.state == "loading":
             self.carry_out(self.supervisor.on_ready(name, number, now))
         self.carry_out(self.supervisor.on_heartbeat(name, number, beat, now))

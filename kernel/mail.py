@@ -152,7 +152,7 @@ class Mail:
 
     def open(self, port: str, incoming: Incoming) -> Received | None:
         """Decode, check the sender, count refusals. None when the message is not for a handler."""
-        if self._bad[incoming.sender] >= BAD_MESSAGES and incoming.sender:
+        if incoming.sender and self._bad.get(incoming.sender, 0) >= BAD_MESSAGES:
             self.counters["ignored"] += 1
             return None
         if is_reject(incoming.frames):

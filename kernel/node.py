@@ -20,11 +20,19 @@ class Letter(NamedTuple):
     """Where a message came from, for handlers that answer it."""
 
     port: str
-    sender: str
-    """Full identity name#generation."""
     received: Received
-    pid: int | None
+    incoming: Incoming
     mail: Mail
+
+    @property
+    def sender(self) -> str:
+        """Full identity name#generation."""
+        return self.received.envelope.s
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the sender as its socket tells it, if it does."""
+        return self.incoming.pid
 
     def reply(self, message: Message) -> bool:
         """Answer the sender, correlated with its request, as part of its trace; also later than in the handler."""
@@ -77,7 +85,7 @@ class Node:
         mail, cause = self.mail, envelope.id
         mail.trace, mail.cause = envelope.t or cause, cause
         self.on_trace(mail.trace)
-        getattr(self, name)(received.message, Letter(port, envelope.s, received, incoming.pid, mail))
+        getattr(self, name)(received.message, Letter(port, received, incoming, mail))
         mail.trace = mail.cause = None
         self.on_trace(None)
 

@@ -31,6 +31,10 @@ class ChildSpec(Protocol):
         """Whether its leaving ends the run, and its give-up fails it."""
 
     @property
+    def stop_last(self) -> bool:
+        """Whether it stops only when all others are gone."""
+
+    @property
     def depends_on(self) -> Sequence[str]:
         """Slots that must be ready before it starts, and that stop after it."""
 

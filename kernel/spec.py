@@ -107,6 +107,9 @@ class ServiceSpec(Config):
     significant: bool = Field(
         False, description="Whether its normal exit ends the run, and the give-up of its last process fails it."
     )
+    stop_last: bool = Field(
+        False, description="Whether it is drained only when all others are gone, to record their last words."
+    )
     depends_on: list[str] = Field([], description="Slots that must be ready before this one starts.")
     start_timeout_s: float = Field(120, gt=0, description="Longest time from spawn to ready, in seconds.")
     heartbeat_timeout_s: float = Field(

@@ -29,8 +29,13 @@ class Incoming(NamedTuple):
     sender: str
     """ROUTER: the peer's identity; otherwise empty."""
     frames: list[bytes]
-    pid: int | None = None
-    """Process id by SO_PEERCRED on ipc links."""
+    link: zmq.Frame | int | None = None
+    """What tells the peer's process: the first frame of an ipc link, or the process id itself."""
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the peer by SO_PEERCRED; looked up when asked, which only a hello does."""
+        return _peer_pid(self.link) if isinstance(self.link, zmq.Frame) else self.link
 
 
 class Endpoint:
@@ -88,7 +93,7 @@ class Endpoint:
                 frames.append(frame.bytes)
         if self.role != "router":
             return Incoming("", frames)
-        return Incoming(frames[0].decode("ascii", "replace"), frames[1:], _peer_pid(first))
+        return Incoming(frames[0].decode("ascii", "replace"), frames[1:], first)
 
     def close(self) -> None:
         """Close at once; what is queued is dropped, and what mattered is resent by its owner."""

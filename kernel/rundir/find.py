@@ -56,7 +56,11 @@ def _named(wanted: str, runs: Path) -> RunDir:
     matches = [run for run in found if wanted in _names(run)]
     if not matches:
         close = get_close_matches(wanted, sorted({name for run in found for name in _names(run)}), 1)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(run.path.name for run in found) or 'none'}"
+        hint = (
+            f"did you mean {close[0]!r}?"
+            if close
+            else f"there are: {', '.join(run.path.name for run in found) or 'none'}"
+        )
         raise RunNotFound(f"no run {wanted!r} under {runs} - {hint}")
     return max(matches, key=_rank)
 

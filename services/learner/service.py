@@ -164,6 +164,7 @@ class Learner(Worker):
         answer = received.message
         if isinstance(answer, Restored):
             self.version = answer.version
+            self.holding.exhausted = False  # what was said before does not know of the samples re-opened
             self._log.info("restored", step=answer.step, reopened=answer.reopened, version=answer.version)
             self._publish()
             if self._saved == self.trainer.mark:

@@ -34,7 +34,11 @@ class Credits:
 
     def live(self, now: float) -> list[Credit]:
         """Return the credits above zero that have not faded, the longest unserved first."""
-        return [c for c in self._by_holder.values() if c.n > 0 and now - c.at <= self._ttl]
+        return [c for c in self.heard(now) if c.n > 0]
+
+    def heard(self, now: float) -> list[Credit]:
+        """Return what every worker said last, zero included, if it has not faded."""
+        return [c for c in self._by_holder.values() if now - c.at <= self._ttl]
 
     def spend(self, credit: Credit, n: int) -> None:
         """Take `n` from a credit and send its holder to the end of the line."""

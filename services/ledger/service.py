@@ -55,6 +55,8 @@ class Ledger(Desk):
         self.boot_id = os.urandom(8).hex()
         self.kind_of = settings.kind_of
         self.weights: WeightsNew | None = None
+        self._untold = False
+        """Whether the rollouts have yet to hear of `weights`."""
         self.full = 0
         """Transactions that the disk refused."""
         self._replies: list[tuple[Letter, Message]] = []
@@ -116,8 +118,8 @@ class Ledger(Desk):
         self._replies.append((letter, message))
 
     def keep_weights(self, new: WeightsNew) -> None:
-        """Store the newest handle with this turn's transaction; rollouts hear of it with their next want."""
-        self.weights = new
+        """Store the newest handle with this turn's transaction, after which the rollouts hear of it."""
+        self.weights, self._untold = new, True
         self.book.changes.meta["handle"] = new.model_dump_json()
 
     def remember(self, sample: int, blob: bytes) -> None:
@@ -176,6 +178,10 @@ class Ledger(Desk):
         for letter, message in self._replies:
             letter.reply(message)
         self._replies.clear()
+        if self._untold and self.weights:  # who misses this hears it with the next want
+            self._untold = False
+            for rollout in self.book.credits["generate"].heard(self.bus.now()):
+                self.mail.send("data", self.weights, to=rollout.holder)
         for grant in self._grants:
             if not self._send(grant):
                 self.book.unsent(grant)

@@ -13,6 +13,7 @@ class TrackerConfig(ServiceSpec):
     entry: ClassVar[str] = "midflight.services.tracker.service:Tracker"
 
     kind: Literal["tracker"] = "tracker"
+    stop_last: bool = Field(True, description="It records what the others say while they end; see ServiceSpec.")
     sinks: list[Literal["mlflow", "wandb"]] = Field(["mlflow", "wandb"], description="Sinks besides metrics.jsonl.")
     project: str = Field("midflight", description="Experiment (MLflow) or project (W&B) name.")
     mlflow_uri: str | None = Field(None, description="Tracking URI; mlflow.db in the run directory when omitted.")

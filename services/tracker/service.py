@@ -16,6 +16,7 @@ from midflight.kernel.mail import Bus
 from midflight.kernel.node import Letter, handles
 from midflight.kernel.settings import Settings
 from midflight.messages.base import Scalar
+from midflight.messages.control import HeartbeatOk
 from midflight.messages.events import Event
 from midflight.messages.sockets import Role
 
@@ -40,6 +41,8 @@ class Tracker(Actor):
         self.follow = Follow(self.mail, self._take, last if isinstance(last, int) else 0)
         self.sinks = {kind: self._sink(kind) for kind in self.config.sinks}
         self._fresh = False
+        self._current = True
+        """Whether the kernel has told its newest number since a drain began."""
 
     def start(self) -> None:
         """A new file begins with the run's configuration."""
@@ -62,9 +65,19 @@ class Tracker(Actor):
         }
         return False
 
+    def on_drain(self) -> None:
+        """Ask once more for the newest number: what the others said at the end belongs in the file."""
+        self._current = False
+        self.beat()
+
     def idle(self) -> bool:
         """Everything up to the newest event is in the file."""
-        return self.follow.last >= self.newest_event
+        return self._current and self.follow.last >= self.newest_event
+
+    @handles(HeartbeatOk)
+    def _on_heartbeat_ok(self, message: HeartbeatOk, letter: Letter) -> None:
+        super()._on_heartbeat_ok(message, letter)
+        self._current = True
 
     def close(self) -> None:
         """Let the sinks finish, all at the same time."""

@@ -110,6 +110,7 @@ def test_corrupt_checkpoint_falls_back_one_step(finished: Up, topology: Path, tm
     assert [verify(path).extra["step"] for path in checkpoints(run)] == [6, 7]
 
 
+@pytest.mark.slow
 def test_lost_journal_costs_no_sample(finished: Up, topology: Path, tmp_path: Path) -> None:
     """A journal of random bytes is set aside; services get generations never used before, and the books balance."""
     run = copy_run(finished.path, tmp_path / "run")

@@ -107,8 +107,9 @@ CONTROLS: list[tuple[str, Slots, Callable[[ChaosRun], None], Slots, str]] = [
 
 def _cases() -> Iterable[Any]:
     for name, slots, act, mutation, wanted in CONTROLS:
-        yield pytest.param(slots, act, "", id=f"{name}: control")
-        yield pytest.param(_merged(slots, mutation), act, wanted, id=name)
+        marks = [pytest.mark.slow] if wanted == "not over" else []  # these wait for their deadline
+        yield pytest.param(slots, act, "", id=f"{name}: control", marks=marks)
+        yield pytest.param(_merged(slots, mutation), act, wanted, id=name, marks=marks)
 
 
 @pytest.mark.parametrize(("slots", "act", "wanted"), list(_cases()))

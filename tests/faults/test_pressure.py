@@ -91,7 +91,7 @@ def test_a_sleeping_subscriber_loses_only_its_own(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_stops_acknowledgements_not_the_run(tmp_path: Path) -> None:
-    """Fault 11: the ledger's file cannot grow: workers wait with what they have and nobody restarts; with room it ends."""
+    """Fault 11: the ledger's file cannot grow: workers wait with what they have, nobody restarts; with room it ends."""
     tight: Slots = {"ledger": {"kind": f"{HERE}:TightLedgerConfig", "pages": 16}}
     with ChaosRun(tmp_path, 5 * BATCH, tight) as run:
         log = run.dir / "logs" / "ledger.jsonl"

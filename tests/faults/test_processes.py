@@ -101,6 +101,15 @@ def test_deaths_while_the_kernel_is_away_are_told(tmp_path: Path) -> None:
     assert not account.problems, account
 
 
+def test_a_learner_killed_after_the_last_batch(tmp_path: Path) -> None:
+    """It dies with all trained and nothing in a checkpoint; its successor hears "no more", restores, and goes on."""
+    last: Slots = {"learner": {"dies_last": True, "checkpoint_every": 1000}}
+    with ChaosRun(tmp_path, 3 * BATCH, last) as run:
+        account = run.account(within_s=30)
+        assert events(run, "learner#2")
+    assert not account.problems, account
+
+
 @pytest.mark.parametrize("point", ["before_commit", "after_commit_before_ack"])
 def test_a_ledger_that_dies_at_its_commits(tmp_path: Path, point: str) -> None:
     """Fault 5: every generation of the ledger kills itself at its 8th transaction, on either side of the commit."""
@@ -124,7 +133,8 @@ def test_a_stopped_kernel_kills_nobody(tmp_path: Path) -> None:
         ask(run)
         run.until("trained", 8 * BATCH)
         assert pids(run) == before
-        assert run.process("kernel") == kernel or run.process("kernel") is not None
+        assert (same := run.process("kernel")) is not None
+        assert same.pid == kernel.pid
         account = run.account(within_s=60)
     assert not account.problems, account
 
@@ -147,7 +157,7 @@ def test_descriptors_of_the_kernel_stay_flat(tmp_path: Path) -> None:
     with ChaosRun(tmp_path, 100 * BATCH, {"learner": {"step_s": 3600.0}}) as run:
         run.up()
         counts = []
-        for round_ in range(40):
+        for _ in range(40):
             old = pids(run).get("rollout-0")
             ask(run)
             run.hit("rollout-0", signal.SIGKILL)
@@ -156,7 +166,6 @@ def test_descriptors_of_the_kernel_stay_flat(tmp_path: Path) -> None:
             kernel = run.process("kernel")
             assert kernel is not None
             counts.append(len(os.listdir(f"/proc/{kernel.pid}/fd")))
-            assert round_ < 40
     assert max(counts[20:]) <= max(counts[:10]) + 3, counts
 
 

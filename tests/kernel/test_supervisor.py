@@ -32,6 +32,18 @@ def test_stops_in_reverse_and_drained() -> None:
     assert world.over == RunOver(0, "midflight down")
 
 
+def test_who_stops_last_hears_everybody_else_end() -> None:
+    """It is drained when all others are gone, whoever depends on whom; a kill does not wait for that."""
+    specs = {"tracker": Spec(stop_last=True), "ledger": Spec(), "learner": Spec(depends_on=["ledger"])}
+    world = up(specs)
+    world.obey(world.supervisor.request_stop("drain", "end", world.now))
+    world.run(30.0)
+    assert [c.name for c in world.of(Gone) if isinstance(c, Gone)] == ["learner", "ledger", "tracker"]
+    hurried = up(specs)
+    hurried.obey(hurried.supervisor.request_stop("kill", "end", hurried.now))
+    assert hurried.living == {}
+
+
 def test_ladder_of_a_deaf_service() -> None:
     """Drain message, after shutdown_s SIGTERM, after term_s SIGKILL."""
     world = World({"a": Spec()})

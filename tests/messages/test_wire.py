@@ -4,6 +4,7 @@ import json
 import random
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import msgpack
 import pytest
@@ -30,7 +31,7 @@ from midflight.messages.wire import (
 GOLDEN = Path(__file__).with_name("golden.json")
 
 
-def seal(kind: type[Message], body: dict[str, object]) -> list[bytes]:
+def seal(kind: type[Message], body: dict[str, Any]) -> list[bytes]:
     """Frames of one message; the buffers of a bulk message are zeros of the described size."""
     body = dict(body)
     tensors = body.pop("tensors", None)

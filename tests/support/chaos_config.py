@@ -60,6 +60,9 @@ class ConsumerConfig(ServiceSpec):
     restart: str = "transient"  # type: ignore[assignment]
     step_s: float = Field(0.0, ge=0, description="Pause between steps, in seconds.")
     checkpoint_every: int = Field(3, ge=1, description="Steps between checkpoints.")
+    dies_last: bool = Field(
+        False, description="The first dies when all is trained, before its checkpoint; restores come late."
+    )
     late: bool = Field(False, description="Its first result comes only after the lease was given to it again.")
 
 

@@ -5,6 +5,8 @@ together with the step it stands at.
 """
 
 import hashlib
+import os
+import signal
 import sqlite3
 from array import array
 from pathlib import Path
@@ -23,7 +25,6 @@ from midflight.messages.samples import (
     Restored,
     Stage,
     Trained,
-    WantOk,
 )
 from midflight.messages.tensors import Column
 from midflight.messages.weights import Handle, WeightsOk, WeightsPublish
@@ -85,7 +86,6 @@ class Consumer(Worker):
         self.version: int | None = None
         self.pieces: dict[int, dict[int, list[Lease]]] = {}
         self.whole: list[tuple[int, list[Lease]]] = []
-        self.exhausted = False
         self._asked = False
         self._next_step = 0.0
         self._late = self.config.late and identity.endswith("#1")
@@ -102,7 +102,7 @@ class Consumer(Worker):
         if self.version is None and not self.draining:
             self._ask_restore()
             return False
-        if self.draining or (self.exhausted and not self.holding.held and not self.whole):
+        if self.draining or (self.holding.exhausted and not self.holding.held):
             return self._wind_up()
         if self._owed:
             if not self._sent and any(batch == self._owed[0] for batch, _ in self.whole):
@@ -124,7 +124,7 @@ class Consumer(Worker):
         return not self.effects.pending
 
     def _ask_restore(self) -> None:
-        if self._asked:
+        if self._asked or (self.config.dies_last and not self.holding.boot):
             return
         self._asked = True
         recent = self.effects.recent
@@ -139,7 +139,8 @@ class Consumer(Worker):
         answer = received.message
         if isinstance(answer, Refused):
             raise RuntimeError(answer.why)
-        self.version, self.exhausted = cast(Restored, answer).version, False
+        self.version = cast(Restored, answer).version
+        self.holding.exhausted = False  # what was said before does not know of the samples re-opened
         self._publish()
         self._commit()
         self.want()
@@ -203,6 +204,8 @@ class Consumer(Worker):
         self.mail.post("data", ("commit", step), Commit(step=step, digest="0" * 32))
 
     def _wind_up(self) -> bool:
+        if self.config.dies_last and self.identity.endswith("#1"):
+            os.kill(os.getpid(), signal.SIGKILL)
         if self.effects.pending:
             self._checkpoint()
         if not self.mail.unsettled():
@@ -224,8 +227,3 @@ class Consumer(Worker):
             self.leave(1)
         if self._owed and self._owed[2][0] in [(sample, epoch) for sample, epoch in message.done]:
             self._owed = None
-
-    @handles(WantOk)
-    def _on_want_ok(self, message: WantOk, letter: Letter) -> None:
-        self.exhausted = message.exhausted and self.version is not None
-        self.holding.heard(message)

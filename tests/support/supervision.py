@@ -28,6 +28,7 @@ class Spec:
     restart: Kind = "permanent"
     strategy: Strategy = "one_for_one"
     significant: bool = False
+    stop_last: bool = False
     depends_on: Sequence[str] = ()
     start_timeout_s: float = 5.0
     heartbeat_timeout_s: float = 2.0

@@ -73,6 +73,8 @@ class Kl(Actor):
         self.follow.live(message)
 
     def _take(self, event: Event) -> None:
+        if self.epoch is None and event.body.get("knob") == self.config.knob:
+            self._next_ask = 0.0  # it has been declared, released or taken: perhaps it can be had now
         if event.topic == "controller" and event.body.get("knob") == self.config.knob:
             self._resume(event)
         kl = event.body.get(self.config.metric)
