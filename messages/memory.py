@@ -17,8 +17,11 @@ from .sockets import Incoming
 class Node(Protocol):
     """What the network drives."""
 
-    def deliver(self, port: str, incoming: Incoming) -> None: ...  # noqa: D102
-    def turn(self, now: float) -> float: ...  # noqa: D102
+    def deliver(self, port: str, incoming: Incoming) -> None:
+        """Take one message."""
+
+    def turn(self, now: float) -> float:
+        """Do what is due; -> seconds until the next turn."""
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """This process's place in the learner group, by torchrun's environment contract.
 
-`RANK`, `WORLD_SIZE`, `LOCAL_RANK`, `MASTER_ADDR` and `MASTER_PORT` are what torchrun, Slurm or our own launcher set.
+`RANK`, `WORLD_SIZE`, `MASTER_ADDR` and `MASTER_PORT` are what torchrun, Slurm or our own launcher set.
 Without them the group is this one process, and nothing of torch.distributed is touched. Rank 0 alone speaks on the bus.
 """
 
@@ -18,11 +18,10 @@ TIMEOUT = timedelta(seconds=120)
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """Global rank, group size, and rank on this host."""
+    """Global rank and group size."""
 
     rank: int = 0
     world: int = 1
-    local: int = 0
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> "Rank":
@@ -32,7 +31,7 @@ class Rank:
         missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in environ]
         if missing:
             raise ValueError(f"WORLD_SIZE is set but {', '.join(missing)} is not: start the learner by torchrun")
-        found = cls(int(environ["RANK"]), int(environ["WORLD_SIZE"]), int(environ.get("LOCAL_RANK", "0")))
+        found = cls(int(environ["RANK"]), int(environ["WORLD_SIZE"]))
         if found.world != 1:
             raise ValueError(f"WORLD_SIZE={found.world}: this version trains with one rank; set it to 1")
         return found

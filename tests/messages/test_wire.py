@@ -1,6 +1,7 @@
 """The wire: every kind survives the trip, and nothing hostile survives decoding."""
 
 import json
+import os
 import random
 from collections import Counter
 from pathlib import Path
@@ -78,7 +79,7 @@ def test_buffers_come_back_byte_for_byte(columns: list[tuple[str, bytes]]) -> No
 def test_golden_bytes() -> None:
     """Protocol 1 of every kind, byte for byte: a change here is a change of the protocol.
 
-    After a deliberate change: delete golden.json and run the test once.
+    After a deliberate change: MIDFLIGHT_WRITE_GOLDEN=1 make test writes it anew.
     """
     made = {}
     for name, kind in sorted(CATALOGUE.items()):
@@ -86,7 +87,7 @@ def test_golden_bytes() -> None:
         head = msgpack.unpackb(frames[0][1:])
         head["ts"] = 0
         made[name] = [(frames[0][:1] + msgpack.packb(head)).hex(), *(frame.hex() for frame in frames[1:])]
-    if not GOLDEN.exists():
+    if os.environ.get("MIDFLIGHT_WRITE_GOLDEN"):
         GOLDEN.write_text(json.dumps(made, indent=0))
     assert made == json.loads(GOLDEN.read_text())
 

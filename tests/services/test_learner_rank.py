@@ -12,7 +12,7 @@ CONTRACT = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_
 
 def test_without_a_contract_the_group_is_this_process() -> None:
     """A plain start touches nothing of torch.distributed."""
-    assert Rank.from_environment({}) == Rank(0, 1, 0)
+    assert Rank.from_environment({}) == Rank(0, 1)
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,6 @@ from midflight.services.learner.policy import Policy
 from midflight.services.learner.settings import RlSettings
 from midflight.services.learner.step import RolloutBatch, rl_update
 
-Objective = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
-
 LOSSES: list[LossKind] = ["decoupled_ppo", "bypass_ppo", "tis"]
 MODES: list[Aggregation] = ["token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "const"]
 STILL = OptimSettings(lr=0.0, weight_decay=0.0, warmup_steps=0, max_grad_norm=1e9)

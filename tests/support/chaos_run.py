@@ -109,7 +109,7 @@ class ChaosRun:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exc: object) -> None:
+    def __exit__(self, *_: object) -> None:
         self.launched.warden.kill()
         self.launched.warden.wait()
         kill_marked(self.id)

@@ -100,7 +100,6 @@ class World:
         self.faults: list[str] = []
         self.code: int | None = None
         self._inbox: list[Callable[[Supervisor, float], list[Command]]] = []
-        self._boots = 0
         self._pids = 1000
         self.start_kernel()
 
@@ -108,7 +107,6 @@ class World:
 
     def start_kernel(self) -> None:
         """A (new) incarnation of the kernel, which reads the journal and finds who lives."""
-        self._boots += 1
         bus = SimBus(self.network, "kernel#0")
         supervisor = Supervisor(self.specs, random.Random(self.random.random()))
         self.kernel = Kernel("kernel#0", bus, "sim-00000000", supervisor, self, self.journal)
