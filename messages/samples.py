@@ -36,6 +36,7 @@ class WantOk(Message):
     boot: Annotated[str, Field(max_length=32)]
     version: Annotated[int, Field(ge=-1, description="newest policy version")]
     lost: Annotated[list[Lease], Field(max_length=16384, description="leases named by the want that are over")] = []
+    evaluating: Annotated[bool, Field(description="an evaluation round is not finished")] = False
     exhausted: Annotated[bool, Field(description="no prompt is left: no further batch will come")] = False
 
 

@@ -81,5 +81,8 @@ class LearnerConfig(ServiceSpec):
         "auto", description="bfloat16 autocast; masters and log-probs stay fp32. auto: where it was measured to pay."
     )
     prefetch: int = Field(1, ge=1, le=8, description="Batches taken under lease besides the one in training.")
+    last_evaluation_s: float = Field(
+        60.0, ge=0, description="After the last step, longest wait for an evaluation round to finish, in seconds."
+    )
     checkpoint_every: int = Field(20, ge=1, description="Steps between checkpoints.")
     keep_checkpoints: int = Field(2, ge=2, description="Verified checkpoints kept.")

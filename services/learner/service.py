@@ -56,6 +56,7 @@ class Learner(Worker):
         self._asked = False
         self._knobs: dict[str, float] = {}
         self._waited = bus.now()
+        self._finish_by: float | None = None
         self._saved: tuple[int, int] | None = None
         self._digest = ""
         self._log = structlog.get_logger()
@@ -108,11 +109,20 @@ class Learner(Worker):
             return False
         used_up = self.holding.exhausted and not self.holding.held
         if self.trainer.step >= self.config.steps or used_up:
-            return self._wind_up()
+            return self._wind_up() if self._evaluated(now) else False
         if self.whole:
             self._rl_step(self.whole.pop(0))
             return True
         return False
+
+    def _evaluated(self, now: float) -> bool:
+        """Whether the last policy's evaluation round, if one is due, is finished; it is waited for, but not for ever."""
+        if self._finish_by is None:
+            self._finish_by = now + self.config.last_evaluation_s
+            self.waiting("last evaluation", self.config.last_evaluation_s)
+            self.want()
+        told = self.holding.version == self.version and not self.mail.unsettled("data")
+        return now >= self._finish_by or (told and not self.holding.evaluating)
 
     def want(self) -> None:
         """One batch in hand besides the one in training."""

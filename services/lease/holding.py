@@ -26,6 +26,8 @@ class Holding:
         self.boot = ""
         self.version = -1
         """Newest policy version the ledger knows of."""
+        self.evaluating = False
+        """The ledger says that an evaluation round is not finished."""
         self.exhausted = False
         """The ledger says that nothing more will come."""
         self.next_want = 0.0
@@ -83,7 +85,7 @@ class Holding:
 
     def heard(self, message: WantOk) -> bool:
         """Note the ledger's boot and version; True when it was restarted: everything unacknowledged goes out again."""
-        self.version, self.exhausted = message.version, message.exhausted
+        self.version, self.exhausted, self.evaluating = message.version, message.exhausted, message.evaluating
         restarted = bool(self.boot) and self.boot != message.boot
         self.boot = message.boot
         if restarted:

@@ -90,7 +90,11 @@ class Desk(Actor):
         )
         newest = self.weights.version if self.weights else -1
         answer = WantOk(
-            boot=self.boot_id, version=newest, lost=[list(lease) for lease in lost], exhausted=self.exhausted
+            boot=self.boot_id,
+            version=newest,
+            lost=[list(lease) for lease in lost],
+            evaluating=self.book.evaluating >= 0,
+            exhausted=self.exhausted,
         )
         self.reply(letter, answer)
         if message.stage == "generate" and self.weights and message.version < newest:

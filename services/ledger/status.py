@@ -28,9 +28,7 @@ def status(snapshot: Snapshot, store: Store, sample: int | None, stats: Mapping[
         step=sums.step,
         committed=sums.committed,
         version=-1 if newest is None else int(newest),
-        life=[
-            {"at_ns": e.at_ns, "state": e.state, "epoch": e.epoch, "who": e.who, "why": e.why} for e in life
-        ],
+        life=[{"at_ns": e.at_ns, "state": e.state, "epoch": e.epoch, "who": e.who, "why": e.why} for e in life],
         stats={**stats, **{f"why: {why}": n for why, n in sums.reasons.items()}},
     )
 

@@ -25,6 +25,8 @@ from .jsonl import MetricsLog
 from .sink_process import SinkProcess, sink_argv
 
 CLOSE_S = 20.0
+RING_S = 1.0
+"""Sinks are woken at most this often: each time they parse what is not yet a full batch anew."""
 
 
 class Tracker(Actor):
@@ -41,6 +43,7 @@ class Tracker(Actor):
         self.follow = Follow(self.mail, self._take, last if isinstance(last, int) else 0)
         self.sinks = {kind: self._sink(kind) for kind in self.config.sinks}
         self._fresh = False
+        self._next_ring = 0.0
         self._current = True
         """Whether the kernel has told its newest number since a drain began."""
 
@@ -53,11 +56,13 @@ class Tracker(Actor):
     def work(self, now: float) -> bool:
         """Fill holes, ring the sinks, look after them."""
         self.follow.catch_up(self.newest_event)
+        ring = self._fresh and now >= self._next_ring
+        if ring:
+            self._fresh, self._next_ring = False, now + RING_S
         for sink in self.sinks.values():
-            if self._fresh:
+            if ring:
                 sink.notify()
             sink.tick(now)
-        self._fresh = False
         self.stats = {
             "seq": self.follow.last,
             "dropped": self.log.dropped,

@@ -82,7 +82,11 @@ class ChaosRun:
     """A launched run; leaving the context ends whatever still lives."""
 
     def __init__(
-        self, folder: Path, samples: int, slots: Slots | None = None, warden: Sequence[str] = ("--watchdog", "3")
+        self,
+        folder: Path,
+        samples: int,
+        slots: Slots | None = None,
+        warden: Sequence[str] = ("--watchdog=3", "--start-grace=5"),
     ) -> None:
         self.samples, self.dir = samples, folder / "run"
         self.faults: Counter[str] = Counter()
