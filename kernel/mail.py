@@ -22,6 +22,8 @@ OUTBOX_ENTRIES: Final = 10_000
 OUTBOX_BYTES: Final = 256 << 20
 BAD_MESSAGES: Final = 50
 """So many refused messages from one peer and it is no longer decoded."""
+BAD_PEERS: Final = 4096
+"""So many peers are judged at a time."""
 
 
 class Bus(Protocol):
@@ -165,6 +167,8 @@ class Mail:
         except WireError as error:
             self.counters[f"bad.{error.reason}"] += 1
             self._bad[incoming.sender] += 1
+            if len(self._bad) > BAD_PEERS:  # names cost a stranger nothing: forget rather than grow
+                self._bad.clear()
             if error.reason == "major" and incoming.sender:
                 self.bus.send(port, [reject_frame()], incoming.sender)
             return None

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support.e2e_run import (
+    SLOW,
     Up,
     checkpoints,
     copy_run,
@@ -66,7 +67,7 @@ def kill_after(up: Up, step: int, rng: random.Random) -> None:
 def kill_and_resume(folder: Path, seed: int, kills: int, steps: int) -> Path:
     """Kill a run `kills` times at seeded moments, let it end, and check the books."""
     rng = random.Random(seed)
-    topology = tiny(folder, "demo", steps)
+    topology = tiny(folder, "demo", steps, SLOW)
     for number in range(kills):
         with Up(folder, topology, *(["--resume"] if number else [])) as up:
             kill_after(up, rng.randint(1, steps - 2) if not number else 1, rng)

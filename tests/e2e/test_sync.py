@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.e2e_run import Record, Up, events, is_step, midflight, records, samples, tiny, weights
+from support.e2e_run import SLOW, Record, Up, events, is_step, midflight, records, samples, tiny, weights
 
 STEPS = 6
 
@@ -14,7 +14,7 @@ STEPS = 6
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nobody disturbs."""
     folder = tmp_path_factory.mktemp("sync")
-    with Up(folder, tiny(folder, "sync", STEPS)) as up:
+    with Up(folder, tiny(folder, "sync", STEPS, SLOW)) as up:
         assert up.wait() == 0, up.output
     return up.path
 
@@ -62,7 +62,7 @@ def steps_of(run: Path) -> dict[int, Record]:
 def test_killed_run_ends_like_the_undisturbed_one(undisturbed: Path, tmp_path: Path) -> None:
     """kill -9 of everything in the warm-up and around a checkpoint: same weights, same samples."""
     rng = random.Random(1)
-    topology = tiny(tmp_path, "sync", STEPS)
+    topology = tiny(tmp_path, "sync", STEPS, SLOW)
     for number, moment in enumerate(("warm-up", "checkpoint")):
         with Up(tmp_path, topology, *(["--resume"] if number else [])) as up:
             interrupt(up, moment, rng)
@@ -85,7 +85,7 @@ def same(run: Path, other: Path) -> None:
 def test_killed_at_random_moments(undisturbed: Path, tmp_path: Path, seed: int) -> None:
     """Five kills at seeded moments, then to the end."""
     rng = random.Random(seed)
-    topology = tiny(tmp_path, "sync", STEPS)
+    topology = tiny(tmp_path, "sync", STEPS, SLOW)
     for number in range(5):
         with Up(tmp_path, topology, *(["--resume"] if number else [])) as up:
             if not is_over(up, rng):
@@ -111,6 +111,6 @@ def is_over(up: Up, rng: random.Random) -> bool:
 def test_same_seed_same_bits_other_seed_other_bits(undisturbed: Path, tmp_path: Path) -> None:
     """Nothing but the seed decides."""
     for seed, equal in ((0, True), (1, False)):
-        with Up(tmp_path, tiny(tmp_path, "sync", STEPS), f"seed={seed}", where=f"seed{seed}") as up:
+        with Up(tmp_path, tiny(tmp_path, "sync", STEPS, SLOW), f"seed={seed}", where=f"seed{seed}") as up:
             assert up.wait() == 0, up.output
         assert (weights(up.path) == weights(undisturbed)) is equal

@@ -184,7 +184,7 @@ def test_find_prefers_the_living_of_a_name(runs: Path) -> None:
     ("target", "message"),
     [
         ("don", "no run 'don' under {runs} - did you mean 'done'?"),
-        ("zzzzz", "no run 'zzzzz' under {runs} - 'midflight runs ls' lists them"),
+        ("zzzzz", "no run 'zzzzz' under {runs} - there are: {names}"),
         ("{runs}/x", "{runs}/x is not a run directory"),
     ],
 )
@@ -192,7 +192,8 @@ def test_not_found(runs: Path, target: str, message: str) -> None:
     """An unknown name is refused with the nearest one."""
     with pytest.raises(RunNotFound) as caught:
         found(runs, target.replace("{runs}", str(runs)))
-    assert str(caught.value) == message.replace("{runs}", str(runs))
+    names = ", ".join(sorted(path.name for path in runs.iterdir() if not path.is_symlink()))
+    assert str(caught.value) == message.replace("{runs}", str(runs)).replace("{names}", names)
 
 
 def test_nothing_to_find(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from midflight.kernel.rundir import RunDir, shm_path
 VERB = [sys.executable, "-P", "-m", "midflight.kernel.cli.main"]
 CONFIGS = Path(__file__).parents[2] / "configs"
 REWARD = Path(__file__).with_name("e2e_reward.py")
+SLOW = Path(__file__).with_name("e2e_slow_reward.py")
+"""For runs that are interrupted at a certain step."""
 DEADLINE_S = 120.0
 LOOK_S = 0.01
 

@@ -92,7 +92,7 @@ class Kl(Actor):
         if self.epoch is None:
             return
         coef = self.law.update(kl, step)
-        state = json.dumps(self.law.state_dict())
+        state = json.dumps(self.law.state_dict() | {"history": []})  # the journal holds the history already
         body: dict[str, Scalar] = {"knob": self.config.knob, "at_step": step, "kl": kl, "value": coef, "state": state}
         self.event("controller", body, step)
         reason = f"kl {kl:.4g} at step {step}, target {self.config.target_kl:g}"
