@@ -32,6 +32,7 @@ from midflight.messages.control import (
 from midflight.messages.envelope import MAJOR
 from midflight.messages.events import EventsGet, Post
 from midflight.messages.knobs import KnobAcquire, KnobApplied, KnobApply, KnobGet, KnobRelease, KnobSet
+from midflight.messages.sockets import Incoming
 
 from .commands import Command, Emit, Gone, Kill, RunOver, SendDrain, Spawn
 from .knob_desk import KnobDesk
@@ -70,6 +71,11 @@ class Kernel(Node):
         self._began = bus.now()
         self._deaths: deque[PeerDown] = deque(maxlen=DEATHS)
         self._next_repeat = 0.0
+
+    def deliver(self, port: str, incoming: Incoming) -> None:
+        """Messages; what comes on the publisher are only joins and leaves of its subscribers."""
+        if port != "ev":
+            super().deliver(port, incoming)
 
     def on_turn(self, now: float) -> float:
         """Hear the warden, look at deadlines, repeat what was not confirmed."""
@@ -241,6 +247,8 @@ class Kernel(Node):
             Status(
                 run_id=self.run_id,
                 boot=self.boot_id,
+                kernel_pid=os.getpid(),
+                warden_pid=self.owner.warden,
                 seq=self.stream.newest,
                 up_s=now - self._began,
                 stopping=self.supervisor.stop.why if self.supervisor.stop else None,

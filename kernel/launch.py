@@ -26,6 +26,7 @@ class Launched:
     run_dir: RunDir
     run_id: str
     warden: "subprocess.Popen[bytes]"
+    resumed: bool = False
 
 
 def prepare(loaded: Loaded, run_dir: Path | None, resume: bool) -> tuple[RunDir, str]:
@@ -100,4 +101,4 @@ def launch(
         os.close(output)
     folder.lock.hand_over(warden.pid)
     link_current(folder)
-    return Launched(folder, run_id, warden)
+    return Launched(folder, run_id, warden, resume)

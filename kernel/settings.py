@@ -28,6 +28,11 @@ class Settings:
     kinds: dict[str, str]
     """Kind of every slot of the run."""
 
+    def slot_of_kind(self, kind: str) -> dict[str, Any]:
+        """The configuration of the first slot of a kind; empty when there is none."""
+        data = json.loads((self.run_dir / "config.json").read_text())["services"]
+        return next((part for part in data.values() if part["kind"] == kind), {})
+
     def kind_of(self, name: str) -> str:
         """The kind that the service called `name` is or plays; the empty string when it is none of this run."""
         try:

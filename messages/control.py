@@ -131,13 +131,15 @@ class Status(Message):
 
     KIND: ClassVar[str] = "status"
     EXAMPLE: ClassVar[dict[str, Any]] = {
-        "run_id": "demo-1a2b3c4d", "boot": "9f2c", "seq": 12, "up_s": 3.5, "stopping": None, "services": [],
-        "counters": {"ctl": 120},
+        "run_id": "demo-1a2b3c4d", "boot": "9f2c", "kernel_pid": 4711, "warden_pid": 4710, "seq": 12, "up_s": 3.5,
+        "stopping": None, "services": [], "counters": {"ctl": 120},
     }  # fmt: skip
     run_id: Annotated[str, Field(max_length=80)]
     boot: Annotated[str, Field(max_length=32)]
+    kernel_pid: Count
+    warden_pid: Count
     seq: Count
-    up_s: float
+    up_s: Annotated[float, Field(description="s since this kernel started; a restarted one begins at 0")]
     stopping: Annotated[str | None, Field(max_length=200, description="why the run is ending, or None")]
     services: Annotated[list[ServiceStatus], Field(max_length=1024)]
     counters: Flat = {}

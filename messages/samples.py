@@ -246,10 +246,11 @@ class Restored(Message):
     """Ledger to learner: re-opened so many; publish your weights above `version`."""
 
     KIND: ClassVar[str] = "restored"
-    EXAMPLE: ClassVar[dict[str, Any]] = {"step": 40, "reopened": 128, "version": 47}
+    EXAMPLE: ClassVar[dict[str, Any]] = {"step": 40, "reopened": 128, "version": 47, "steps": [[46, 45], [47, 46]]}
     step: Count
     reopened: Count
     version: Annotated[int, Field(ge=-1)]
+    steps: Annotated[list[Lease], Field(max_length=1024, description="[version, the step it was published at]")] = []
 
 
 class LedgerGet(Message):

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from midflight.kernel.rundir.directory import RunDir
+from midflight.kernel.rundir.errors import RunNotFound
 from midflight.kernel.rundir.find import find_run
 
 
@@ -18,6 +19,10 @@ def run_option(parser: argparse.ArgumentParser) -> None:
 def chosen_run(arguments: argparse.Namespace, live: bool = True) -> RunDir:
     """The run an option names; its path goes to stderr so that a pipe stays clean."""
     run = find_run(arguments.run, live=live)
+    if live and not run.is_live():
+        raise RunNotFound(
+            f"{run.path}: this run is over; `midflight up TOPOLOGY --resume --run-dir {run.path}` goes on"
+        )
     if not arguments.json and sys.stderr.isatty():
         print(f"run {run.path}", file=sys.stderr)
     return run

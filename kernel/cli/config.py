@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from midflight.kernel.config import explain, topology_schema
+from midflight.kernel.config import ConfigError, explain, topology_schema
 
 from .common import print_json, table
 from .exits import USAGE, Stop
@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.action == "explain":
         try:
             print(explain(arguments.key))
-        except (KeyError, ValueError) as error:
+        except (ConfigError, KeyError, ValueError) as error:
             raise Stop(USAGE, str(error)) from None
         return 0
     loaded = load(arguments.topology, arguments.file, arguments.overrides)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .common import chosen_run, run_option
+from .exits import USAGE, Stop
 
 COLOURS = (36, 33, 32, 35, 34, 31)
 
@@ -25,6 +26,10 @@ def options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print, and follow if asked."""
     folder = chosen_run(arguments, live=False)
+    known = {path.name.split(".")[0] for path in folder.logs.iterdir()}
+    for name in arguments.services:
+        if name not in known:
+            raise Stop(USAGE, f"no service {name!r} in this run; there are: {', '.join(sorted(known))}")
     wanted = re.compile(arguments.grep) if arguments.grep else None
     offsets: dict[Path, int] = {}
     while True:

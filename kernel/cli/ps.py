@@ -1,6 +1,7 @@
 """midflight ps: every service, its state, and what it waits for."""
 
 import argparse
+from textwrap import shorten
 
 from midflight.kernel.client import Client
 from midflight.messages.control import ServiceStatus, Status, StatusGet
@@ -22,7 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
         print_json(status.model_dump())
         return 0
     ending = f", ending: {status.stopping}" if status.stopping else ""
-    print(f"{status.run_id}  up {seconds(status.up_s)}{ending}")
+    print(f"{status.run_id}  warden {status.warden_pid}, kernel {status.kernel_pid} up {seconds(status.up_s)}{ending}")
     head = ["SERVICE", "STATE", "PID", "UP", "SEEN", "RESTARTS", "DOING", "WAITING FOR"]
     print(table([head, *([*_cells(service)] for service in status.services)]))
     for service in status.services:
@@ -43,6 +44,6 @@ def _cells(service: ServiceStatus) -> tuple[str, ...]:
         seconds(service.up_s),
         seconds(service.seen_s),
         str(service.restarts),
-        doing[:70] or "-",
+        shorten(doing, 76, placeholder=" ...") or "-",
         waits or "-",
     )

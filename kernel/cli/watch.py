@@ -12,7 +12,7 @@ from midflight.kernel.client import Client, Unreachable
 from midflight.kernel.launch import Launched
 from midflight.kernel.mistake import EXIT_MISTAKE
 from midflight.messages.control import RunStop
-from midflight.messages.events import Event
+from midflight.messages.events import Event, Events, EventsGet
 from midflight.messages.sockets import Endpoint
 from midflight.messages.wire import WireError, decode
 
@@ -42,6 +42,8 @@ class Watch:
         self.rewards: deque[float] = deque(maxlen=400)
         self.evaluations: list[tuple[int, float]] = []
         self.overlap: dict[str, Any] = {}
+        self.seen: int | None = None if launched.resumed else 0
+        """Number of the last event shown; a resumed run's past is not shown again."""
         self.over = ""
         self.stopping = False
         self.failed: list[str] = []
@@ -68,7 +70,7 @@ class Watch:
                         raise
                     self._mute()
             for incoming in stream.drain(10_000):
-                self._take(incoming.frames)
+                self._take(incoming.frames, None)
         code = warden.wait()
         self._summary(code)
         if code == EXIT_MISTAKE:
@@ -78,7 +80,7 @@ class Watch:
     def _turn(self, client: Client, stream: Endpoint) -> None:
         if stream.socket.poll(POLL_MS):
             for incoming in stream.drain():
-                self._take(incoming.frames)
+                self._take(incoming.frames, client)
         while self.handled < self.presses:
             self._stop(client)
         self._draw()
@@ -98,12 +100,32 @@ class Watch:
             self._print("the kernel does not answer; asking the warden to end everything")
             self.launched.warden.terminate()
 
-    def _take(self, frames: list[bytes]) -> None:
+    def _take(self, frames: list[bytes], client: Client | None) -> None:
         try:
             event = decode(frames).message
         except WireError:
             return
-        if isinstance(event, Event):
+        if not isinstance(event, Event) or event.seq <= (self.seen or 0):
+            return
+        if client and self.seen is not None:
+            while event.seq > self.seen + 1 and self._fill(client):
+                pass
+        self._show(event)
+
+    def _fill(self, client: Client) -> bool:
+        """Ask for what the subscription missed; -> whether anything came."""
+        try:
+            page = client.ask("ctl", EventsGet(after=self.seen or 0)).message
+        except Unreachable:
+            return False
+        events = page.events if isinstance(page, Events) else []
+        for event in events:
+            self._show(event)
+        return bool(events)
+
+    def _show(self, event: Event) -> None:
+        if event.seq > (self.seen or 0):
+            self.seen = event.seq
             show = getattr(self, f"_on_{event.topic.replace('.', '_')}", None)
             if show:
                 show(event)
@@ -133,7 +155,7 @@ class Watch:
         value = event.body.get("eval/reward")
         if isinstance(value, int | float) and event.step is not None:
             self.evaluations.append((event.step, float(value)))
-            self._print(f"held-out accuracy {value:.3f} at step {event.step} ({event.body.get('n')} prompts)")
+            self._print(f"held-out reward {value:.3f} at step {event.step} ({event.body.get('n')} prompts)")
 
     def _on_service_failed(self, event: Event) -> None:
         self.failed.append(str(event.body.get("name")))
@@ -189,8 +211,8 @@ class Watch:
             head, tail = rewards[: len(rewards) // 10 or 1], rewards[-(len(rewards) // 10 or 1) :]
             print(f"reward            {sum(head) / len(head):.3f} -> {sum(tail) / len(tail):.3f}  [{spark(rewards)}]")
         if self.evaluations:
-            print("held-out accuracy " + "  ".join(f"{step}: {value:.3f}" for step, value in self.evaluations))
-        if self.overlap:
+            print("held-out reward   " + "  ".join(f"{step}: {value:.3f}" for step, value in self.evaluations))
+        if _number(self.overlap.get("seconds")):
             shares = " ".join(f"{name} {_number(self.overlap.get(name)):.0%}" for name in ("generating", "training"))
             print(f"overlap           {_number(self.overlap.get('both')):.0%} of the time both ({shares})")
         print(f"run directory     {self.launched.run_dir.path}")

@@ -18,7 +18,10 @@ def locate(value: object) -> object:
     folder = value.folder if isinstance(value, LocatedStr) else os.getcwd()
     head, at, tail = value.rpartition("@")
     path = os.path.normpath(os.path.join(folder, os.path.expanduser(tail)))
-    if tail.startswith((".", "/", "~")) or Path(tail).suffix in SUFFIXES or os.path.exists(path):
+    is_file = tail.startswith((".", "/", "~")) or Path(tail).suffix in SUFFIXES
+    if is_file and isinstance(value, LocatedStr) and not os.path.exists(path):
+        raise ValueError(f"no such file or folder: {path}")
+    if is_file or os.path.exists(path):
         return f"{head}{at}{path}"
     return str(value)
 

@@ -1,7 +1,7 @@
 """`batch` messages to a batch the trainer takes: pieces collected, columns cut into documents, rewards weighed."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -56,12 +56,23 @@ def cut(message: Batch, views: Mapping[str, "memoryview[Any]"]) -> list[tuple[Ba
     return out
 
 
-def rollout_batch(parts: list[tuple[BatchPart, Document]], weights: Mapping[str, float], version: int) -> RolloutBatch:
-    """Documents, their weighted rewards (an objective without a weight counts 1) and their groups."""
+def rollout_batch(
+    parts: list[tuple[BatchPart, Document]], weights: Mapping[str, float], steps: Mapping[int, int], step: int
+) -> RolloutBatch:
+    """Documents, their weighted rewards (an objective without a weight counts 1) and their groups.
+
+    `steps` tells the step at which each policy version was published, so that a token's lag is counted in optimizer
+    steps up to `step`, also across a restore; an unknown version counts as the oldest known.
+    """
     rewards = [sum(weights.get(name, 1.0) * value for name, value in part.rewards.items()) for part, _ in parts]
+    oldest = min(steps.values(), default=0)
+    documents = [
+        replace(document, versions=[steps.get(version, oldest) for version in document.versions])
+        for _, document in parts
+    ]
     return RolloutBatch(
-        documents=[document for _, document in parts],
+        documents=documents,
         rewards=torch.tensor(rewards, dtype=torch.float64),
         group=torch.tensor([part.group for part, _ in parts]),
-        version=version,
+        version=step,
     )

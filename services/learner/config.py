@@ -1,9 +1,11 @@
 """What the learner can be told. Names and defaults are those of RL2 and of the papers in `docs/algorithms.md`."""
 
-from typing import ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from midflight.kernel.mistake import UserMistake
 from midflight.kernel.spec import Config, ServiceSpec
 from midflight.services.data.source import Source
 
@@ -69,11 +71,17 @@ class LearnerConfig(ServiceSpec):
     aggregation: Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "const"] = Field(
         "const", description="How token losses become one number; `const` divides by `max_new_tokens` (Dr. GRPO)."
     )
-    max_new_tokens: int = Field(32, ge=1, description="The constant of `aggregation: const`.")
+    max_new_tokens: int | None = Field(
+        None, ge=1, description="The constant of `aggregation: const`; the rollout's when omitted."
+    )
     adv: AdvantageConfig = AdvantageConfig()
     kl: KlTermConfig = KlTermConfig()
     entropy_coef: float = Field(0.0, ge=0, description="Start value of the knob `entropy.coef`.")
-    temperature: float = Field(1.0, gt=0, description="Temperature of the rollouts, for the learner's log-probs.")
+    temperature: float | None = Field(
+        None,
+        gt=0,
+        description="Temperature of the learner's log-probs: the rollout's, whatever is written here must equal it.",
+    )
     objective_weights: dict[str, float] = Field({}, description="Weight of each named reward; 1 when omitted.")
     max_length_per_device: int = Field(16384, ge=16, description="Tokens of a micro-batch.")
     gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass.")
@@ -86,3 +94,17 @@ class LearnerConfig(ServiceSpec):
     )
     checkpoint_every: int = Field(20, ge=1, description="Steps between checkpoints.")
     keep_checkpoints: int = Field(2, ge=2, description="Verified checkpoints kept.")
+
+
+def completed(config: LearnerConfig, rollout: Mapping[str, Any]) -> LearnerConfig:
+    """Take from the rollout's configuration what was left out here.
+
+    Raises UserMistake when the two name different temperatures: the learner's log-probs would be of another policy.
+    """
+    theirs = float(rollout.get("temperature", 1.0))
+    if config.temperature is not None and config.temperature != theirs:
+        raise UserMistake(
+            f"learner.temperature is {config.temperature:g} and rollout.temperature {theirs:g}: leave the learner's out"
+        )
+    new_tokens = config.max_new_tokens or int(rollout.get("max_new_tokens", 32))
+    return config.model_copy(update={"temperature": theirs or 1.0, "max_new_tokens": new_tokens})

@@ -31,13 +31,14 @@ from midflight.services.model.open import pick_device
 from midflight.services.model.weights import retain, write_weights
 
 from .batches import Assembly, rollout_batch
-from .config import LearnerConfig
+from .config import LearnerConfig, completed
 from .knobs import declarations
 from .rank import Rank
 from .trainer import Trainer
 
 ANSWER_S = 5.0
 PHASE_S = 600.0
+KNOWN_VERSIONS = 256
 
 
 class Learner(Worker):
@@ -48,9 +49,11 @@ class Learner(Worker):
     def __init__(self, identity: str, bus: Bus, settings: Settings) -> None:
         super().__init__(identity, bus)
         self.run_settings = settings
-        self.config = cast(LearnerConfig, settings.config)
+        self.config = completed(cast(LearnerConfig, settings.config), settings.slot_of_kind("rollout"))
         self.version: int | None = None
         """Newest version published; None until the ledger has told where to go on."""
+        self.steps: dict[int, int] = {}
+        """Policy version -> the step it was published at; after a restore versions go on and steps go back."""
         self.assembling: dict[int, Assembly] = {}
         self.whole: list[Assembly] = []
         self._asked = False
@@ -116,7 +119,7 @@ class Learner(Worker):
         return False
 
     def _evaluated(self, now: float) -> bool:
-        """Whether the last policy's evaluation round, if one is due, is finished; it is waited for, but not for ever."""
+        """Whether the last policy's evaluation round, if one is due, is finished; waited for, but not for ever."""
         if self._finish_by is None:
             self._finish_by = now + self.config.last_evaluation_s
             self.waiting("last evaluation", self.config.last_evaluation_s)
@@ -131,6 +134,10 @@ class Learner(Worker):
         self.holding.want(
             0 if done else max(0, self.config.prefetch - held), self.version if self.version is not None else -1
         )
+
+    def lacks_work(self) -> bool:
+        """In the RL stage, with no batch and steps to go."""
+        return super().lacks_work() and self.version is not None and self.trainer.step < self.config.steps
 
     def idle(self) -> bool:
         """Batches still held at a drain return to the ledger when we leave."""
@@ -174,6 +181,7 @@ class Learner(Worker):
         answer = received.message
         if isinstance(answer, Restored):
             self.version = answer.version
+            self.steps = {int(version): int(step) for version, step in answer.steps}
             self.holding.exhausted = False  # what was said before does not know of the samples re-opened
             self._log.info("restored", step=answer.step, reopened=answer.reopened, version=answer.version)
             self._publish()
@@ -218,7 +226,7 @@ class Learner(Worker):
         self.holding.begin(part.id for part, _ in parts)
         self.want()
         began = time.perf_counter()
-        batch = rollout_batch(parts, self.config.objective_weights, self.version)
+        batch = rollout_batch(parts, self.config.objective_weights, self.steps, trainer.step)
         with self.phase("train", PHASE_S):
             report = trainer.rl_step(batch)
         seconds = time.perf_counter() - began
@@ -242,6 +250,9 @@ class Learner(Worker):
     def _publish(self) -> None:
         assert self.version is not None
         self.version += 1
+        self.steps[self.version] = self.trainer.step
+        for old in sorted(self.steps)[:-KNOWN_VERSIONS]:
+            del self.steps[old]
         handle = write_weights(self.run_settings.shm_dir, self.version, self.trainer.weights())
         self.mail.post(
             "data",

@@ -38,9 +38,13 @@ class Worker(Actor):
             self._show_wait()
         return super().on_turn(now)
 
+    def lacks_work(self) -> bool:
+        """Whether only the ledger keeps it waiting."""
+        return not self.holding.held and not self.draining
+
     def _show_wait(self) -> None:
         """An empty-handed worker waits for the ledger, as long as that lives."""
-        if self.holding.held or self.draining:
+        if not self.lacks_work():
             self.waited(WAITS_FOR[self.STAGE])
         else:
             self.waiting(WAITS_FOR[self.STAGE], None)

@@ -53,6 +53,8 @@ class Desk(Actor):
     weights: WeightsNew | None
     kind_of: Callable[[str], str]
     """Kind of a service by its name; empty for anything else."""
+    why = ""
+    """Why a sample was last refused."""
 
     # what the ledger behind the desk does
 
@@ -119,7 +121,7 @@ class Desk(Actor):
         answers: list[Answer] = []
         for score in message.scores:
             faulty = score.fault is not None or not score.rewards
-            why = f"reward_fn: {score.fault or 'no reward'}"
+            why = score.fault or "reward_fn gave no reward"
             answers.append((score.id, score.epoch, Impossible(why) if faulty else Scored(score.rewards)))
         self._take("score", answers, letter)
 
@@ -151,7 +153,8 @@ class Desk(Actor):
             self.reply(letter, Refused(code="restore", why=str(error)))
             return
         newest = -1 if self.book.newest is None else self.book.newest
-        self.reply(letter, Restored(step=message.step, reopened=len(reopened), version=newest))
+        steps = [[version, step] for version, step in self.book.version_steps.items()]
+        self.reply(letter, Restored(step=message.step, reopened=len(reopened), version=newest, steps=steps))
 
     @handles(WeightsPublish)
     def _on_publish(self, message: WeightsPublish, letter: Letter) -> None:
@@ -195,6 +198,8 @@ class Desk(Actor):
         done: list[list[int]] = []
         stale: list[list[int]] = []
         for sample, epoch, outcome in answers:
+            if isinstance(outcome, Impossible):
+                self.why = outcome.why[:500]
             verdict = self.book.answer(stage, sample, epoch, letter.sender, outcome)
             if isinstance(outcome, Generated) and sample in self.book.changes.payloads:
                 self.remember(sample, self.book.changes.payloads[sample])

@@ -30,6 +30,7 @@ from .grants import Grant
 from .outgoing import batch, score_jobs, tickets
 from .overlap import Overlap
 from .prompts import Prompts
+from .refusals import Refusals
 from .row import EVAL_BASE, Row
 from .rules import Rules
 from .states import Split, State
@@ -38,6 +39,9 @@ from .store import Store, StoreError, StoreFull
 RETRY_FULL_S = 0.5
 READ_S = 120.0
 REPORT_S = 5.0
+REFUSALS = 8
+"""So many batches' worth of samples refused in a row, with none scored, end the run."""
+SCORED = (State.READY, State.LEASED, State.TRAINED, State.FILTERED)
 CACHE_BYTES = 64 << 20
 GAP_S = 1.0
 """A turn this late means that the ledger itself stood still: nobody loses a lease for it."""
@@ -66,6 +70,7 @@ class Ledger(Desk):
         self._retry_at = 0.0
         self._last_turn = bus.now()
         self._overlap = Overlap()
+        self._refusals = Refusals(most=REFUSALS * config_batch(self.config))
         self._next_report = 0.0
         self._log = structlog.get_logger()
 
@@ -87,7 +92,9 @@ class Ledger(Desk):
             if Path(weights.handle.path).exists():  # shared memory does not outlive a run that was killed
                 self.weights = weights
         for why in self.prompts.bad[:100]:
+            self._log.warning("prompt refused", why=why)
             self.event("note", {"level": "warning", "text": why[:900]})
+            self.why = why[:500]
 
     def work(self, now: float) -> bool:
         """Expire, admit, grant, commit, and only then answer."""
@@ -103,6 +110,7 @@ class Ledger(Desk):
         if self._flush():
             self._answer()
         self._count(now)
+        self._look_at_refusals()
         return False
 
     def idle(self) -> bool:
@@ -197,6 +205,18 @@ class Ledger(Desk):
             out = batch(grant, rows, self.blob)
         return all(self.mail.send("data", message, to=grant.holder, columns=columns) for message, columns in out)
 
+    def _look_at_refusals(self) -> None:
+        """Tell of refused samples, and end a run that has nothing else.
+
+        Raises UserMistake with the last reason.
+        """
+        counts = self.book.totals[Split.TRAIN]
+        refused, scored = counts[State.REFUSED], sum(counts[state] for state in SCORED)
+        if self._refusals.worth_a_note(refused):
+            self.event("note", {"level": "warning", "text": f"{refused} samples refused so far; the last: {self.why}"})
+        if self._refusals.too_many(refused, scored):
+            raise UserMistake(f"{refused} samples refused and none scored for long; the last: {self.why}")
+
     def on_drain(self) -> None:
         """The last word on how much was done at once."""
         self.event("overlap", self._overlap.shares())
@@ -214,6 +234,11 @@ class Ledger(Desk):
             "refused_messages": self.mail.refused,
             **{state.value: counts[state] for state in State if counts[state]},
         }
+
+
+def config_batch(config: LedgerConfig) -> int:
+    """Samples in a batch."""
+    return config.prompts_per_rollout * config.responses_per_prompt
 
 
 def rules_of(config: LedgerConfig, *, evaluation: bool) -> Rules:

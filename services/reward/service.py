@@ -119,7 +119,7 @@ class Reward(Worker):
                 case ProgramFault() as fault:
                     self.faults += 1
                     self._log.warning("reward_fn at fault", sample=verdict.id, blame=fault.blame, why=fault.why)
-                    why = f"{fault.blame}: {fault.why}\n{fault.tail}"[:2000]
+                    why = f"{fault.why}\n{fault.tail}"[:2000]
                     scores.append(Score(id=verdict.id, epoch=epoch, fault=why))
                 case InfrastructureFault(why=why):
                     self._give_back(verdict.id, why)

@@ -1,4 +1,4 @@
-"""The reward of `e2e_reward`, 15 ms a call: a run whose steps last long enough to be interrupted between two of them."""
+"""The reward of `e2e_reward`, 15 ms a call: steps last long enough to be interrupted between two of them."""
 
 import time
 

@@ -111,7 +111,7 @@ class Kl(Actor):
         if isinstance(answer, KnobGranted):
             self.epoch = answer.epoch
         elif isinstance(answer, Refused):
-            self.stats = {"waiting": answer.why[:80]}
+            self.stats = {"waiting": f"{self.config.knob} ({answer.code})"}
 
     def _not_granted(self, why: str) -> None:
         self.epoch = None
