@@ -136,8 +136,8 @@ class Status(Message):
     }  # fmt: skip
     run_id: Annotated[str, Field(max_length=80)]
     boot: Annotated[str, Field(max_length=32)]
-    kernel_pid: Count
-    warden_pid: Count
+    kernel_pid: Annotated[Count, Field(description="process id of the kernel")]
+    warden_pid: Annotated[Count, Field(description="process id of the warden")]
     seq: Count
     up_s: Annotated[float, Field(description="s since this kernel started; a restarted one begins at 0")]
     stopping: Annotated[str | None, Field(max_length=200, description="why the run is ending, or None")]
