@@ -38,7 +38,7 @@ run: bench
 seed: {seed}
 model: {{build: null, path: {model}}}
 services:
-  ledger: {{evaluation: {{every: {never}}}}}
+  ledger: {{data: {{evaluation: null}}}}
   learner: {{sft: null, steps: {steps}, kl: {{type: null, coef: 0.0}}}}
   kl: null
 """
@@ -102,9 +102,7 @@ def run_trl(seed: int, threads: int) -> Steps:
 def run_midflight(seed: int, *words: str) -> tuple[Steps, dict[str, float]]:
     """One run of the whole system; -> its steps, and CPU seconds a step of every process after the first."""
     with tempfile.TemporaryDirectory() as name:
-        text = RUN.format(
-            demo=ROOT / "configs/demo.yaml", seed=seed, model=warm_start(seed), steps=MOST_STEPS, never=10**6
-        )
+        text = RUN.format(demo=ROOT / "configs/demo.yaml", seed=seed, model=warm_start(seed), steps=MOST_STEPS)
         with live_run(text, Path(name), *words) as run:
             pids = _start_together(run)
             steps: Steps = []

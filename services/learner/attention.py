@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from .attention_cuda import varlen_attention
+from .sharing import Shared
 
 ATTENTION = "midflight_packed"
 """Name under which `packed_attention` is registered."""
@@ -58,9 +59,10 @@ class Documents:
     cu_seqlens: Tensor
     longest: int
     buckets: tuple[Bucket, ...]
+    shared: Shared | None = None
 
     @classmethod
-    def from_cu_seqlens(cls, cu_seqlens: Tensor) -> "Documents":
+    def from_cu_seqlens(cls, cu_seqlens: Tensor, shared: Shared | None = None) -> "Documents":
         """Group consecutive documents into buckets; packs are sorted by length, so few are needed."""
         lengths: list[int] = cu_seqlens.diff().tolist()
         groups: list[list[int]] = []
@@ -71,7 +73,7 @@ class Documents:
                 groups.append([])
                 low = high = n
             groups[-1].append(n)
-        return cls(cu_seqlens, max(lengths), tuple(_bucket(g, cu_seqlens.device) for g in groups))
+        return cls(cu_seqlens, max(lengths), tuple(_bucket(g, cu_seqlens.device) for g in groups), shared)
 
 
 def _bucket(lengths: list[int], device: torch.device) -> Bucket:
@@ -105,6 +107,8 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Causal attention inside each document. query [1, H, T, D], key and value [1, Hk, T, D] -> [1, T, H, D].
 
+    With shared prompts T is the number of kept positions.
+
     Query head h reads key head h // (H / Hk). Raises ValueError for a mask, dropout or an unsupported variant.
     """
     if attention_mask is not None:
@@ -113,14 +117,22 @@ def packed_attention(
     if dropout or asked:
         raise ValueError(f"packed attention does not compute {asked or 'attention dropout'}; change the model")
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    if documents.shared is None:
+        return _whole(q, k, v, documents, scaling)[None], None
+    q, k, v = (x.index_select(0, documents.shared.expand) for x in (q, k, v))
+    return _whole(q, k, v, documents, scaling).index_select(0, documents.shared.keep)[None], None
+
+
+def _whole(q: Tensor, k: Tensor, v: Tensor, documents: Documents, scaling: float) -> Tensor:
+    """Over all positions of the pack: q [T, H, D], k and v [T, Hk, D] -> [T, H, D]."""
     if q.is_cuda:
         fused = varlen_attention(q, k, v, documents.cu_seqlens, documents.longest, scaling)
         if fused is not None:
-            return fused[None], None
+            return fused
     sizes = [b.tokens for b in documents.buckets]
     parts = zip(documents.buckets, *(torch.split(x, sizes) for x in (q, k, v)), strict=True)
     outputs = [_bucket_attention(b, x, y, z, scaling) for b, x, y, z in parts]
-    return (outputs[0] if len(outputs) == 1 else torch.cat(outputs))[None], None
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
 def _bucket_attention(bucket: Bucket, q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor:

@@ -5,12 +5,13 @@ token is only ever a target. Every per-token quantity sits on the position that 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from .partition import partition
+from .sharing import Shared, share
 
 
 class SequenceTooLong(ValueError):
@@ -66,6 +67,12 @@ class Document:
         )
 
     @property
+    def prompt(self) -> int:
+        """Tokens before the first that was sampled or is to be learned; at most `positions`."""
+        mask = list(self.action_mask)
+        return min(mask.index(True), self.positions) if True in mask else self.positions
+
+    @property
     def positions(self) -> int:
         """Positions the document takes in a pack: its tokens but the last."""
         return len(self.ids) - 1
@@ -102,6 +109,8 @@ class PackedBatch:
     behaviour_logp: Tensor
     versions: Tensor
     sequence: Tensor
+    shared: Shared | None = None
+    """Prompts computed once, when that is worth it."""
 
     def actions(self) -> ActionTokens:
         """Gather the scored positions; the head and the losses see nothing else."""
@@ -111,7 +120,8 @@ class PackedBatch:
 
     def to(self, device: torch.device) -> "PackedBatch":
         """The same pack on `device`."""
-        return PackedBatch(*(getattr(self, name).to(device) for name in self.__slots__))
+        present = {name: x for name in self.__slots__ if (x := getattr(self, name)) is not None}
+        return replace(self, **{name: x.to(device) for name, x in present.items()})
 
 
 def pack(documents: Sequence[Document], indices: Sequence[int]) -> PackedBatch:
@@ -140,6 +150,7 @@ def pack(documents: Sequence[Document], indices: Sequence[int]) -> PackedBatch:
         behaviour_logp=torch.tensor(logp, dtype=torch.float32)[None],
         versions=torch.tensor(versions, dtype=torch.int64)[None],
         sequence=torch.repeat_interleave(torch.tensor(list(indices)), lengths)[None],
+        shared=share((doc.ids, doc.positions, doc.prompt) for doc in (documents[i] for i in indices)),
     )
 
 

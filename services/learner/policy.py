@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from .attention import ATTENTION, Documents, register
 from .head import CHUNK_ELEMENTS, chunked_logprob
 from .packing import ActionTokens, PackedBatch
+from .sharing import Shared
 
 BF16_PARAMETERS = 1_000_000
 """Smallest model for which `bf16=None` chooses bf16 on a CPU. Measured, one thread, 128 short samples a step:
@@ -47,12 +48,16 @@ class Policy(nn.Module):
         positions: Tensor,
         targets: Tensor,
         temperature: float = 1.0,
+        shared: Shared | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Score `targets` [A] at flat `positions` [A] of the pack ids [1, T]; see PackedBatch for the rest.
 
         Returns (log-prob, entropy), float32 [A], nats, both of softmax(logits / temperature).
         """
-        documents = Documents.from_cu_seqlens(cu_seqlens)
+        documents = Documents.from_cu_seqlens(cu_seqlens, shared)
+        if shared is not None:
+            ids, position_ids = ids.index_select(1, shared.keep), position_ids.index_select(1, shared.keep)
+            positions = shared.expand.index_select(0, positions)
         with torch.autocast(ids.device.type, dtype=torch.bfloat16, enabled=self.bf16):
             body = self.lm.base_model(input_ids=ids, position_ids=position_ids, use_cache=False, documents=documents)
         hidden = body.last_hidden_state[0].index_select(0, positions)
@@ -62,7 +67,13 @@ class Policy(nn.Module):
     def score(self, batch: PackedBatch, actions: ActionTokens, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """`forward` on a pack and its scored tokens."""
         result: tuple[Tensor, Tensor] = self(
-            batch.ids, batch.position_ids, batch.cu_seqlens, actions.positions, actions.targets, temperature
+            batch.ids,
+            batch.position_ids,
+            batch.cu_seqlens,
+            actions.positions,
+            actions.targets,
+            temperature,
+            batch.shared,
         )
         return result
 
