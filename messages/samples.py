@@ -26,6 +26,14 @@ class Want(Message):
     held: Annotated[list[Lease], Field(max_length=16384, description="leases to extend or to claim after a restart")]
     begun: Annotated[list[Lease], Field(max_length=16384, description="leases whose effect may have started")] = []
     version: Annotated[int, Field(ge=-1, description="policy version loaded; -1: none yet")] = -1
+    boot: Annotated[
+        str,
+        Field(
+            max_length=32,
+            description="the ledger's start it has heard of; leases of an earlier one that it does not "
+            "name never reached it",
+        ),
+    ] = ""
 
 
 class WantOk(Message):

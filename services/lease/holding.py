@@ -58,7 +58,9 @@ class Holding:
         held = [[sample, epoch] for sample, epoch in self.held.items()]
         begun = [[sample, self.held[sample]] for sample in self.begun if sample in self.held]
         # Not validated here: hundreds of leases, several times a step, and the ledger checks what it receives.
-        want = Want.model_construct(stage=self.stage, n=max(0, n), held=held, begun=begun, version=version)
+        want = Want.model_construct(
+            stage=self.stage, n=max(0, n), held=held, begun=begun, version=version, boot=self.boot
+        )
         self.mail.send("data", want)
 
     def hand_in(self, leases: Iterable[tuple[int, int]], message: Message, columns: Iterable[Column] = ()) -> None:

@@ -12,7 +12,7 @@ alone (not by batches and cohorts, where blame cannot be told; there the kernel'
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 from . import cohorts, evaluation, recovery
 from .changes import Snapshot
@@ -71,11 +71,14 @@ class Book(Table):
         begun: Iterable[Lease],
         version: int,
         now: float,
+        greeted: bool = False,
     ) -> list[Lease]:
         """Take a worker's whole standing in one absolute statement; return the leases it names but has lost.
 
         n: how many MORE samples (train: batches) it takes now; grants not yet named in `held` count against it.
         held: leases to extend. begun: leases whose effect may have started. version: policy loaded, -1 none.
+        greeted: it has heard of the ledger's restart, so what an earlier ledger sent has arrived or never will:
+        leases of that time which it does not name end at once.
         """
         if holder in self.dead:
             return list(held)
@@ -93,6 +96,8 @@ class Book(Table):
             if row is not None and not row.begun and self.stands(row, at, epoch, holder) is None:
                 row.begun = True
         leases.renew(named, deadline)
+        if greeted:
+            self._disclaim(leases.of(holder), named, holder)
         unseen = [id_ for id_ in leases.of(holder) if id_ not in named]
         coming = len({self.rows[id_].batch for id_ in unseen}) if stage == "train" else len(unseen)
         self.credits[stage].want(holder, n - coming, version, now)
@@ -251,6 +256,14 @@ class Book(Table):
         return recovery.restore(self, step, holder, done or {})
 
     # --- private ---
+
+    def _disclaim(self, ids: Iterable[int], named: Set[int], holder: str) -> None:
+        """End the leases from before a restart that `holder` does not name: their grant was lost with the ledger."""
+        inherited = self.inherited.intersection(ids)
+        for id_ in inherited - named:
+            if self.rows[id_].holder == holder:
+                self.back(self.rows[id_], f"never reached {holder}: the ledger restarted")
+        self.inherited -= inherited
 
     def _absent(self, id_: int) -> Verdict:
         """A closed sample is settled and needs no more; anything else was never issued."""

@@ -89,6 +89,7 @@ class Desk(Actor):
             [(sample, epoch) for sample, epoch in message.begun],
             message.version,
             self.bus.now(),
+            greeted=message.boot == self.boot_id,
         )
         newest = self.weights.version if self.weights else -1
         answer = WantOk(

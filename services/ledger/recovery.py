@@ -69,6 +69,7 @@ def _index(table: "Table", row: Row, now: float) -> None:
     if stage is not None and row.holder is not None:
         window = table.rules.lease_s["train"] if stage.name == "train" else table.rules.claim_s
         table.leases[stage.name].put(row.id, row.holder, now + window)
+        table.inherited.add(row.id)
         row.solo = stage.name != "train" and row.strikes >= table.rules.solo_after
     for waiting in STAGES.values():
         if row.state is waiting.waiting and waiting.name != "train":

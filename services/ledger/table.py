@@ -34,6 +34,7 @@ class Table:
     stored: bytes of the trajectories of open samples. mean_bytes: running mean of a trajectory's size.
     evaluating: policy version of the open evaluation round, -1 when none. last_evaluated: that of the latest.
     over: set by the caller when no prompt is left; what is open may then make a smaller last cohort and batch.
+    inherited: samples leased before a restart whose holder has not yet said whether the grant reached it.
     dead: workers that will never come back (identities carry a generation).
     """
 
@@ -51,6 +52,7 @@ class Table:
         }
         self.batches = batches.Batches()
         self.dead: set[str] = set()
+        self.inherited: set[int] = set()
         self.step = self.committed = self.floor = 0
         self.newest: int | None = None
         self.published_step: int | None = None
@@ -109,6 +111,7 @@ class Table:
     def end_lease(self, row: Row, stage: Stage) -> None:
         """Forget who holds a sample."""
         self.leases[stage.name].drop(row.id, row.holder)
+        self.inherited.discard(row.id)
         row.holder, row.begun, row.solo = None, False, False
 
     def revoke(self, row: Row, stage: Stage, why: str) -> None:

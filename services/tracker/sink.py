@@ -13,13 +13,15 @@ import fcntl
 import json
 import os
 import select
+import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from midflight.kernel.process import processes, signal_process, wait_process
 from midflight.kernel.rundir.files import atomic_write
 
 from .jsonl import Batch, read_from
@@ -29,15 +31,20 @@ FLUSH_S = 10.0  # seconds that records wait for their batch to fill
 KINDS = ("mlflow", "wandb")
 NICE = 10
 """Backends may lag; training goes first."""
+HELPER_S = 5.0  # seconds that what a killed predecessor left behind may go on writing
 
 
 @dataclass(slots=True)
 class State:
-    """What a sink remembers: bytes of the file taken by the backend, the backend's run, how midflight's run ended."""
+    """What a sink remembers: bytes of the file taken by the backend, the backend's run, how midflight's run ended.
+
+    helpers: (pid, started) of its child processes, which write for it and may outlive it.
+    """
 
     offset: int = 0
     run_id: str = ""
     status: str = ""
+    helpers: list[list[int]] = field(default_factory=list)
 
     @classmethod
     def load(cls, path: Path) -> "State":
@@ -88,6 +95,7 @@ def follow(jsonl: Path, state_file: Path, sink: Sink, wait: Wait, now: Callable[
     """
     state = State.load(state_file)
     state.run_id = sink.run_id
+    state.helpers = [[child.pid, child.started] for child in processes() if child.parent == os.getpid()]
     if (taken := sink.taken()) is not None:
         state.offset = taken
     state.save(state_file)
@@ -122,6 +130,14 @@ def _status(batch: Batch, status: str) -> str:
         elif "event" not in record:
             status = ""
     return status
+
+
+def outlast(helpers: list[list[int]]) -> None:
+    """Wait for what a killed sink left behind, so that only one process writes for a run; end what does not leave."""
+    for pid, started in helpers:
+        if not wait_process(pid, started, HELPER_S):
+            signal_process(pid, started, signal.SIGKILL)
+            wait_process(pid, started, HELPER_S)
 
 
 def doorbell(fd: int) -> Wait:
@@ -166,8 +182,10 @@ def main(argv: list[str]) -> int:
     os.nice(NICE)
     lock = open(f"{args.state}.lock", "wb")  # noqa: SIM115 - held until the process ends
     fcntl.flock(lock, fcntl.LOCK_EX)  # a predecessor that still flushes goes first
+    former = State.load(args.state)
+    outlast(former.helpers)
     try:
-        sink = open_sink(args, State.load(args.state).run_id)
+        sink = open_sink(args, former.run_id)
     except ImportError as error:
         sys.stderr.write(f"{args.kind} sink: {error} - install it, or remove {args.kind} from the tracker's sinks\n")
         return GIVE_UP

@@ -227,9 +227,10 @@ class NoClaim(Book):
         begun: Iterable[Lease],
         version: int,
         now: float,
+        greeted: bool = False,
     ) -> list[Lease]:
         held = [lease for lease in held if lease not in self.before]
-        return super().want(holder, stage, n, held, begun, version, now)
+        return super().want(holder, stage, n, held, begun, version, now, greeted)
 
 
 class NeverReturned(Book):

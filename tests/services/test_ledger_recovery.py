@@ -31,6 +31,32 @@ def test_a_claimed_lease_survives_the_ledger() -> None:
     assert not audit(b)
 
 
+def test_a_grant_that_died_with_the_ledger_returns_at_once() -> None:
+    """Committed, but never sent: a holder that has heard of the restart and does not name the lease never got it."""
+    b = book(2)
+    generate(b)
+    score(b)
+    leases = take(b, "train", n=1)
+    b = restarted(b, 100.0)
+    b.want(LEARNER, "train", 1, [], [], 0, 100.1)  # sent before it heard: the batch may still be on its way
+    assert b.totals[Split.TRAIN][State.LEASED] == len(leases)
+    b.want(LEARNER, "train", 1, [], [], 0, 100.2, greeted=True)
+    assert [grant.leases for grant in b.match(100.2)] == [[(id_, epoch + 2) for id_, epoch in leases]]
+    assert not audit(b)
+
+
+def test_what_is_named_or_granted_anew_is_not_disclaimed() -> None:
+    """Only leases of before the restart end by not being named; a fresh grant may still be on its way."""
+    b = book(2)
+    kept = take(b, "generate", "a#1", n=1)
+    b = restarted(b)
+    b.want("a#1", "generate", 1, kept, [], 0, 0.1, greeted=True)
+    assert len(b.match(0.1)) == 1
+    b.want("a#1", "generate", 0, kept, [], 0, 0.2, greeted=True)
+    b.want("a#1", "generate", 0, [], [], 0, 0.3, greeted=True)
+    assert b.totals[Split.TRAIN][State.RUNNING] == 2
+
+
 def test_an_answer_after_restart_needs_no_claim() -> None:
     """A result resent to the new ledger under its epoch counts."""
     b = book(1)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from midflight.kernel.process import is_alive, signal_process, wait_process
 from midflight.services.tracker import MetricsLog, SinkProcess, sink_argv
 from midflight.services.tracker.sink import State
 
@@ -85,6 +86,8 @@ def test_wandb_rows_survive_a_killed_sink_once(tmp_path: Path) -> None:
     sink.tick(0.0)
     _await_offset(state, sink)
     _kill(sink)
+    for pid, started in State.load(state).helpers:  # wandb-core writes what it holds, then follows its parent
+        assert wait_process(pid, started, 20.0)
     (first,) = tmp_path.glob(PARTS)
     os.truncate(first, first.stat().st_size // 2)  # what a killed writer still held back is lost
     log.append({"ts": 3.0, "event": "end", "values": {"status": "finished"}})
@@ -98,3 +101,21 @@ def test_wandb_rows_survive_a_killed_sink_once(tmp_path: Path) -> None:
     losses = [(row["learner/step"], row["learner/loss"]) for row in rows if "learner/loss" in row]
     assert losses == [(step, pytest.approx(step / 3)) for step in range(500)]
     assert [(row["rollout-0/step"], row["rollout-0/tokens"]) for row in rows if "rollout-0/tokens" in row] == [(3, 5)]
+
+
+def test_a_writer_that_outlives_its_sink_ends_before_the_next_begins(tmp_path: Path) -> None:
+    """wandb-core stands still while its sink is killed: had it gone on later, rows would be there twice."""
+    log, state = MetricsLog(tmp_path / "m.jsonl"), tmp_path / "state"
+    argv = sink_argv("wandb", tmp_path / "m.jsonl", state, "run1", project="demo", dir=str(tmp_path))
+    _write(log, range(10))
+    sink = SinkProcess(argv, tmp_path / "log")
+    sink.tick(0.0)
+    _await_offset(state, sink)
+    ((core, started),) = State.load(state).helpers
+    assert signal_process(core, started, signal.SIGSTOP)
+    _kill(sink)
+    log.append({"ts": 3.0, "event": "end", "values": {"status": "finished"}})
+    again = SinkProcess(argv, tmp_path / "log")
+    again.tick(0.0)
+    assert again.close(60.0), (tmp_path / "log").read_text()
+    assert not is_alive(core, started)

@@ -5,7 +5,6 @@ effect once, nothing lost, one state each, the balance, leases kept for those wh
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,37 +14,10 @@ from midflight.services.ledger.row import Generated, Scored
 from midflight.services.ledger.rules import Rules
 from midflight.services.ledger.states import OPEN, STAGE_OF_LEASE, Split, StageName, State, Verdict
 from midflight.services.ledger.store import Store
+from support.ledger_cast import Lease, Letter, Worker
 from support.ledger_promises import check, settle
 
-Lease = tuple[int, int]
 KINDS: tuple[StageName, ...] = ("generate", "generate", "score", "train")
-
-
-@dataclass(slots=True)
-class Worker:
-    """A rollout, a reward server or a learner: what it holds, has begun, and has answered without hearing back."""
-
-    name: str
-    stage: StageName
-    held: dict[int, int] = field(default_factory=dict)
-    begun: dict[int, int] = field(default_factory=dict)
-    unacked: dict[Lease, Any] = field(default_factory=dict)
-    version: int = -1
-    # learner only
-    restored: bool = False
-    step: int = 0
-    history: dict[int, int] = field(default_factory=dict)  # id -> step, the effect in its weights
-    batches: list[list[Lease]] = field(default_factory=list)
-    seen: dict[int, int] = field(default_factory=dict)  # id -> newest epoch granted
-
-
-@dataclass(slots=True)
-class Letter:
-    """Something on its way: `to` is "" for the ledger, else a worker's name."""
-
-    to: str
-    act: Callable[..., None]
-    args: tuple[Any, ...]
 
 
 class World:
@@ -71,7 +43,7 @@ class World:
         self.net: list[Letter] = []
         self.out: list[Letter] = []
         self.late: list[Letter] = []
-        self.generation = 0
+        self.generation = self.boot = 0
         self.workers: dict[str, Worker] = {}
         self.known_dead: set[str] = set()
         self.promised: dict[Lease, tuple[float, str]] = {}
@@ -115,7 +87,7 @@ class World:
             self._post("", self._on_publish, w.name, w.step)
         else:
             n = 4 - len(w.held)
-        self._post("", self._on_want, w.name, w.stage, n, held, list(w.begun.items()), w.version)
+        self._post("", self._on_want, w.name, w.stage, n, held, list(w.begun.items()), w.version, w.boot)
         for answer in w.unacked.values():
             self._post("", self._on_answer, w.name, w.stage, answer)
 
@@ -216,9 +188,10 @@ class World:
         (self.net if self.ack_first else self.out).append(Letter(to, act, args))
 
     def _on_want(
-        self, name: str, stage: StageName, n: int, held: list[Lease], begun: list[Lease], version: int
+        self, name: str, stage: StageName, n: int, held: list[Lease], begun: list[Lease], version: int, boot: int
     ) -> None:
-        self.book.want(name, stage, n, held, begun, version, self.now)
+        self.book.want(name, stage, n, held, begun, version, self.now, greeted=boot == self.boot)
+        self._reply(name, self._on_greeting, self.boot)
         if name in self.known_dead:
             return
         for id_, epoch in held:
@@ -289,6 +262,7 @@ class World:
         """SIGKILL the ledger and start it from its file; what was not committed is gone."""
         self.store.close()
         self.out = []
+        self.boot += 1
         self.store = Store(self.path)
         self.book = self.book_class.load(self.rules, self.store.load(), self.now)
         self.known_dead = set()
@@ -316,6 +290,9 @@ class World:
         self.now += seconds
 
     # --- workers hear -----------------------------------------------------------------------------------------------
+
+    def _on_greeting(self, w: Worker, boot: int) -> None:
+        w.boot = max(w.boot, boot)
 
     def _on_grant(self, w: Worker, grant: Grant) -> None:
         if w.stage == "train":
