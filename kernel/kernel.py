@@ -188,21 +188,16 @@ class Kernel(Node):
 
     @handles(Heartbeat)
     def _on_heartbeat(self, message: Heartbeat, letter: Letter) -> None:
-        name, _, generation = letter.sender.partition("#")
+        sender, now = letter.sender, self.bus.now()
+        name, _, generation = sender.partition("#")
         number = int(generation)
         instance = self.supervisor.registry.find(name, number)
         if instance is None:
-            letter.reply(Refused(code="identity", why=f"{letter.sender} is not a living service of this run"))
+            letter.reply(Refused(code="identity", why=f"{sender} is not a living service of this run"))
             return
-        beat = Beat(
-            progress=message.progress,
-            phase=message.phase or "",
-            phase_s=message.phase_s or 0.0,
-            waits=tuple([(wait.name, wait.left_s) for wait in message.waits]),
-            stats=message.stats,
-        )
-        now = self.bus.now()
-        self.desk.table.renew(letter.sender, now)
+        waits = tuple([(wait.name, wait.left_s) for wait in message.waits])
+        beat = Beat(message.progress, message.phase or "", message.phase_s or 0.0, waits, message.stats)
+        self.desk.table.renew(sender, now)
         if self._heard.seq != self.stream.newest:
             self._heard = HeartbeatOk(boot=self.boot_id, seq=self.stream.newest)
         letter.reply(self._heard)

@@ -34,7 +34,11 @@ class Bus(Protocol):
         ...
 
     def send(self, port: str, frames: list[bytes], to: str = "") -> bool:
-        """Queue frames; False when the peer is unknown or full and nothing was sent."""
+        """Queue frames; False when the peer is unknown or full and nothing was sent.
+
+        True too while messages are being delivered: what they give rise to leaves after them. Who must know whether
+        it was sent sends in its turn.
+        """
         ...
 
 

@@ -4,6 +4,7 @@ Exit codes: 0 the run is over (the warden has its code); 3 the warden is gone; 1
 successor that reads the journal.
 """
 
+import gc
 import json
 import os
 import random
@@ -59,6 +60,8 @@ def main(argv: list[str]) -> int:
         supervisor.outgrow(former_generations(folder.logs))
     log.info("started", pid=os.getpid(), newest_event=kernel.stream.newest)
     kernel.stream.emit("kernel", "kernel.boot", {"boot": kernel.boot_id, "generation": generation, "pid": os.getpid()})
+    gc.collect()
+    gc.freeze()  # what was imported lives as long as the process; no need to look at it again
     try:
         code = loop.run(kernel, {signal.SIGTERM: lambda: kernel.leave(0), signal.SIGINT: lambda: None})
     except WardenLost as error:

@@ -36,12 +36,13 @@ class Letter(NamedTuple):
 
     def reply(self, message: Message) -> bool:
         """Answer the sender, correlated with its request, as part of its trace; also later than in the handler."""
-        envelope = self.received.envelope
-        to = self.sender if self.port in self.mail.served else ""
-        outer = self.mail.trace, self.mail.cause
-        self.mail.trace, self.mail.cause = envelope.t or envelope.id, envelope.id
-        sent = self.mail.send(self.port, message, to=to, correlation=envelope.id)
-        self.mail.trace, self.mail.cause = outer
+        mail, envelope = self.mail, self.received.envelope
+        ident = envelope.id
+        to = envelope.s if self.port in mail.served else ""
+        outer = mail.trace, mail.cause
+        mail.trace, mail.cause = envelope.t or ident, ident
+        sent = mail.send(self.port, message, to=to, correlation=ident)
+        mail.trace, mail.cause = outer
         return sent
 
 

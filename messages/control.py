@@ -70,8 +70,8 @@ class Heartbeat(Message):
     ready: Annotated[bool, Field(description="loaded, taking work: dependents may start")] = False
     phase: Annotated[str | None, Field(max_length=40, description="declared long work, None when in the loop")] = None
     phase_s: Annotated[float | None, Field(gt=0, description="most seconds that phase may stay silent")] = None
-    waits: Annotated[list[Wait], Field(max_length=64)] = []
-    stats: Annotated[Flat, Field(description="a few numbers for `midflight ps`")] = {}
+    waits: Annotated[list[Wait], Field(max_length=64, description="everything it waits for now")]
+    stats: Annotated[Flat, Field(description="a few numbers for `midflight ps`")]
 
 
 class HeartbeatOk(Message):

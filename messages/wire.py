@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgpack
+from msgpack import unpackb
 from pydantic import ValidationError
 
 from .base import Bulk, Message
@@ -99,19 +100,29 @@ def dump(message: Message) -> dict[str, Any]:
 def decode(frames: Sequence[bytes]) -> Received:
     """Frames -> a validated message. Raises WireError, and nothing else, on any input.
 
-    Here, in `_body` and in `dump` pydantic's core is called itself: the methods of the model add a third to its cost.
+    Here and in `dump` pydantic's core is called itself: the methods of the model add a third to its cost.
     """
     _check_sizes(frames, "incoming")
     if frames[0][0] != MAJOR:
         raise WireError("major", f"{frames[0][0]}, this side speaks {MAJOR}")
     try:
-        envelope: Envelope = Envelope.__pydantic_validator__.validate_python(_unpack(frames[0][1:], 64))
+        head = unpackb(frames[0][1:], strict_map_key=True, max_map_len=MAX_KEYS, max_array_len=64)
+        body = unpackb(frames[1], strict_map_key=True, max_map_len=MAX_KEYS, max_array_len=MAX_BODY)
+    except ValueError as error:  # covers bad UTF-8, trailing bytes, format and nesting errors
+        raise WireError("msgpack", type(error).__name__) from None
+    try:
+        envelope: Envelope = Envelope.__pydantic_validator__.validate_python(head)
     except ValidationError as error:
         raise WireError("envelope", _brief(error)) from None
     kind = CATALOGUE.get(envelope.k)
     if kind is None:
         raise WireError("kind", envelope.k)
-    message = _body(kind, envelope, frames[1])
+    if envelope.v > MINOR and isinstance(body, dict):  # a newer peer may know more optional fields
+        body = {key: value for key, value in body.items() if key in kind.model_fields}
+    try:
+        message: Message = kind.__pydantic_validator__.validate_python(body)
+    except ValidationError as error:
+        raise WireError("body", f"{envelope.k}: {_brief(error)}") from None
     buffers = frames[2:]
     if envelope.n != len(buffers):
         raise WireError("buffers", f"{len(buffers)} frames, the envelope says {envelope.n}")
@@ -131,32 +142,13 @@ def is_reject(frames: Sequence[bytes]) -> bool:
     return len(frames) == 1 and frames[0][:1] == _REJECT_BYTE
 
 
-def _body(kind: type[Message], envelope: Envelope, frame: bytes) -> Message:
-    body = _unpack(frame, MAX_BODY)
-    if envelope.v > MINOR and isinstance(body, dict):  # a newer peer may know more optional fields
-        body = {key: value for key, value in body.items() if key in kind.model_fields}
-    try:
-        message: Message = kind.__pydantic_validator__.validate_python(body)
-    except ValidationError as error:
-        raise WireError("body", f"{envelope.k}: {_brief(error)}") from None
-    return message
-
-
-def _unpack(data: bytes, most: int) -> Any:
-    try:
-        return msgpack.unpackb(data, strict_map_key=True, max_map_len=MAX_KEYS, max_array_len=most)
-    except ValueError as error:  # covers bad UTF-8, trailing bytes, format and nesting errors
-        raise WireError("msgpack", type(error).__name__) from None
-
-
 def _check_sizes(frames: Sequence[bytes], what: str) -> None:
     if not 2 <= len(frames) <= MAX_FRAMES:
         raise WireError("frames", f"{what}: {len(frames)} frames, 2 to {MAX_FRAMES} allowed")
     if not 1 < len(frames[0]) <= MAX_ENVELOPE or not 0 < len(frames[1]) <= MAX_BODY:
         raise WireError("size", f"{what}: envelope {len(frames[0])} B, body {len(frames[1])} B")
-    for frame in frames[2:]:
-        if len(frame) > MAX_BUFFER:
-            raise WireError("size", f"{what}: a buffer of {len(frame)} B, at most {MAX_BUFFER}")
+    if len(frames) > 2 and (most := max(map(len, frames[2:]))) > MAX_BUFFER:
+        raise WireError("size", f"{what}: a buffer of {most} B, at most {MAX_BUFFER}")
 
 
 def _brief(error: ValidationError) -> str:
