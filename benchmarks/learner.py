@@ -24,9 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
+from midflight.services.algorithms.losses import LossKind
 from midflight.services.learner.attention import Documents, packed_attention
 from midflight.services.learner.head import chunked_logprob
-from midflight.services.learner.losses import LossKind
 from midflight.services.learner.optim import OptimSettings, PolicyOptimizer
 from midflight.services.learner.packing import Document, microbatches
 from midflight.services.learner.policy import Policy

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .losses import TokenLoss
-from .ratios import LOG_LIMIT, effective_sample_size
+from midflight.services.algorithms.losses import TokenLoss
+from midflight.services.algorithms.ratios import LOG_LIMIT, effective_sample_size
 
 TOKEN_MEANS = (
     "policy_loss",

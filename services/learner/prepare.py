@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .advantages import Advantages, advantages, fold_kl
-from .kl import kl_estimate
+from midflight.services.algorithms.baselines import Advantages, advantages, fold_kl
+from midflight.services.algorithms.kl import kl_estimate
+
 from .packing import ActionTokens, Document, PackedBatch, microbatches
 from .policy import Policy
 from .settings import RlSettings

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from .advantages import Estimator
-from .aggregate import Aggregation
-from .kl import KlEstimator
-from .losses import LossKind
+from midflight.services.algorithms.aggregate import Aggregation
+from midflight.services.algorithms.baselines import Estimator
+from midflight.services.algorithms.kl import KlEstimator
+from midflight.services.algorithms.losses import LossKind
 
 KlType = Literal["reward", "loss", "advantage"]
 

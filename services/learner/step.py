@@ -9,15 +9,16 @@ import math
 import torch
 from torch import Tensor
 
-from .advantages import Advantages
-from .aggregate import Denominators, aggregate, token_weights
-from .kl import kl_estimate
-from .losses import TokenLoss, bypass_ppo, decoupled_ppo, tis
+from midflight.services.algorithms.aggregate import Denominators, aggregate, token_weights
+from midflight.services.algorithms.baselines import Advantages
+from midflight.services.algorithms.kl import kl_estimate
+from midflight.services.algorithms.losses import TokenLoss, bypass_ppo, decoupled_ppo, tis
+from midflight.services.algorithms.ratios import log_ratio, truncated
+
 from .metrics import StepReport, Tally, TokenRecord
 from .optim import PolicyOptimizer
 from .policy import Policy
 from .prepare import Micro, RolloutBatch, assign_advantages, plan, score
-from .ratios import log_ratio, truncated
 from .settings import RlSettings
 
 __all__ = ["RolloutBatch", "rl_update"]

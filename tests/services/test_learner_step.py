@@ -9,9 +9,9 @@ import torch
 from support.learner_toys import gradients, random_batch, tiny_lm, tiny_policy
 from torch import Tensor
 
-from midflight.services.learner.aggregate import Aggregation
+from midflight.services.algorithms.aggregate import Aggregation
+from midflight.services.algorithms.losses import LossKind
 from midflight.services.learner.attention import Documents
-from midflight.services.learner.losses import LossKind
 from midflight.services.learner.metrics import StepReport
 from midflight.services.learner.optim import OptimSettings, PolicyOptimizer
 from midflight.services.learner.packing import Document, SequenceTooLong

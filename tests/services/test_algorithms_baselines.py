@@ -6,7 +6,7 @@ import statistics
 import pytest
 import torch
 
-from midflight.services.learner.advantages import Estimator, advantages, fold_kl
+from midflight.services.algorithms.baselines import Estimator, advantages, fold_kl
 
 ESTIMATORS: list[Estimator] = ["dr_grpo", "grpo", "rloo", "reinforce"]
 

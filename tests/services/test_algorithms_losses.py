@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from midflight.services.learner.losses import TokenLoss, bypass_ppo, decoupled_ppo, tis
-from midflight.services.learner.ratios import effective_sample_size, log_ratio
+from midflight.services.algorithms.losses import TokenLoss, bypass_ppo, decoupled_ppo, tis
+from midflight.services.algorithms.ratios import effective_sample_size, log_ratio
 
 LOW, HIGH, CAP = 0.2, 0.3, 2.0
 Loss = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], TokenLoss]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from midflight.services.learner.kl import K3_LIMIT, KlEstimator, kl_estimate
+from midflight.services.algorithms.kl import K3_LIMIT, KlEstimator, kl_estimate
 
 KINDS: list[KlEstimator] = ["k1", "k2", "k3"]
 

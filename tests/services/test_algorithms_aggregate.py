@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from midflight.services.learner.aggregate import Aggregation, Denominators, aggregate, token_weights
+from midflight.services.algorithms.aggregate import Aggregation, Denominators, aggregate, token_weights
 
 MODES: list[Aggregation] = ["token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "const"]
 MAX_LENGTH = 9

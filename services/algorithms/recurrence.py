@@ -1,0 +1,83 @@
+"""The recurrence that every estimator is: y_t = b_t + a_t y_{t+1} with y = 0 beyond the end.
+
+a_t = 0 cuts: nothing from later reaches t, not even a NaN. a_t = 1 with b_t = 0 is the identity: the step might as well
+not be there.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Fold = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(b, a, y) -> b + a y."""
+
+
+@torch.no_grad()
+def recur(a: Tensor, b: Tensor) -> Tensor:
+    """y [..., T] for a, b [..., T] of one floating dtype; exact for zeros in `a`, as nothing is ever divided.
+
+    Not differentiable: advantages are constants of a loss. A value that is not finite reaches exactly what it should;
+    to see to that costs a second pass, taken only when there is one.
+    """
+    y = _scan(a, b, torch.addcmul)
+    return y if bool(y.isfinite().all()) else _scan(a, b, _fold_exactly)
+
+
+def _scan(a: Tensor, b: Tensor, fold: Fold) -> Tensor:
+    """Two levels: with blocks of C steps, C operations over all blocks at once, then T / C over the blocks' ends.
+
+    Blelloch 1990, "Prefix sums and their applications", with C the root of T.
+    """
+    length = b.shape[-1]
+    block = max(1, math.isqrt(length))
+    blocks = -(-length // block)
+    coefficient, y = (_by_step(x, block, blocks) for x in (a, b))
+    reach = coefficient.clone()  # product of `a` from a step to the end of its block
+    for step in range(block - 2, -1, -1):
+        y[step] = fold(y[step], coefficient[step], y[step + 1])
+        reach[step].mul_(reach[step + 1])
+    carry = torch.zeros_like(y[0])  # y at the first step of the block behind
+    for index in range(blocks - 2, -1, -1):
+        carry[:, index] = fold(y[0, :, index + 1], reach[0, :, index + 1], carry[:, index + 1])
+    y = fold(y, reach, carry)
+    return y.permute(1, 2, 0).flatten(1)[:, :length].reshape(b.shape)
+
+
+@torch.no_grad()
+def windowed(a: Tensor, b: Tensor, n: int) -> Tensor:
+    """The recurrence that looks n steps ahead: W_t = sum_{k < n} (prod_{j < k} a_{t+j}) b_{t+k}, shape of `b`.
+
+    By doubling, in O(T log n): a window of 2m steps is one of m steps followed by another of m.
+    """
+    if n < 1:
+        raise ValueError(f"a window needs at least one step, got {n}")
+    total, reach = torch.zeros_like(b), torch.ones_like(b)
+    window, factor, size, offset = b, a, 1, 0
+    while n:
+        if n & 1:
+            total = _fold_exactly(total, reach, _ahead(window, offset))
+            reach = reach * _ahead(factor, offset)
+            offset += size
+        window = _fold_exactly(window, factor, _ahead(window, size))
+        factor = factor * _ahead(factor, size)
+        size, n = 2 * size, n >> 1
+    return total
+
+
+def _fold_exactly(b: Tensor, a: Tensor, y: Tensor) -> Tensor:
+    """b + a y, and b where a is 0, also when y is not finite."""
+    return b + torch.where(a == 0, 0.0, a * y)
+
+
+def _by_step(x: Tensor, block: int, blocks: int) -> Tensor:
+    """A copy [block, rows, blocks] of x [..., T], zeros behind its end: one slice holds the same step of each block."""
+    flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+    padded = torch.nn.functional.pad(flat, (0, block * blocks - x.shape[-1]))
+    return padded.view(len(flat), blocks, block).permute(2, 0, 1).contiguous()
+
+
+def _ahead(x: Tensor, by: int) -> Tensor:
+    """x_{t + by}, zero beyond the end."""
+    return torch.nn.functional.pad(x[..., by:], (0, min(by, x.shape[-1])))
