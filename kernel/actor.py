@@ -38,11 +38,14 @@ from midflight.messages.events import Post, PostOk
 from midflight.messages.knobs import KnobApplied, KnobApply, KnobDeclaration
 from midflight.messages.sockets import Role
 
-from .mail import Bus
+from .mail import Bus, OutboxFull
 from .node import Letter, Node, handles
 
 HELLO_RETRY_S = 1.0
 LATER_S = 0.1
+PATIENCE = 20.0
+SILENCE_S = 10.0
+"""Least time that a phase known to be short may be silent, in seconds."""
 
 
 class Actor(Node):
@@ -61,6 +64,8 @@ class Actor(Node):
         self._heartbeat_s = 0.5
         self._next_beat = 0.0
         self._phase: tuple[str, float] | None = None
+        self._phases: dict[str, float] = {}
+        """Longest time each phase has taken, in seconds."""
         self._waits: dict[str, float | None] = {}
         self._posts = 0
         self._applied: dict[str, tuple[int, int]] = {}
@@ -104,18 +109,36 @@ class Actor(Node):
     # what subclasses call
 
     def event(self, topic: str, body: dict[str, Scalar], step: int | None = None) -> None:
-        """Put something into the run's event stream; journaled by the kernel exactly once."""
-        self._posts += 1
-        self.mail.post("ctl", ("event", self._posts), Post(key=self._posts, topic=topic, step=step, body=body))
+        """Put something into the run's event stream; journaled by the kernel exactly once.
+
+        When the kernel has acknowledged nothing for so long that the outbox is full, the event is dropped and counted:
+        telling is no reason to stop working.
+        """
+        try:
+            self.mail.post(
+                "ctl", ("event", self._posts + 1), Post(key=self._posts + 1, topic=topic, step=step, body=body)
+            )
+        except OutboxFull:
+            self.mail.counters["events_dropped"] += 1
+        else:
+            self._posts += 1
 
     @contextmanager
     def phase(self, name: str, most_s: float) -> Iterator[None]:
-        """Declare work that may silence the main loop for up to `most_s` seconds."""
-        outer, self._phase = self._phase, (name, most_s)
+        """Declare work that may silence the main loop for up to `most_s` seconds.
+
+        That is a guess for its first time. From then on PATIENCE times the longest so far is enough, so that a process
+        that stands still in a short phase is found soon.
+        """
+        longest = self._phases.get(name)
+        limit = most_s if longest is None else min(most_s, max(SILENCE_S, PATIENCE * longest))
+        outer, self._phase = self._phase, (name, limit)
         self.beat()
+        began = self.bus.now()
         try:
             yield
         finally:
+            self._phases[name] = max(longest or 0.0, self.bus.now() - began)
             self._phase = outer
             self.beat()
 

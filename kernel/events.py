@@ -105,22 +105,23 @@ T = TypeVar("T")
 class Follower(Generic[T]):
     """A subscriber's book-keeping: take each number once and in order, and know when a page must be asked for.
 
-    `boot` identifies the stream; another one starts over. Events beyond a gap are held (the newest `hold`) until
-    `fill` brings the numbers before them.
+    `stream` names the numbering; another one starts over. Events beyond a gap are held (the newest `hold`) until
+    `fill` brings the numbers before them. `last`, set before the first event, may be of a stream that is gone: a page
+    that ends before it tells.
     """
 
     def __init__(self, hold: int = 1024) -> None:
         self.last = 0
-        self.boot = ""
+        self.stream = ""
         self.missing = True
         """Whether a page after `last` must be asked for."""
         self._joined = False
         self._held: dict[int, T] = {}
         self._hold = hold
 
-    def accept(self, seq: int, boot: str = "") -> Verdict:
+    def accept(self, seq: int, stream: str = "") -> Verdict:
         """Judge one live number: `ok` is taken, `old` was taken before, `gap` means ask for a page."""
-        self._meet(boot)
+        self._meet(stream)
         if not self._joined or seq > self.last + 1:
             self.missing = True
             return "gap"
@@ -129,21 +130,23 @@ class Follower(Generic[T]):
         self.last = seq
         return "ok"
 
-    def offer(self, seq: int, item: T, boot: str = "") -> list[T]:
+    def offer(self, seq: int, item: T, stream: str = "") -> list[T]:
         """Judge a live event and return what may be applied now, in order."""
-        verdict = self.accept(seq, boot)
+        verdict = self.accept(seq, stream)
         if verdict == "gap":
             self._held[seq] = item
             while len(self._held) > self._hold:
                 del self._held[min(self._held)]
         return [item, *self._release()] if verdict == "ok" else []
 
-    def fill(self, items: Iterable[tuple[int, T]], newest: int, boot: str = "", complete: bool = True) -> list[T]:
+    def fill(self, items: Iterable[tuple[int, T]], newest: int, stream: str = "", complete: bool = True) -> list[T]:
         """Take a page asked for after `last`; -> what may be applied now, held events included, in order.
 
         `complete` False: the page ended before `newest`, so another one is needed.
         """
-        self._meet(boot)
+        self._meet(stream)
+        if not self._joined and newest < self.last:
+            self.last = 0
         self._joined = True
         out = []
         for seq, item in items:
@@ -155,16 +158,16 @@ class Follower(Generic[T]):
         self.missing = not complete
         return out + self._release()
 
-    def behind(self, newest: int, boot: str = "") -> bool:
+    def behind(self, newest: int) -> bool:
         """Whether a number told elsewhere (a heartbeat's answer) shows that live events were lost at the end."""
-        self._meet(boot)
         self.missing = self.missing or newest > self.last
         return self.missing
 
-    def _meet(self, boot: str) -> None:
-        """Start over when the stream is another one."""
-        if boot != self.boot:
-            self.boot, self.last, self.missing, self._joined, self._held = boot, 0, True, False, {}
+    def _meet(self, stream: str) -> None:
+        """Start over when the stream is another one than before."""
+        known, self.stream = self.stream, stream
+        if known not in ("", stream):
+            self.last, self.missing, self._joined, self._held = 0, True, False, {}
 
     def _release(self) -> list[T]:
         self._held = {seq: item for seq, item in self._held.items() if seq > self.last}

@@ -30,7 +30,7 @@ class Follow:
 
     def live(self, event: Event) -> None:
         """An event from the subscription."""
-        for ready in self._follower.offer(event.seq, event):
+        for ready in self._follower.offer(event.seq, event, event.stream):
             self.take(ready)
         self._ask()
 
@@ -51,7 +51,7 @@ class Follow:
             return
         complete = not page.events or page.events[-1].seq >= page.newest
         items = ((event.seq, event) for event in page.events)
-        for ready in self._follower.fill(items, page.newest, complete=complete):
+        for ready in self._follower.fill(items, page.newest, page.stream, complete):
             self.take(ready)
         self._ask()
 

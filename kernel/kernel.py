@@ -84,7 +84,7 @@ class Kernel(Node):
         self.carry_out(self.supervisor.on_tick(now))
         if now >= self._next_repeat:
             self._next_repeat = now + REPEAT_S
-            self.desk.expire(now)
+            self._free_knobs(now)
             for slot, apply in self.desk.unapplied():
                 self._tell(slot, apply)
             for instance, why in self.owner.over_memory(self.supervisor):
@@ -213,7 +213,11 @@ class Kernel(Node):
 
     @handles(KnobAcquire)
     def _on_acquire(self, message: KnobAcquire, letter: Letter) -> None:
-        self.desk.acquire(message, letter, self.bus.now())
+        """Only who is watched may hold a knob: the hold of anybody else would outlive its holder."""
+        if self._lives(letter.sender):
+            self.desk.acquire(message, letter, self.bus.now())
+        else:
+            letter.reply(Refused(code="identity", why=f"{letter.sender} has not said hello to this run"))
 
     @handles(KnobRelease)
     def _on_release(self, message: KnobRelease, letter: Letter) -> None:
@@ -261,6 +265,18 @@ class Kernel(Node):
         letter.reply(Done(detail=message.mode))
         self.carry_out(self.supervisor.request_stop(message.mode, message.why, self.bus.now()))
 
+    def _lives(self, identity: str) -> bool:
+        name, _, generation = identity.partition("#")
+        return self.supervisor.registry.find(name, int(generation)) is not None
+
+    def _free_knobs(self, now: float) -> None:
+        """End expired holds, and those of clients that went while the former kernel was away and never came back."""
+        self.desk.expire(now)
+        if now - self._began > self.supervisor.registry.attached_timeout_s:
+            for owner in self.desk.owners():
+                if not self._lives(owner):
+                    self.desk.gone(owner)
+
     def _tell(self, slot: str, message: KnobApply) -> None:
         for child in self.supervisor.roster.select(slot):
             self.mail.send("ctl", message, to=self.supervisor.registry.owned[child.name].identity)
@@ -269,6 +285,8 @@ class Kernel(Node):
         """Free its knobs; tell whoever holds work for it."""
         self.desk.gone(identity)
         self.mail.forget(identity)
+        if len(self._deaths) == DEATHS:  # by now nothing of the oldest is on its way any more
+            self.stream.seen.forget(self._deaths[0].peer)
         down = PeerDown(peer=identity, why=why[:2000])
         self._deaths.append(down)
         for instance in self.supervisor.registry.owned.values():

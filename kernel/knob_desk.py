@@ -114,10 +114,16 @@ class KnobDesk:
         """End the holds of owners that fell silent."""
         self._keep(self.table.expire(now))
 
+    def owners(self) -> frozenset[str]:
+        """Every service or client that holds a knob or waits for one it was taken from; not the operator."""
+        knobs = self.table.knobs.values()
+        named = {str(knob.owner) for knob in knobs if knob.owner} | {entry[0] for k in knobs for entry in k.former}
+        return frozenset(named - {OPERATOR})
+
     def forget_owners(self) -> None:
         """The former run's owners are all gone."""
-        for owner in {knob.owner for knob in self.table.knobs.values() if knob.owner not in (None, OPERATOR)}:
-            self.gone(str(owner))
+        for owner in self.owners():
+            self.gone(owner)
 
     def unapplied(self) -> Iterator[tuple[str, KnobApply]]:
         """(slot, value) of every change that its service has not confirmed."""

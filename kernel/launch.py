@@ -1,5 +1,6 @@
 """Start a run: prepare its directory, then leave it to a warden that owns the lock and every process from there on."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -100,5 +101,6 @@ def launch(
     finally:
         os.close(output)
     folder.lock.hand_over(warden.pid)
-    link_current(folder)
+    with contextlib.suppress(OSError):  # a convenience; the run lives, and says so, without it
+        link_current(folder)
     return Launched(folder, run_id, warden, resume)

@@ -60,6 +60,7 @@ class _Post:
     frames: list[bytes]
     due: float
     size: int
+    resent: bool = False
 
 
 class Mail:
@@ -139,17 +140,19 @@ class Mail:
             if post.port == port:
                 post.due = 0.0
 
-    def waits(self) -> list[tuple[str, float]]:
-        """(name, seconds left) of every open request."""
+    def waits(self) -> list[tuple[str, float | None]]:
+        """(name, seconds left) of every open request; the posts together, which wait as long as the run lives."""
         now = self.bus.now()
-        return [(pending.name, pending.deadline - now) for pending in self._pending.values()]
+        asked: list[tuple[str, float | None]] = [(p.name, p.deadline - now) for p in self._pending.values()]
+        late = sum(post.resent for post in self._outbox.values())
+        return [*asked, (f"acknowledgement of {late} messages", None)] if late else asked
 
     def tick(self) -> None:
         """Resend what is due, end what timed out."""
         now = self.bus.now()
         for post in self._outbox.values():
             if post.due <= now:
-                post.due = now + RESEND_S
+                post.due, post.resent = now + RESEND_S, True
                 self.counters["resent"] += 1
                 self.bus.send(post.port, post.frames)
         for ident in [ident for ident, pending in self._pending.items() if pending.deadline <= now]:

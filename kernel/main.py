@@ -99,8 +99,7 @@ def former_generations(logs: Path) -> Iterator[tuple[str, int]]:
 
 def _clean(folder: RunDir, run_id: str) -> None:
     """Sockets and shared memory go with the run."""
-    for name in ("ctl", "ev", "data"):
-        (folder.socket_dir() / f"{name}.ipc").unlink(missing_ok=True)
+    folder.remove_sockets()
     remove_shm(run_id, folder.shm_root)
 
 

@@ -23,6 +23,11 @@ class Seen:
         self._low[sender] = low
         return True
 
+    def forget(self, sender: str) -> None:
+        """Nothing of this sender will come any more."""
+        self._low.pop(sender, None)
+        self._above.pop(sender, None)
+
     def snapshot(self) -> dict[str, Any]:
         """As plain values."""
         return {sender: [low, sorted(self._above[sender])] for sender, low in self._low.items()}

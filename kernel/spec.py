@@ -10,6 +10,7 @@ files are merged (`kernel/config`):
 """
 
 import os
+from collections.abc import Iterable, Mapping
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
@@ -126,6 +127,15 @@ class ServiceSpec(Config):
     env: dict[EnvName, str] = Field({}, description="Environment variables added for the process.")
     nice: int = Field(0, ge=-20, le=19, description="CPU scheduling niceness, -20 (first) to 19 (last).")
     threads: int = Field(1, ge=1, description="Threads of numeric libraries (OpenMP, torch) per process.")
+
+    def conflicts(self, others: Mapping[str, "ServiceSpec"]) -> Iterable[tuple[str, str]]:
+        """(own field, why) for what does not go together with the other slots; they are told apart by `part`."""
+        return ()
+
+    @property
+    def part(self) -> str:
+        """The built-in kind whose part it takes."""
+        return self.plays or self.kind
 
     @model_validator(mode="after")
     def _backoff_in_order(self) -> Self:

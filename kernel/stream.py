@@ -4,6 +4,7 @@ A post is journaled with its sender and key, so that one which arrives twice, ev
 effect.
 """
 
+import os
 import time
 from dataclasses import asdict
 from typing import Any, Final, Protocol
@@ -35,6 +36,8 @@ class Stream:
     def __init__(self, mail: Mail, journal: Record) -> None:
         self.mail, self.journal = mail, journal
         self.log = EventLog(capacity=KEPT)
+        self.id = os.urandom(4).hex()
+        """Names the numbering; the journal keeps it."""
         self.seen = Seen()
         self._unpublished: list[wire.Event] = []
 
@@ -46,10 +49,11 @@ class Stream:
     def snapshot(self) -> dict[str, Any]:
         """What a successor needs when the records before are gone."""
         kept = [asdict(event) for event in self.log.snapshot().events]
-        return {"newest": self.log.newest, "posted": self.seen.snapshot(), "kept": kept}
+        return {"id": self.id, "newest": self.log.newest, "posted": self.seen.snapshot(), "kept": kept}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Undo `snapshot`."""
+        self.id = state["id"]
         for event in state["kept"]:
             self.log.newest = event["seq"] - 1
             self.log.publish(**{name: value for name, value in event.items() if name != "seq"})
@@ -58,6 +62,7 @@ class Stream:
 
     def replay(self, record: dict[str, Any]) -> None:
         """Take up an event that a former kernel journaled."""
+        self.id = record["stream"]
         self.log.newest = record["seq"] - 1
         fields = {name: record[name] for name in ("topic", "body", "source", "ns", "step")}
         self.log.publish(**fields, key=record["of"])
@@ -80,9 +85,17 @@ class Stream:
         `of`: what the event replaces in the snapshot. `post`: its sender's number.
         """
         event = self.log.publish(topic, body, key=of, source=source, ns=time.time_ns(), step=step, final=final)
-        record = {"t": "event", "seq": event.seq, "ns": event.ns, "source": source, "topic": topic, "step": step}
+        record = {
+            "t": "event",
+            "stream": self.id,
+            "seq": event.seq,
+            "ns": event.ns,
+            "source": source,
+            "topic": topic,
+            "step": step,
+        }
         self.journal.append({**record, "body": body, "of": of, "post": post})
-        self._unpublished.append(_message(event))
+        self._unpublished.append(self._message(event))
 
     def flush(self) -> bool:
         """Write the journal, then publish: a successor must never give a number away that somebody has seen.
@@ -105,11 +118,16 @@ class Stream:
     def answer(self, message: wire.EventsGet, letter: Letter) -> None:
         """What came after a number, as far as it is still here."""
         page = self.log.after(message.after, message.limit)
-        events = [_message(event) for event in page.events]
-        letter.reply(wire.Events(events=events, newest=page.newest, gap=page.gap))
+        events = [self._message(event) for event in page.events]
+        letter.reply(wire.Events(stream=self.id, events=events, newest=page.newest, gap=page.gap))
 
-
-def _message(event: Event) -> wire.Event:
-    return wire.Event(
-        seq=event.seq, ns=event.ns, source=event.source, topic=event.topic, step=event.step, body=dict(event.body)
-    )
+    def _message(self, event: Event) -> wire.Event:
+        return wire.Event(
+            seq=event.seq,
+            stream=self.id,
+            ns=event.ns,
+            source=event.source,
+            topic=event.topic,
+            step=event.step,
+            body=dict(event.body),
+        )

@@ -8,6 +8,11 @@ from .base import Count, Flat, Message
 
 Topic = Annotated[str, Field(min_length=1, max_length=40, pattern=r"^[a-z][a-z_.]*$")]
 
+StreamId = Annotated[
+    str,
+    Field(max_length=16, description="names the numbering: it begins anew, under another name, with a lost journal"),
+]
+
 
 class Post(Message):
     """Service to kernel: put this into the stream. Resent until `event.ok`; a repeat has no effect."""
@@ -33,10 +38,11 @@ class Event(Message):
 
     KIND: ClassVar[str] = "event"
     EXAMPLE: ClassVar[dict[str, Any]] = {
-        "seq": 1204, "ns": 1790000000000000000, "source": "learner#1", "topic": "metrics", "step": 41,
+        "seq": 1204, "stream": "51c3", "ns": 1790000000000000000, "source": "learner#1", "topic": "metrics", "step": 41,
         "body": {"reward": 0.61},
     }  # fmt: skip
     seq: Count
+    stream: StreamId
     ns: Annotated[Count, Field(description="wall clock, ns, for people only")]
     source: Annotated[str, Field(max_length=80)]
     topic: Topic
@@ -57,7 +63,8 @@ class Events(Message):
     """Kernel to subscriber: events in order; `gap` says that older ones are no longer in memory."""
 
     KIND: ClassVar[str] = "events"
-    EXAMPLE: ClassVar[dict[str, Any]] = {"events": [], "newest": 1204, "gap": False}
+    EXAMPLE: ClassVar[dict[str, Any]] = {"stream": "51c3", "events": [], "newest": 1204, "gap": False}
+    stream: StreamId
     events: Annotated[list[Event], Field(max_length=500)]
     newest: Count
     gap: bool

@@ -1,4 +1,4 @@
-"""The one place where sockets are made. Options are those of `docs/design.md`, each there for a loss that was measured.
+"""The one place where sockets are made. Each option is there for a loss that was measured.
 
 A ROUTER that meets an unknown or full peer says so (MANDATORY) instead of dropping; a reconnecting identity takes over
 from its dead self (HANDOVER); nothing lingers at exit; every queue and message has a bound. A message is read frame by

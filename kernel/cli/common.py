@@ -4,10 +4,28 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
 
 from midflight.kernel.rundir.directory import RunDir
 from midflight.kernel.rundir.errors import RunNotFound
 from midflight.kernel.rundir.find import find_run
+from midflight.messages.base import Message
+
+from .exits import USAGE, Stop
+
+M = TypeVar("M", bound=Message)
+
+
+def request(kind: type[M], **fields: Any) -> M:
+    """A message made of what a person wrote. Raises Stop for what no run could understand."""
+    try:
+        return kind(**fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = str(first["loc"][0])
+        raise Stop(USAGE, f"{field} {fields[field]!r}: {first['msg']}") from None
 
 
 def run_option(parser: argparse.ArgumentParser) -> None:

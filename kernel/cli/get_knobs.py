@@ -5,7 +5,7 @@ import argparse
 from midflight.kernel.client import Client
 from midflight.messages.knobs import KnobGet, Knobs
 
-from .common import chosen_run, print_json, run_option, table
+from .common import chosen_run, print_json, request, run_option, table
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -16,8 +16,9 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Ask the kernel for its table."""
+    message = request(KnobGet, prefix=arguments.prefix)
     with Client(chosen_run(arguments).path) as client:
-        answer = client.ask("ctl", KnobGet(prefix=arguments.prefix)).message
+        answer = client.ask("ctl", message).message
     assert isinstance(answer, Knobs)
     if arguments.json:
         print_json(answer.model_dump())

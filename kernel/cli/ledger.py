@@ -8,7 +8,7 @@ from midflight.kernel.client import Client
 from midflight.kernel.rundir.directory import RunDir
 from midflight.messages.samples import LedgerGet, LedgerStatus
 
-from .common import chosen_run, print_json, run_option, table
+from .common import chosen_run, print_json, request, run_option, table
 from .exits import FAILED, NO_RUN, OK, Stop
 
 
@@ -20,8 +20,9 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Ask the ledger; of a run that is over, read its store. Exit 1 when it does not balance."""
+    message = request(LedgerGet, sample=arguments.sample)
     folder = chosen_run(arguments, live=False)
-    status = _ask(folder, arguments.sample)
+    status = _ask(folder, message)
     if arguments.sample is not None and not status.life:
         raise Stop(FAILED, f"sample {arguments.sample} was never issued")
     if arguments.json:
@@ -33,16 +34,16 @@ def run(arguments: argparse.Namespace) -> int:
     return FAILED if status.problems else OK
 
 
-def _ask(folder: RunDir, sample: int | None) -> LedgerStatus:
+def _ask(folder: RunDir, message: LedgerGet) -> LedgerStatus:
     if folder.is_live():
         with Client(folder.path) as client:
-            answer = client.ask("data", LedgerGet(sample=sample)).message
+            answer = client.ask("data", message).message
         assert isinstance(answer, LedgerStatus)
         return answer
     if not folder.ledger_db.exists():
         raise Stop(NO_RUN, f"{folder.path}: no ledger here")
     # By name: the kernel does not depend on services.
-    offline: LedgerStatus = import_module("midflight.services.ledger.status").offline(folder.ledger_db, sample)
+    offline: LedgerStatus = import_module("midflight.services.ledger.status").offline(folder.ledger_db, message.sample)
     return offline
 
 

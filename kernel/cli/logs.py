@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import os
 import re
 import select
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,8 +32,8 @@ def run(arguments: argparse.Namespace) -> int:
     for name in arguments.services:
         if name not in known:
             raise Stop(USAGE, f"no service {name!r} in this run; there are: {', '.join(sorted(known))}")
-    wanted = re.compile(arguments.grep) if arguments.grep else None
-    offsets: dict[Path, int] = {}
+    wanted = _pattern(arguments.grep)
+    offsets: dict[int, int] = {}
     while True:
         records = sorted(_new(folder.logs, arguments, offsets), key=lambda record: record[0])
         for _, line, plain in records:
@@ -42,17 +44,25 @@ def run(arguments: argparse.Namespace) -> int:
         select.select([], [], [], 0.3)
 
 
-def _new(logs: Path, arguments: argparse.Namespace, offsets: dict[Path, int]) -> Iterator[tuple[str, str, str]]:
+def _pattern(text: str | None) -> re.Pattern[str] | None:
+    try:
+        return re.compile(text) if text else None
+    except re.error as error:
+        raise Stop(USAGE, f"--grep {text!r} is no regular expression: {error}") from None
+
+
+def _new(logs: Path, arguments: argparse.Namespace, offsets: dict[int, int]) -> Iterator[tuple[str, str, str]]:
     """(sort key, line to print, line to match) of everything since the last call; torn last lines wait."""
     for path in sorted(logs.glob("*.out" if arguments.raw else "*.jsonl")):
         service = path.name.split(".")[0]
         if arguments.services and service not in arguments.services:
             continue
         with path.open("rb") as file:
-            file.seek(offsets.get(path, 0))
+            known = os.fstat(file.fileno()).st_ino  # a rotated file keeps its number under its new name
+            file.seek(offsets.get(known, 0))
             data = file.read()
         whole = data[: data.rfind(b"\n") + 1]
-        offsets[path] = offsets.get(path, 0) + len(whole)
+        offsets[known] = offsets.get(known, 0) + len(whole)
         for line in whole.decode(errors="replace").splitlines():
             yield _raw(service, line) if arguments.raw else _record(service, line, arguments.json)
 
@@ -79,9 +89,6 @@ def _record(service: str, line: str, as_json: bool) -> tuple[str, str, str]:
 
 
 def _paint(service: str) -> str:
-    import os
-    import sys
-
     name = f"{service:12}"
     if os.environ.get("NO_COLOR") or not sys.stdout.isatty():
         return name

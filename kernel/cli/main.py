@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Final, NoReturn
 
-from .exits import INTERRUPTED, NO_RUN, USAGE, Stop
+from .exits import FAILED, INTERRUPTED, NO_RUN, USAGE, Stop
 
 VERBS: Final = {
     "up": "start a run from a topology file, or go on with one (--resume)",
@@ -59,6 +59,7 @@ def _module(verb: str):  # type: ignore[no-untyped-def]
 
 def _run(chosen: argparse.Namespace) -> int:
     from midflight.kernel.client import Unreachable
+    from midflight.kernel.mistake import UserMistake
     from midflight.kernel.rundir.errors import RunDirError, RunNotFound
 
     try:
@@ -73,6 +74,9 @@ def _run(chosen: argparse.Namespace) -> int:
     except RunDirError as error:
         print(f"midflight {chosen.verb}: {error}", file=sys.stderr)
         return USAGE
+    except UserMistake as error:
+        print(f"midflight {chosen.verb}: {error}", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:

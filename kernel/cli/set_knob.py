@@ -6,7 +6,7 @@ from midflight.kernel.client import Client
 from midflight.messages.control import Refused
 from midflight.messages.knobs import KnobOk, KnobRelease, KnobSet
 
-from .common import chosen_run, print_json, run_option
+from .common import chosen_run, print_json, request, run_option
 from .exits import REFUSED, STALE, USAGE, Stop
 
 
@@ -27,9 +27,8 @@ def run(arguments: argparse.Namespace) -> int:
     name, equals, text = arguments.assignment.partition("=")
     if not equals:
         raise Stop(USAGE, f"{arguments.assignment!r}: want NAME=VALUE; `midflight get` lists the names")
-    message = KnobSet(
-        knob=name, value=parse(text), if_version=arguments.if_version, take=arguments.take, reason=arguments.reason
-    )
+    asked = {"if_version": arguments.if_version, "take": arguments.take, "reason": arguments.reason}
+    message = request(KnobSet, knob=name, value=parse(text), **asked)
     with Client(chosen_run(arguments).path) as client:
         answer = client.ask("ctl", message).message
     if isinstance(answer, Refused):
@@ -43,8 +42,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _release(arguments: argparse.Namespace) -> int:
+    message = request(KnobRelease, knob=arguments.assignment)
     with Client(chosen_run(arguments).path) as client:
-        answer = client.ask("ctl", KnobRelease(knob=arguments.assignment)).message
+        answer = client.ask("ctl", message).message
     if isinstance(answer, Refused):
         raise Stop(REFUSED, answer.why)
     if arguments.json:

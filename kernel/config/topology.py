@@ -82,16 +82,27 @@ class Topology(Config):
     def _dependencies(self) -> Self:
         errors = dependency_errors({name: slot.depends_on for name, slot in self.services.items()})
         if errors:
-            details = [
-                InitErrorDetails(type=PydanticCustomError("dependency", "{text}", {"text": text}), loc=path, input=None)
-                for path, text in errors
-            ]
+            raise ValidationError.from_exception_data("Topology", [_detail("dependency", *one) for one in errors])
+        return self
+
+    @model_validator(mode="after")
+    def _conflicts(self) -> Self:
+        details = []
+        for name, slot in self.services.items():
+            others = {other: spec for other, spec in self.services.items() if other != name}
+            for field, why in slot.conflicts(others):
+                details.append(_detail("conflict", ("services", name, *field.split(".")), why))
+        if details:
             raise ValidationError.from_exception_data("Topology", details)
         return self
 
     def start_order(self) -> list[str]:
         """Slot names, each after those it depends on."""
         return list(graphlib.TopologicalSorter({k: s.depends_on for k, s in self.services.items()}).static_order())
+
+
+def _detail(kind: Literal["dependency", "conflict"], path: Path, text: str) -> InitErrorDetails:
+    return InitErrorDetails(type=PydanticCustomError(kind, "{text}", {"text": text}), loc=path, input=None)
 
 
 def dependency_errors(depends_on: Mapping[str, Sequence[str]]) -> list[tuple[Path, str]]:

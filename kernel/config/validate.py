@@ -53,7 +53,7 @@ def _text(detail: ErrorDetails, path: Path) -> str:
     text = detail["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     for tail in (", unable to parse", ", got a number"):
         text = text.partition(tail)[0]
-    if kind in ("kind", "dependency") or (kind == "value_error" and isinstance(value, dict | list)):
+    if kind in ("kind", "dependency", "conflict") or (kind == "value_error" and isinstance(value, dict | list)):
         return text
     hint = " - write it in quotes" if kind == "string_type" and isinstance(value, int | float) else ""
     return f"{text} (got {shown(value, path)}){hint}"

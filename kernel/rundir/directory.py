@@ -114,7 +114,7 @@ class RunDir:
     def release(self) -> None:
         """Remove the sockets and give the lock back; `run.json` stays to tell what ran here."""
         if self.lock.held:
-            self._remove_sockets()
+            self.remove_sockets()
             self.lock.release()
 
     def __enter__(self) -> Self:
@@ -139,11 +139,6 @@ class RunDir:
         make_private(base / name)
         return base / name
 
-    @property
-    def warden_sock(self) -> Path:
-        """The warden's unix socket."""
-        return self.socket_dir() / "warden.sock"
-
     def endpoints(self) -> dict[str, str]:
         """ZeroMQ addresses under the names ctl, ev and data."""
         folder = self.socket_dir()
@@ -167,13 +162,14 @@ class RunDir:
     def _clear(self) -> None:
         """Remove what a dead run left behind."""
         self.previous = self.info()
-        self._remove_sockets()
+        self.remove_sockets()
         self.run_json.unlink(missing_ok=True)
         if self.previous:
             with contextlib.suppress(RunDirError):  # a damaged run.json may name no run
                 remove_shm(self.previous.run_id, self.shm_root)
 
-    def _remove_sockets(self) -> None:
+    def remove_sockets(self) -> None:
+        """Remove the run's sockets, and the directory that a long path put them in."""
         folder = self.socket_dir()
         for name in _SOCKETS:
             (folder / name).unlink(missing_ok=True)

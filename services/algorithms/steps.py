@@ -13,7 +13,7 @@ class Steps:
     """Transitions (s_t, a_t, r_t, s_{t+1}), every field [..., T] of one shape.
 
     rewards r_t. values V(s_t). next_values V(s_{t+1}) of the true next state, before any reset: where nothing is cut
-    that is values_{t+1}; after a termination it is ignored, whatever it is. terminated: the episode truly ended with this step.
+    that is values_{t+1}; after a termination it is ignored, whatever it is. terminated: the episode truly ended here.
     cut: nothing later belongs to this step's trajectory: termination, time limit, or the end of what was collected.
     log_ratio: x = log pi(a_t) - log mu(a_t) in nats, clamped to +-LOG_LIMIT; zeros on-policy.
     """

@@ -1,11 +1,10 @@
-"""What the learner can be told. Names and defaults are those of RL2 and of the papers in `docs/algorithms.md`."""
+"""What the learner can be told. Names and defaults are RL2's, and those of the papers `services/algorithms` names."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from midflight.kernel.mistake import UserMistake
 from midflight.kernel.spec import Config, ServiceSpec
 from midflight.services.data.source import Source
 
@@ -82,6 +81,10 @@ class LearnerConfig(ServiceSpec):
         gt=0,
         description="Temperature of the learner's log-probs: the rollout's, whatever is written here must equal it.",
     )
+    apply_chat_template: bool | None = Field(
+        None,
+        description="Whether the warm start renders conversations by the chat template; as the rollout when omitted.",
+    )
     objective_weights: dict[str, float] = Field({}, description="Weight of each named reward; 1 when omitted.")
     max_length_per_device: int = Field(16384, ge=16, description="Tokens of a micro-batch.")
     gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass.")
@@ -95,16 +98,28 @@ class LearnerConfig(ServiceSpec):
     checkpoint_every: int = Field(20, ge=1, description="Steps between checkpoints.")
     keep_checkpoints: int = Field(2, ge=2, description="Verified checkpoints kept.")
 
+    def conflicts(self, others: Mapping[str, ServiceSpec]) -> Iterator[tuple[str, str]]:
+        """What the rollouts draw must be what is learned from, and fit."""
+        for name, rollout in others.items():
+            if rollout.part != "rollout":
+                continue
+            theirs = getattr(rollout, "temperature", None)
+            if theirs and self.temperature not in (None, theirs):
+                yield "temperature", f"{self.temperature:g}, but {name}.temperature is {theirs:g}: leave it out here"
+            longest = getattr(rollout, "max_length", 0)
+            if longest - 1 > self.max_length_per_device:
+                yield (
+                    "max_length_per_device",
+                    f"{self.max_length_per_device} tokens cannot hold a sequence of {name}.max_length {longest}: "
+                    f"raise it to at least {longest - 1}",
+                )
+
 
 def completed(config: LearnerConfig, rollout: Mapping[str, Any]) -> LearnerConfig:
-    """Take from the rollout's configuration what was left out here.
-
-    Raises UserMistake when the two name different temperatures: the learner's log-probs would be of another policy.
-    """
-    theirs = float(rollout.get("temperature", 1.0))
-    if config.temperature is not None and config.temperature != theirs:
-        raise UserMistake(
-            f"learner.temperature is {config.temperature:g} and rollout.temperature {theirs:g}: leave the learner's out"
-        )
-    new_tokens = config.max_new_tokens or int(rollout.get("max_new_tokens", 32))
-    return config.model_copy(update={"temperature": theirs or 1.0, "max_new_tokens": new_tokens})
+    """Take from the rollout's configuration what was left out here."""
+    found = {
+        "temperature": float(rollout.get("temperature", 1.0)) or 1.0,
+        "max_new_tokens": config.max_new_tokens or int(rollout.get("max_new_tokens", 32)),
+        "apply_chat_template": bool(rollout.get("apply_chat_template", True)),
+    }
+    return config.model_copy(update={name: found[name] for name in found if getattr(config, name) is None})

@@ -14,8 +14,9 @@ def declarations(config: LearnerConfig) -> tuple[KnobDeclaration, ...]:
         )
 
     lr = config.optim.lr
+    kl = knob("kl.coef", "loss per nat", config.kl.coef, 0.0, 100.0, "Weight of the KL to the reference policy.")
     return (
-        knob("kl.coef", "loss per nat", config.kl.coef, 0.0, 100.0, "Weight of the KL to the reference policy."),
+        *([kl] if config.kl.type else []),
         knob("clip.range", "ratio", config.clip, 0.0, 1.0, "PPO clip range around the proximal policy."),
         knob("entropy.coef", "loss per nat", config.entropy_coef, 0.0, 1.0, "Weight of the entropy bonus."),
         knob("optim.lr", "", lr, 0.0, max(1.0, lr), "Peak learning rate, before warm-up and schedule."),

@@ -10,11 +10,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from midflight.kernel.mistake import UserMistake
+
 from .partition import partition
 from .sharing import Shared, share
 
 
-class SequenceTooLong(ValueError):
+class SequenceTooLong(ValueError, UserMistake):
     """One document needs more positions than a device may hold; `name` says which one."""
 
     def __init__(self, name: str, length: int, cap: int) -> None:

@@ -72,11 +72,14 @@ class Learner(Worker):
         """Load the model and the newest verified checkpoint."""
         torch.set_num_threads(self.config.threads)
         with self.phase("load model", PHASE_S):
-            Rank.from_environment().join(pick_device(self.config.device))
             settings = self.run_settings
             root = settings.run_dir / "checkpoints"
             root.mkdir(exist_ok=True)
-            self.trainer = Trainer(self.config, settings.model, settings.seed, root)
+            try:
+                Rank.from_environment().join(pick_device(self.config.device))
+                self.trainer = Trainer(self.config, settings.model, settings.seed, root)
+            except ValueError as error:
+                raise UserMistake(f"learner: {error}") from error
             loaded = self.trainer.restore()
             self.trainer.read_examples()
         for name, value in self._knobs.items():

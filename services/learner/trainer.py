@@ -20,7 +20,7 @@ from .checkpoint import UnusableCheckpoint, latest_verified, sweep
 from .config import LearnerConfig, OptimConfig
 from .metrics import StepReport
 from .optim import OptimSettings, PolicyOptimizer
-from .packing import Document
+from .packing import Document, SequenceTooLong
 from .policy import Policy
 from .settings import RlSettings
 from .sft import sft_update
@@ -206,7 +206,9 @@ class Trainer:
                 self.bad_rows.append(str(row))
                 continue
             try:
-                pair = supervised(self.tokenizer, row.messages)
+                pair = supervised(self.tokenizer, row.messages, template=self.config.apply_chat_template is not False)
+                if len(pair.ids) - 1 > self.config.max_length_per_device:
+                    raise SequenceTooLong(row.origin, len(pair.ids) - 1, self.config.max_length_per_device)
             except ValueError as error:
                 self.bad_rows.append(f"{row.origin}: {error}")
                 continue

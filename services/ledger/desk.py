@@ -191,8 +191,9 @@ class Desk(Actor):
 
     @handles(LedgerGet)
     def _on_get(self, message: LedgerGet, letter: Letter) -> None:
+        """Answered at once, also while nothing can be committed: people ask most then."""
         stats: dict[str, Any] = {"live": True, **self.stats}
-        self.reply(letter, status(self.book.snapshot(), self.store, message.sample, stats))
+        letter.reply(status(self.book.snapshot(), self.store, message.sample, stats))
 
     def _take(self, stage: Stage, answers: Iterable[Answer], letter: Letter) -> None:
         """Put answers into the book; say which counted and which had no effect."""

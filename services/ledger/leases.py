@@ -18,6 +18,11 @@ class Leases:
     def __len__(self) -> int:
         return len(self._deadline)
 
+    @property
+    def ids(self) -> Collection[int]:
+        """Every leased sample."""
+        return self._deadline.keys()
+
     def renew(self, ids: Collection[int], deadline: float) -> None:
         """Move the deadline of leases that stand."""
         self._deadline.update(dict.fromkeys(ids, deadline))

@@ -19,7 +19,10 @@ class Prompts:
 
     def __init__(self, train: str, evaluation: str | None, seed: int, epochs: int | None) -> None:
         self.train = read(train)
-        self.evaluation = [prompt for prompt in read(evaluation) if not prompt.refused] if evaluation else []
+        held_out = read(evaluation) if evaluation else []
+        self.evaluation = [prompt for prompt in held_out if not prompt.refused]
+        self.bad = [prompt.refused for prompt in (*self.train, *held_out) if prompt.refused]
+        """Why rows were refused. A training row shows in the ledger too; a held-out one is asked in no round."""
         self._stream = PromptStream(self.train, seed)
         self._epochs = epochs
 
@@ -34,11 +37,6 @@ class Prompts:
     def over(self, group: int) -> bool:
         """Whether the last epoch ended before this group."""
         return self._epochs is not None and self._stream.epoch_of(group) >= self._epochs
-
-    @property
-    def bad(self) -> list[str]:
-        """Why training rows were refused."""
-        return [prompt.refused for prompt in self.train if prompt.refused]
 
 
 def read(source: str) -> list[Prompt]:

@@ -15,11 +15,14 @@ from typing import ClassVar, cast
 
 import structlog
 
+from midflight.kernel.actor import Actor
 from midflight.kernel.mail import Bus
 from midflight.kernel.mistake import UserMistake
 from midflight.kernel.node import Letter
 from midflight.kernel.settings import Settings
 from midflight.messages.base import Message
+from midflight.messages.control import PeerDown
+from midflight.messages.samples import LedgerGet
 from midflight.messages.sockets import Role
 from midflight.messages.weights import WeightsNew
 
@@ -43,6 +46,7 @@ REFUSALS = 8
 """So many batches' worth of samples refused in a row, with none scored, end the run."""
 SCORED = (State.READY, State.LEASED, State.TRAINED, State.FILTERED)
 CACHE_BYTES = 64 << 20
+HEARD_WHEN_FULL = Actor.HANDLERS.keys() | {PeerDown.KIND, LedgerGet.KIND}
 GAP_S = 1.0
 """A turn this late means that the ledger itself stood still: nobody loses a lease for it."""
 
@@ -63,6 +67,7 @@ class Ledger(Desk):
         """Whether the rollouts have yet to hear of `weights`."""
         self.full = 0
         """Transactions that the disk refused."""
+        self._full_since: float | None = None
         self._replies: list[tuple[Letter, Message]] = []
         self._grants: list[Grant] = []
         self._cache: dict[int, bytes] = {}
@@ -113,6 +118,10 @@ class Ledger(Desk):
         self._look_at_refusals()
         return False
 
+    def hears(self, kind: str) -> bool:
+        """While the disk takes nothing, nothing is taken in: every worker says again what was not answered."""
+        return super().hears(kind) and (self._full_since is None or kind in HEARD_WHEN_FULL)
+
     def idle(self) -> bool:
         """What is not terminal stays in the store for the next start."""
         return not self._replies and not self._grants
@@ -132,8 +141,8 @@ class Ledger(Desk):
 
     def remember(self, sample: int, blob: bytes) -> None:
         """Keep a fresh trajectory at hand for the stages that follow at once."""
+        self._cache_bytes += len(blob) - len(self._cache.pop(sample, b""))
         self._cache[sample] = blob
-        self._cache_bytes += len(blob)
         while self._cache_bytes > CACHE_BYTES:
             oldest = next(iter(self._cache))
             self._cache_bytes -= len(self._cache.pop(oldest))
@@ -170,9 +179,14 @@ class Ledger(Desk):
         except StoreFull as error:
             self.full += 1
             self._retry_at = self.bus.now() + RETRY_FULL_S
-            if self.full == 1:
+            if self._full_since is None:
+                self._full_since = self.bus.now()
                 self._log.error("ledger cannot write; nothing is acknowledged until it can", why=str(error))
             return False
+        if self._full_since is not None:
+            self.book.time_back(self.bus.now() - self._full_since)
+            self._full_since = None
+            self._log.info("ledger writes again", refused=self.full)
         for result in results:
             body = {f"eval/{name}": value for name, value in result.rewards.items()}
             self.event(
@@ -223,7 +237,7 @@ class Ledger(Desk):
 
     def _count(self, now: float) -> None:
         counts = self.book.totals[Split.TRAIN]
-        self._overlap.add(now, generating=counts[State.RUNNING] > 0, training=counts[State.LEASED] > 0)
+        self._overlap.add(now, generating=self.book.busy("generate"), training=self.book.busy("train"))
         if now >= self._next_report:
             self._next_report = now + REPORT_S
             self.event("overlap", self._overlap.shares())

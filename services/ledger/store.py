@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from midflight.kernel.mistake import UserMistake
+
 from .changes import Changes, Snapshot
 from .evaluation import EvalResult
 from .row import EVAL_BASE, Row
@@ -29,6 +31,8 @@ SCHEMA = 1
 SETTINGS = ("page_size = 8192", "journal_mode = wal", "wal_autocheckpoint = 4000", "secure_delete = off")
 """Measured in CPU a sample of 10 kB: pages of 8 KiB instead of 4 save 5 us, a longer log (32 MB) 3 us, and not
 overwriting deleted trajectories with zeros, which some builds of SQLite do by default, 13 us."""
+
+REMEDY = "move the run directory away and start a new run"
 
 TABLES = """
 create table sample(
@@ -49,7 +53,7 @@ NAME = {state: str.__str__(state) for state in State}
 """Exact strings: SQLite's binding is slower for subclasses of str."""
 
 
-class StoreError(RuntimeError):
+class StoreError(UserMistake):
     """The file is not a ledger this version can read."""
 
 
@@ -101,7 +105,7 @@ class Store:
             self._check_schema()
         except sqlite3.DatabaseError as error:
             self._db.close()
-            raise StoreError(f"{path}: cannot be opened as a ledger ({error}); move it away to start anew") from error
+            raise StoreError(f"{path}: cannot be opened as a ledger ({error}); {REMEDY}") from error
 
     def _check_schema(self) -> None:
         found = self._db.execute("pragma user_version").fetchone()[0]
@@ -123,7 +127,13 @@ class Store:
         self._db.close()
 
     def load(self) -> Snapshot:
-        """Read everything a book starts from."""
+        """Read everything a book starts from. Raises StoreError when the file is damaged."""
+        try:
+            return self._load()
+        except (sqlite3.DatabaseError, ValueError) as error:
+            raise StoreError(f"{self.path}: damaged ({error}); {REMEDY}") from error
+
+    def _load(self) -> Snapshot:
         closed = {
             (split, state): n
             for split, state, n in self._db.execute(

@@ -181,6 +181,10 @@ class Table:
         held = self.leases[stage.name].of(holder)
         return len(held) == 1 and self.rows[next(iter(held))].solo
 
+    def busy(self, stage: StageName) -> bool:
+        """Say whether somebody works on a sample of a stage, and does not only hold it."""
+        return any(self.rows[id_].begun for id_ in self.leases[stage].ids)
+
     def in_flight(self) -> int:
         """Return how many samples of both splits are between `issued` and `ready`."""
         return sum(self.totals[split][s] for split in Split for s in (State.RUNNING, State.GENERATED, State.SCORING))

@@ -29,6 +29,13 @@ def open_model(section: Mapping[str, Any], seed: int) -> tuple[Tokenizer, Model]
         raise UserMistake(f"model: {error}") from error
 
 
+def end_ids(tokenizer: Tokenizer, model: Model) -> set[int]:
+    """Tokens that end a response: the tokenizer's, and all that the model's generation configuration names."""
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    several = configured if isinstance(configured, list | tuple) else [configured]
+    return {int(token) for token in (tokenizer.eos_token_id, *several) if token is not None}
+
+
 def pick_device(name: str) -> torch.device:
     """`auto` is the first GPU if torch sees one, else the CPU."""
     if name == "auto":

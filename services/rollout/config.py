@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, NonNegativeInt
 
 from midflight.kernel.spec import ServiceSpec
 
@@ -20,6 +20,9 @@ class RolloutConfig(ServiceSpec):
     max_length: int = Field(128, ge=2, description="Most tokens of prompt and response together.")
     max_new_tokens: int = Field(32, ge=1, description="Most tokens of a response.")
     temperature: float = Field(1.0, ge=0, description="Sampling temperature; log-probs are stored after it.")
+    stop_token_ids: list[NonNegativeInt] = Field(
+        [], description="Tokens that end a response, besides the end tokens of tokenizer and model."
+    )
     apply_chat_template: bool = Field(True, description="False: message contents are concatenated (base models).")
     recompute_kv: bool = Field(
         False, description="At a weight update, recompute the cache of running sequences with the new weights."

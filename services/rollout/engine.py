@@ -7,7 +7,7 @@ those of the old weights, as in PipelineRL (Piche et al. 2025), unless `recomput
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -38,7 +38,7 @@ class Engine:
         *,
         slots: int,
         max_length: int,
-        eos_ids: Sequence[int] = (),
+        eos_ids: Collection[int] = (),
         device: str | torch.device = "cpu",
         version: int = 0,
         recompute_kv: bool = False,

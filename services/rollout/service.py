@@ -15,6 +15,7 @@ from typing import ClassVar, cast
 import structlog
 
 from midflight.kernel.mail import Bus
+from midflight.kernel.mistake import UserMistake
 from midflight.kernel.node import Letter, handles
 from midflight.kernel.settings import Settings
 from midflight.messages.samples import GiveBack, Refuse, Stage, Ticket, Tickets
@@ -22,7 +23,7 @@ from midflight.messages.shm import CorruptSlot
 from midflight.messages.weights import WeightsNew
 from midflight.services.lease.worker import Worker
 from midflight.services.model.chat import decode, prompt_ids
-from midflight.services.model.open import open_model, pick_device
+from midflight.services.model.open import end_ids, open_model, pick_device
 from midflight.services.model.weights import read_weights
 
 from .config import RolloutConfig
@@ -58,15 +59,18 @@ class Rollout(Worker):
         """Load the model and make the engine; its weights count as unknown until a version arrives."""
         with self.phase("load model", 600):
             self.tokenizer, model = open_model(self.settings.model, self.settings.seed)
-            self.engine = Engine(
-                model,
-                slots=self.config.slots,
-                max_length=self.config.max_length,
-                eos_ids=(self.tokenizer.eos_token_id,),
-                device=pick_device(self.config.device),
-                version=-1,
-                recompute_kv=self.config.recompute_kv,
-            )
+            try:
+                self.engine = Engine(
+                    model,
+                    slots=self.config.slots,
+                    max_length=self.config.max_length,
+                    eos_ids=end_ids(self.tokenizer, model) | set(self.config.stop_token_ids),
+                    device=pick_device(self.config.device),
+                    version=-1,
+                    recompute_kv=self.config.recompute_kv,
+                )
+            except ValueError as error:
+                raise UserMistake(f"rollout: {error}") from error
             gc.collect()
             gc.freeze()  # the model's objects live as long as the process; no need to look at them again
 

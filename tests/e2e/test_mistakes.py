@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
-from support.e2e_run import Up, events, is_step, midflight, nothing_left, records, samples, tiny
+from support.e2e_run import Up, copy_run, events, is_step, midflight, nothing_left, records, samples, tiny
 
 DOUBTFUL = """
 import time
@@ -123,3 +123,63 @@ def test_failure_of_a_service_is_shown_with_its_last_words(tmp_path: Path) -> No
         assert up.wait() == 1, up.output
     assert "learner failed: gave up after 1 exit" in up.output
     assert "memory: " in up.output
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ("set Foo=1", 2, "knob 'Foo': String should match pattern"),
+        ("set optim.lr=nan", 2, "value nan: "),
+        ("set Foo --release", 2, "knob 'Foo': String should match pattern"),
+        (f"get {'x' * 80}", 2, "String should have at most 64 characters"),
+        ("ledger --sample -1", 2, "sample -1: Input should be greater than or equal to 0"),
+        ("logs --grep (", 2, "--grep '(' is no regular expression"),
+    ],
+)
+def test_nonsense_on_the_command_line(finished: Up, words: str, code: int, said: str) -> None:
+    """One line that names the word; never a traceback."""
+    verb, *rest = words.split()
+    refused = midflight(finished.folder, verb, "--run", str(finished.path), *rest)
+    assert refused.code == code, refused
+    assert said in refused.err
+    assert len(refused.err.splitlines()) == 1
+
+
+def test_a_damaged_ledger_is_told(finished: Up, tmp_path: Path) -> None:
+    """A store that SQLite cannot read: its path and a remedy, exit 1."""
+    run = copy_run(finished.path, tmp_path / "run")
+    data = (run / "ledger.sqlite").read_bytes()
+    (run / "ledger.sqlite").write_bytes(data[:4096] + bytes(len(data) - 4096))
+    refused = midflight(tmp_path, "ledger", "--run", str(run))
+    assert refused.code == 1, refused
+    assert f"{run}/ledger.sqlite: " in refused.err
+    assert "Traceback" not in refused.err
+
+
+def test_what_does_not_go_together_is_refused_by_its_line(tmp_path: Path) -> None:
+    """A controller of a term the loss does not have, and sequences that no micro-batch could hold."""
+    topology = tiny(tmp_path)
+    refused = midflight(tmp_path, "config", "check", str(topology), "services.learner.kl.type=null")
+    assert refused.code == 2
+    assert "services.kl.knob: the learner has no KL term" in refused.err
+    refused = midflight(tmp_path, "config", "check", str(topology), "services.learner.max_length_per_device=32")
+    assert refused.code == 2
+    assert (
+        "services.learner.max_length_per_device: 32 tokens cannot hold a sequence of rollout.max_length 48"
+        in refused.err
+    )
+
+
+def test_a_model_too_short_for_the_rollout_ends_the_run_at_once(tmp_path: Path) -> None:
+    """What only the service can know is told once, not restarted into."""
+    ends_at_once(
+        tmp_path, tiny(tmp_path), "rollout", "max_length 48 exceeds the model's 40 positions",
+        "model.build.max_position_embeddings=40",
+    )  # fmt: skip
+
+
+def test_an_unusable_runs_folder_does_not_leave_a_run_behind(tmp_path: Path) -> None:
+    """`runs` is a file: the run in --run-dir starts and ends all the same."""
+    (tmp_path / "runs").write_text("")
+    with Up(tmp_path, tiny(tmp_path, steps=1)) as up:
+        assert up.wait() == 0, up.output

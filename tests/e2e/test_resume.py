@@ -120,8 +120,10 @@ def test_lost_journal_costs_no_sample(finished: Up, topology: Path, tmp_path: Pa
     run = copy_run(finished.path, tmp_path / "run")
     flip_bit(checkpoints(run)[-1] / "model.safetensors")  # so that there is something to train again
     (run / "journal.bin").write_bytes(random.Random(0).randbytes(4096))
+    before = len(records(run))
     with Up(tmp_path, topology, "--resume") as up:
         assert up.wait() == 0, up.output
+    assert [r["step"] for r in records(run)[before:] if is_step(r)] == [5, 6]  # the stream's new numbers are followed
     assert list(run.glob("journal.bin.damaged-*"))
     assert (run / "logs" / "learner.2.out").exists()
     accounted(run, STEPS)

@@ -9,7 +9,9 @@ from support.e2e_run import Up, checkpoints, copy_run, events, is_step, midfligh
 
 from midflight.services.learner.checkpoint import verify
 
-STEPS, BATCH, MAX_LAG = 6, 16, 8
+STEPS, BATCH = 6, 16
+AHEAD = 3
+"""`max_staleness` of the demo, and the batch that is being trained."""
 
 
 def test_every_step_once_and_in_order(finished: Up) -> None:
@@ -79,10 +81,9 @@ def test_nothing_is_left(finished: Up) -> None:
 
 
 def test_staleness_stays_within_its_bound(finished: Up) -> None:
-    """No trained token is older than max_lag, and the mean lag is no more than max_staleness and the prefetch."""
+    """Admission lets no more batches be open than `max_staleness` ahead of the one in training."""
     steps = [record["values"] for record in records(finished.path) if is_step(record)]
-    assert max(values["lag_max"] for values in steps) <= MAX_LAG
-    assert max(values["lag_mean"] for values in steps) <= 3.0
+    assert max(values["lag_max"] for values in steps) <= AHEAD
     assert all(values["lag_max"] >= values["lag_mean"] >= 0.0 for values in steps)
 
 

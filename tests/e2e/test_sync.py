@@ -88,23 +88,24 @@ def test_killed_at_random_moments(undisturbed: Path, tmp_path: Path, seed: int) 
     topology = tiny(tmp_path, "sync", STEPS, SLOW)
     for number in range(5):
         with Up(tmp_path, topology, *(["--resume"] if number else [])) as up:
-            if not is_over(up, rng):
+            if interrupted(up, rng) == "over":
                 break
     with Up(tmp_path, topology, "--resume") as up:
         assert up.wait() == 0, up.output
     same(up.path, undisturbed)
 
 
-def is_over(up: Up, rng: random.Random) -> bool:
-    """Interrupt at a moment that still lies ahead; False when the run had nothing left to do."""
+def interrupted(up: Up, rng: random.Random) -> str:
+    """Interrupt at a moment that still lies ahead, and name it; "over" when the run ended before it came."""
     moment = rng.choice(["warm-up", "evaluation", "step", "checkpoint"])
     if moment == "warm-up" and events(up.path, "checkpoint"):
         moment = "step"
     try:
         interrupt(up, moment, rng)
     except AssertionError:
-        return False
-    return True
+        assert up.ended(0.0), up.output
+        return "over"
+    return moment
 
 
 @pytest.mark.slow

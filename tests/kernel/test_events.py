@@ -59,11 +59,20 @@ def test_memory_is_bounded() -> None:
 def test_follower_verdicts() -> None:
     """ok for the next, old for a repeat, gap for a jump and before joining; another boot starts over."""
     follower: Follower[int] = Follower()
-    assert follower.accept(7) == "gap"
-    assert follower.fill([], 7) == []
-    assert [follower.accept(n) for n in (7, 8, 8, 10, 9, 10)] == ["old", "ok", "old", "gap", "ok", "ok"]
+    assert follower.accept(7, "one") == "gap"
+    assert follower.fill([], 7, "one") == []
+    assert [follower.accept(n, "one") for n in (7, 8, 8, 10, 9, 10)] == ["old", "ok", "old", "gap", "ok", "ok"]
     assert follower.accept(1, "other") == "gap"
     assert follower.missing
+    assert follower.fill([(1, 1), (2, 2)], 2, "other") == [1, 2]
+
+
+def test_a_number_kept_from_a_stream_that_is_gone() -> None:
+    """Who resumes after number 300, of a run whose journal was lost, takes the new stream from its start."""
+    follower: Follower[int] = Follower()
+    follower.last = 300
+    assert follower.offer(5, 5, "new") == []
+    assert follower.fill([(n, n) for n in range(1, 5)], 5, "new", complete=False) == [1, 2, 3, 4, 5]
 
 
 def test_live_event_before_the_snapshot_is_held_not_lost() -> None:

@@ -10,7 +10,7 @@ from midflight.kernel.follow import Follow
 from midflight.kernel.node import Letter, handles
 from midflight.kernel.spec import ServiceSpec
 from midflight.messages.base import Scalar
-from midflight.messages.control import Refused
+from midflight.messages.control import Hello, Refused
 from midflight.messages.events import Event
 from midflight.messages.knobs import KnobAcquire, KnobDeclaration, KnobGranted, KnobOk, KnobSet
 from midflight.messages.sockets import Role
@@ -180,6 +180,45 @@ def test_an_imposter_is_refused() -> None:
     run.network.pids["applier#1"] = real
     run.run(4.0)
     assert "applier#1" not in run.living or run.living["applier#1"].node.exit_code is None
+
+
+class Stranger(Watcher):
+    """Asks for the knob without a hello first; as a client, says hello once and then falls silent."""
+
+    client = False
+
+    def on_turn(self, now: float) -> float:
+        if not self._asked:
+            self._asked = now
+            if self.client:
+                self.mail.send("ctl", Hello(proto_min=1, proto_max=1, pid=7, role="client", version="t"))
+            self.mail.request("ctl", KnobAcquire(knob="optim.lr"), 2.0, self._answer, self.refused.append)
+        return 0.05
+
+    def _set(self, epoch: int) -> None:
+        return
+
+
+def test_only_who_is_watched_may_hold_a_knob() -> None:
+    """A stranger is refused; a client that holds it and dies while the kernel is away loses it after its timeout."""
+    specs = {"applier": ServiceSpec(kind="applier", heartbeat_timeout_s=2.0, intensity=100)}
+    run = World(6, specs, {"applier": Applier})
+    run.run(1.0)
+    stranger, client = (Stranger(name, SimBus(run.network, name)) for name in ("stranger#9", "client#9"))
+    client.client = True
+    run.network.join("stranger#9", stranger, pid=8)
+    run.run(2.0)
+    assert stranger.refused == ["identity"]
+    run.network.join("client#9", client, pid=7)
+    run.run(3.0)
+    knob = run.kernel.desk.table.knobs["optim.lr"]
+    assert (client.granted, knob.owner) == ([knob.epoch], "client#9")
+    run.network.crash("client#9")
+    run.crash_kernel()
+    run.run(10.0)
+    assert run.kernel.desk.table.knobs["optim.lr"].owner == "client#9"  # it may still come back
+    run.run(20.0)
+    assert run.kernel.desk.table.knobs["optim.lr"].owner is None
 
 
 def test_the_end_of_a_run_is_in_order() -> None:

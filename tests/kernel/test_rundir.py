@@ -250,8 +250,8 @@ def test_release_leaves_run_json(tmp_path: Path) -> None:
     """After a run its sockets are gone and run.json still tells what ran."""
     with RunDir(tmp_path).create() as run:
         run.publish(info(run))
-        run.warden_sock.touch()
-    assert not run.warden_sock.exists()
+        (run.socket_dir() / "warden.sock").touch()
+    assert not (run.socket_dir() / "warden.sock").exists()
     assert RunDir(tmp_path).info() == info(run)
 
 
@@ -274,7 +274,7 @@ def test_endpoints_in_the_run_directory() -> None:
     """Sockets lie in the run directory while their paths are short enough."""
     run = RunDir("/short/run")
     assert run.endpoints() == {name: f"ipc:///short/run/{name}.ipc" for name in ("ctl", "ev", "data")}
-    assert run.warden_sock == Path("/short/run/warden.sock")
+    assert (run.socket_dir() / "warden.sock") == Path("/short/run/warden.sock")
 
 
 @pytest.fixture
@@ -292,10 +292,10 @@ def test_long_paths_get_a_hashed_directory(tmp_path: Path, short_folder: Path, m
     folder = deep.socket_dir()
     assert folder.parent == base
     assert mode(folder) == 0o700
-    assert len(str(deep.warden_sock)) <= 100
+    assert len(str(deep.socket_dir() / "warden.sock")) <= 100
     assert deep.endpoints()["ctl"] == f"ipc://{folder}/ctl.ipc"
     assert RunDir(tmp_path / ("e" * 100)).socket_dir() != folder
-    socket.socket(socket.AF_UNIX).bind(str(deep.warden_sock))
+    socket.socket(socket.AF_UNIX).bind(str(deep.socket_dir() / "warden.sock"))
     deep.release()
     assert not folder.exists()
 

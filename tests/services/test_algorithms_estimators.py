@@ -3,12 +3,12 @@
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from support import slow_estimators as slow
 from support.some_steps import by_row, some_steps
-from torch.testing import assert_close
 
 from midflight.services.algorithms import estimators as fast
 from midflight.services.algorithms.estimators import Estimate
@@ -16,7 +16,7 @@ from midflight.services.algorithms.recurrence import recur, windowed
 from midflight.services.algorithms.steps import Steps
 
 BASE = ("rewards", "values", "next_values", "terminated", "cut")
-EXACT = {"rtol": 0.0, "atol": 1e-12}
+exact = partial(torch.testing.assert_close, rtol=0.0, atol=1e-12)
 ALL: dict[str, Callable[[Steps], Estimate]] = {
     "gae": fast.gae,
     "td_lambda": fast.td_lambda,
@@ -42,8 +42,8 @@ def test_recurrence(rows: int, length: int) -> None:
     expected = torch.zeros_like(b)
     for t in reversed(range(length)):
         expected[:, t] = b[:, t] + a[:, t] * (expected[:, t + 1] if t + 1 < length else 0.0)
-    assert_close(recur(a, b), expected, **EXACT)
-    assert_close(recur(a[0], b[0]), expected[0], **EXACT)
+    exact(recur(a, b), expected)
+    exact(recur(a[0], b[0]), expected[0])
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 40])
@@ -55,19 +55,19 @@ def test_windowed_recurrence(n: int) -> None:
     expected = [
         sum(math.prod(a[t : t + k].tolist()) * float(b[t + k]) for k in range(min(n, 17 - t))) for t in range(17)
     ]
-    assert_close(windowed(a, b, n), torch.tensor(expected, dtype=torch.float64), **EXACT)
+    exact(windowed(a, b, n), torch.tensor(expected, dtype=torch.float64))
 
 
 def test_nothing_and_nonsense() -> None:
     """No steps give no estimates; a window of none, and fields of other shapes, are refused."""
-    empty = torch.zeros(2, 0)
+    empty, whole = torch.zeros(2, 0), torch.zeros(3, dtype=torch.int64)
     assert recur(empty, empty).shape == (2, 0)
     with pytest.raises(ValueError, match="at least one step"):
         windowed(torch.ones(3), torch.ones(3), 0)
     with pytest.raises(ValueError, match="same shape"):
         Steps.of(torch.zeros(3), torch.zeros(2), torch.zeros(3), torch.zeros(3))
     with pytest.raises(ValueError, match="floating point"):
-        Steps.of(*[torch.zeros(3, dtype=torch.int64)] * 3, torch.zeros(3))
+        Steps.of(whole, whole, whole, whole)
     with pytest.raises(ValueError, match="rho_bar >= c_bar"):
         fast.vtrace(some_steps(0), rho_bar=0.5)
 
@@ -78,31 +78,31 @@ def test_against_slow_loops(seed: int) -> None:
     steps = some_steps(seed)
     values = steps.values
     expected = by_row(steps, slow.gae, *BASE, g=0.97, lam=0.9)
-    assert_close(fast.gae(steps, 0.97, 0.9), Estimate(expected, expected + values), **EXACT)
+    exact(fast.gae(steps, 0.97, 0.9), Estimate(expected, expected + values))
 
     ends = ("rewards", "next_values", "terminated", "cut")
     returns = by_row(steps, slow.td_lambda, *ends, g=0.97, lam=0.9)
-    assert_close(fast.td_lambda(steps, 0.97, 0.9), Estimate(returns - values, returns), **EXACT)
+    exact(fast.td_lambda(steps, 0.97, 0.9), Estimate(returns - values, returns))
 
     for n in (1, 3, 50):
         returns = by_row(steps, slow.n_step, *ends, g=0.97, n=n)
         found = fast.multistep(steps, 0.97, n_steps=n, bootstrap_method="td")
-        assert_close(found, Estimate(returns - values, returns), **EXACT)
-        assert_close(fast.multistep(steps, 0.97, 1.0, n_steps=n), found, **EXACT)
-    assert_close(fast.multistep(steps, 0.97, n_steps=3, bootstrap_method="mc").returns, returns, **EXACT)
-    assert_close(fast.multistep(steps, 0.97, 0.9, n_steps=None), fast.gae(steps, 0.97, 0.9), **EXACT)
+        exact(found, Estimate(returns - values, returns))
+        exact(fast.multistep(steps, 0.97, 1.0, n_steps=n), found)
+    exact(fast.multistep(steps, 0.97, n_steps=3, bootstrap_method="mc").returns, returns)
+    exact(fast.multistep(steps, 0.97, 0.9, n_steps=None), fast.gae(steps, 0.97, 0.9))
 
     off = ("rho", *BASE)
     pair = by_row(steps, slow.vtrace, *off, g=0.97, lam=0.9, rho_bar=1.3, c_bar=0.8)
     found = fast.vtrace(steps, 0.97, 0.9, rho_bar=1.3, c_bar=0.8)
-    assert_close(found, Estimate(pair[:, 0], pair[:, 1]), **EXACT)
+    exact(found, Estimate(pair[:, 0], pair[:, 1]))
 
     advantages = by_row(steps, slow.retrace, *off, g=0.97, lam=0.9)
     targets = by_row(steps, slow.vtrace, *off, g=0.97, lam=0.9, rho_bar=1.0, c_bar=1.0)[:, 1]
-    assert_close(fast.retrace(steps, 0.97, 0.9), Estimate(advantages, targets), **EXACT)
+    exact(fast.retrace(steps, 0.97, 0.9), Estimate(advantages, targets))
 
     advantages = by_row(steps, slow.clipped_is, *off, g=0.97, lam=0.9, eps=0.3)
-    assert_close(fast.clipped_is(steps, 0.97, 0.9, 0.3), Estimate(advantages, advantages + values), **EXACT)
+    exact(fast.clipped_is(steps, 0.97, 0.9, 0.3), Estimate(advantages, advantages + values))
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.7, 1.0])
@@ -111,13 +111,13 @@ def test_on_policy_identities(lam: float) -> None:
     steps = some_steps(5)
     steps = dataclasses.replace(steps, log_ratio=torch.zeros_like(steps.log_ratio))
     plain = fast.gae(steps, 0.95, lam)
-    assert_close(fast.td_lambda(steps, 0.95, lam), plain, **EXACT)
-    assert_close(fast.vtrace(steps, 0.95, lam).returns, plain.returns, **EXACT)
-    assert_close(fast.vtrace(steps, 0.95, 1.0).advantages, fast.gae(steps, 0.95, 1.0).advantages, **EXACT)
-    assert_close(fast.retrace(steps, 0.95, lam), plain, **EXACT)
-    assert_close(fast.clipped_is(steps, 0.95, lam, 0.1), plain, **EXACT)
-    assert_close(fast.clipped_is(some_steps(5), 0.95, lam, 0.0), fast.gae(some_steps(5), 0.95, lam), **EXACT)
-    assert_close(fast.gae(steps, 0.0, lam).advantages, steps.rewards - steps.values, **EXACT)
+    exact(fast.td_lambda(steps, 0.95, lam), plain)
+    exact(fast.vtrace(steps, 0.95, lam).returns, plain.returns)
+    exact(fast.vtrace(steps, 0.95, 1.0).advantages, fast.gae(steps, 0.95, 1.0).advantages)
+    exact(fast.retrace(steps, 0.95, lam), plain)
+    exact(fast.clipped_is(steps, 0.95, lam, 0.1), plain)
+    exact(fast.clipped_is(some_steps(5), 0.95, lam, 0.0), fast.gae(some_steps(5), 0.95, lam))
+    exact(fast.gae(steps, 0.0, lam).advantages, steps.rewards - steps.values)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -126,7 +126,7 @@ def test_what_ends_ends(name: str) -> None:
     steps = some_steps(7, rows=4)
     before = ALL[name](steps)
     poisoned = dataclasses.replace(steps, next_values=torch.where(steps.terminated, math.nan, steps.next_values))
-    assert_close(ALL[name](poisoned), before, **EXACT)
+    exact(ALL[name](poisoned), before)
 
     first_cut = int(steps.cut[1].nonzero()[0])
     rewards, values = steps.rewards.clone(), steps.values.clone()
@@ -134,8 +134,8 @@ def test_what_ends_ends(name: str) -> None:
     values[1, first_cut + 1 :] = math.nan
     found = ALL[name](dataclasses.replace(steps, rewards=rewards, values=values))
     for got, expected in zip(found, before, strict=True):
-        assert_close(got[1, : first_cut + 1], expected[1, : first_cut + 1], **EXACT)
-        assert_close(got[[0, 2, 3]], expected[[0, 2, 3]], **EXACT)
+        exact(got[1, : first_cut + 1], expected[1, : first_cut + 1])
+        exact(got[[0, 2, 3]], expected[[0, 2, 3]])
         assert got[1, -1].isnan()
 
 
@@ -147,7 +147,7 @@ def test_affine(name: str) -> None:
     scaled = dataclasses.replace(
         steps, rewards=3 * steps.rewards, values=3 * steps.values, next_values=3 * steps.next_values
     )
-    assert_close(ALL[name](scaled).advantages, 3 * before, **EXACT)
+    exact(ALL[name](scaled).advantages, 3 * before)
     k = 5.0
     shifted = dataclasses.replace(
         steps,
@@ -155,7 +155,7 @@ def test_affine(name: str) -> None:
         values=steps.values + k,
         next_values=steps.next_values + k,
     )
-    assert_close(ALL[name](shifted).advantages, before, rtol=0.0, atol=1e-10)
+    torch.testing.assert_close(ALL[name](shifted).advantages, before, rtol=0.0, atol=1e-10)
 
 
 def test_retrace_gives_vtrace_targets_and_pg_advantages() -> None:
@@ -164,14 +164,14 @@ def test_retrace_gives_vtrace_targets_and_pg_advantages() -> None:
     for lam in (0.3, 1.0):
         advantages = fast.retrace(steps, 0.95, lam).advantages
         targets = fast.vtrace(steps, 0.95, lam).returns
-        assert_close(steps.ratio.clamp(max=1.0) * advantages, targets - steps.values, **EXACT)
+        exact(steps.ratio.clamp(max=1.0) * advantages, targets - steps.values)
 
 
 def test_retrace_q() -> None:
     """With E_pi Q(s', .) = V(s') and Q = V the targets are V plus the advantages."""
     steps = some_steps(17)
     found = fast.retrace_q(steps.values, steps.next_values, steps, 0.95, 0.8)
-    assert_close(found, steps.values + fast.retrace(steps, 0.95, 0.8).advantages, **EXACT)
+    exact(found, steps.values + fast.retrace(steps, 0.95, 0.8).advantages)
 
 
 def test_trace_reach() -> None:

@@ -24,7 +24,8 @@ def delta(r: Row, v: Row, vn: Row, term: Flags, g: float, t: int) -> float:
 def gae(r: Row, v: Row, vn: Row, term: Flags, cut: Flags, g: float, lam: float) -> list[float]:
     """A_t = sum_k (g lam)^k delta_{t+k}."""
     return [
-        sum((g * lam) ** (u - t) * delta(r, v, vn, term, g, u) for u in range(t, end(cut, t) + 1)) for t in range(len(r))
+        sum((g * lam) ** (u - t) * delta(r, v, vn, term, g, u) for u in range(t, end(cut, t) + 1))
+        for t in range(len(r))
     ]
 
 
@@ -70,9 +71,7 @@ def retrace(rho: Row, r: Row, v: Row, vn: Row, term: Flags, cut: Flags, g: float
     """A_t = sum_u (g lam)^(u-t) prod_{t<i<=u} min(1, rho_i) delta_u."""
     return [
         sum(
-            (g * lam) ** (u - t)
-            * prod(min(1.0, rho[i]) for i in range(t + 1, u + 1))
-            * delta(r, v, vn, term, g, u)
+            (g * lam) ** (u - t) * prod(min(1.0, rho[i]) for i in range(t + 1, u + 1)) * delta(r, v, vn, term, g, u)
             for u in range(t, end(cut, t) + 1)
         )
         for t in range(len(r))

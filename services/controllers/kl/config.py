@@ -1,5 +1,6 @@
 """What the KL controller can be told: the parameters of `AdaptiveKLController`, and where it acts."""
 
+from collections.abc import Iterator, Mapping
 from typing import ClassVar, Literal
 
 from pydantic import Field
@@ -32,3 +33,9 @@ class KlConfig(ServiceSpec):
         "cosine", description="schedule: its shape."
     )
     schedule_steps: int = Field(1000, ge=1, description="schedule: steps until it reaches `min_coef`.")
+
+    def conflicts(self, others: Mapping[str, ServiceSpec]) -> Iterator[tuple[str, str]]:
+        """A coefficient that no loss reads cannot be steered."""
+        learners = [getattr(other, "kl", None) for other in others.values() if other.part == "learner"]
+        if self.knob == "kl.coef" and any(term is not None and term.type is None for term in learners):
+            yield "knob", "the learner has no KL term: set its kl.type to reward, loss or advantage, or leave this out"
