@@ -39,6 +39,7 @@ from midflight.messages.knobs import KnobApplied, KnobApply, KnobDeclaration
 from midflight.messages.sockets import Role
 
 from .mail import Bus, OutboxFull
+from .mistake import UserMistake
 from .node import Letter, Node, handles
 
 HELLO_RETRY_S = 1.0
@@ -232,6 +233,8 @@ class Actor(Node):
     def _on_refused(self, message: Refused, letter: Letter) -> None:
         if message.code == "identity":  # fenced: a successor owns this name
             self.leave(4)
+        elif message.code == "knob":
+            raise UserMistake(message.why)
 
     @handles(PostOk)
     def _on_post_ok(self, message: PostOk, letter: Letter) -> None:

@@ -202,11 +202,11 @@ class Fleet:
     def request_stop(self, mode: Mode, why: str, now: float, code: int = 0) -> list[Command]:
         """End the run: drain, stop (SIGTERM, still in order) or kill (all at once). May only get harsher.
 
-        `code` is the run's exit code; the first request names it and the reason.
+        `code` is the run's exit code; the first request names it and the reason, a later one may make it worse.
         """
         if self.stop and MODES.index(mode) <= MODES.index(self.stop.mode):
             return []
-        self.stop = Stop(mode, self.stop.why if self.stop else why, self.stop.code if self.stop else code)
+        self.stop = Stop(mode, self.stop.why if self.stop else why, max(self.stop.code, code) if self.stop else code)
         out: list[Command] = [Emit("run.state", "run", {"state": "stopping", "mode": mode, "why": why})]
         for child in self.roster:
             child.wanted = False
@@ -228,6 +228,8 @@ class Fleet:
         if not any(self._holds(child, now) or child.strays for child in self.roster):
             self.over = True
             left = [self._of(child).identity for child in self.roster if self._of(child).live]
+            if left:
+                self._raise_code(self.stop.why)
             why = self.stop.why + (f"; did not die: {', '.join(left)}" if left else "")
             body: dict[str, Scalar] = {"state": "over", "code": self.stop.code, "why": why}
             out += [Emit("run.state", "run", body), RunOver(self.stop.code, why)]

@@ -173,7 +173,11 @@ class Kernel(Node):
         if isinstance(answer, Refusal):
             letter.reply(Refused(code=answer.code, why=answer.why))
             return
-        knobs = self.desk.declare(answer.slot, message.knobs)
+        try:
+            knobs = self.desk.declare(answer.slot, message.knobs)
+        except ValueError as error:
+            letter.reply(Refused(code="knob", why=str(error)))
+            return
         welcome = Welcome(
             proto=MAJOR,
             boot=self.boot_id,
@@ -263,7 +267,8 @@ class Kernel(Node):
     @handles(RunStop)
     def _on_run_stop(self, message: RunStop, letter: Letter) -> None:
         letter.reply(Done(detail=message.mode))
-        self.carry_out(self.supervisor.request_stop(message.mode, message.why, self.bus.now()))
+        code = 1 if message.mode == "kill" else 0
+        self.carry_out(self.supervisor.request_stop(message.mode, message.why, self.bus.now(), code))
 
     def _lives(self, identity: str) -> bool:
         name, _, generation = identity.partition("#")

@@ -8,15 +8,22 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class KernelWatch:
-    """One-for-one supervision of the kernel: at most `restarts` restarts in `window_s` seconds."""
+    """One-for-one supervision of the kernel.
+
+    At most `restarts` restarts in `window_s` seconds, and at most `crashes` in `crash_window_s` after ends of its own
+    doing: what it does by itself it will do again.
+    """
 
     watchdog_s: float = 10.0
     start_grace_s: float = 30.0
     restarts: int = 20
     window_s: float = 10.0
+    crashes: int = 5
+    crash_window_s: float = 60.0
     deadline: float = float("inf")
     proven: bool = False
     deaths: list[float] = field(default_factory=list)
+    crashed: list[float] = field(default_factory=list)
 
     def started(self, now: float) -> None:
         """A kernel was started and has the start grace to ping once."""
@@ -34,14 +41,18 @@ class KernelWatch:
         """Whether the kernel owes a ping."""
         return now > self.deadline
 
-    def died(self, now: float) -> float | None:
+    def died(self, now: float, by_itself: bool = False) -> float | None:
         """Seconds to wait before the next start, 0 the first time; None: give up.
+
+        by_itself: it ended with an error, and was not killed.
 
         Old deaths are forgiven only to a kernel that has pinged: one that fails slowly at each start is a storm too.
         """
         if self.proven:
             self.deaths = [death for death in self.deaths if now - death < self.window_s]
         self.deaths.append(now)
-        if len(self.deaths) > self.restarts:
+        if by_itself:
+            self.crashed = [*(crash for crash in self.crashed if now - crash < self.crash_window_s), now]
+        if len(self.deaths) > self.restarts or len(self.crashed) > self.crashes:
             return None
         return min(0.02 * (len(self.deaths) - 1), 0.1)

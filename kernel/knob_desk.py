@@ -39,25 +39,16 @@ class KnobDesk:
         self.table.replay(KnobEvent(record["kind"], record["body"]))
 
     def declare(self, slot: str, declarations: Iterable[KnobDeclaration]) -> dict[str, Knob]:
-        """A service says hello with the knobs it applies; -> them as they stand."""
+        """A service says hello with the knobs it applies; -> them as they stand.
+
+        Raises ValueError, with nothing declared, for a declaration that makes no sense.
+        """
         known: dict[str, Knob] = {}
-        for one in declarations:
-            spec = KnobSpec(
-                name=one.name,
-                kind=one.kind,
-                default=one.default,
-                unit=one.unit,
-                low=one.low,
-                high=one.high,
-                choices=tuple(one.choices),
-                live=one.live,
-                applies=slot,
-                description=one.description,
-            )
+        for spec in [_spec(slot, one) for one in declarations]:
             events = self.table.declare(spec)
             if not isinstance(events, Refusal):
                 self._keep(events)
-                known[one.name] = self.table.knobs[one.name]
+                known[spec.name] = self.table.knobs[spec.name]
         return known
 
     def acquire(self, message: KnobAcquire, letter: Letter, now: float) -> None:
@@ -143,6 +134,21 @@ class KnobDesk:
                 topic = "knob" if event.kind == "knob.set" else event.kind
                 self.stream.emit("kernel", topic, event.flat())
         self.stream.flush()
+
+
+def _spec(slot: str, one: KnobDeclaration) -> KnobSpec:
+    return KnobSpec(
+        name=one.name,
+        kind=one.kind,
+        default=one.default,
+        unit=one.unit,
+        low=one.low,
+        high=one.high,
+        choices=tuple(one.choices),
+        live=one.live,
+        applies=slot,
+        description=one.description,
+    )
 
 
 def _refused(refusal: Refusal) -> Refused:

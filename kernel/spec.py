@@ -15,6 +15,9 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
 
+DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
+"""Names of devices that a service may compute on."""
+
 EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
@@ -114,7 +117,7 @@ class ServiceSpec(Config):
     depends_on: list[str] = Field([], description="Slots that must be ready before this one starts.")
     start_timeout_s: float = Field(120, gt=0, description="Longest time from spawn to ready, in seconds.")
     heartbeat_timeout_s: float = Field(
-        5.0, gt=0, description="Silence of the main loop after which a process counts as hung, in seconds."
+        5.0, ge=1, description="Silence of the main loop after which a process counts as hung, in seconds."
     )
     intensity: int = Field(5, ge=0, description="Restarts allowed within `period_s` before giving up.")
     period_s: float = Field(60, gt=0, description="Window in which restarts are counted, in seconds.")

@@ -200,13 +200,14 @@ class Warden:
         if self._ending is not None:
             return
         now = time.monotonic()
-        delay = None if code == 0 else self._watch.died(now)
+        delay = None if code == 0 else self._watch.died(now, by_itself=code > 0)
         if code == 0:
             self._ending = (0, self._grace_s)
         elif delay is None:
             generation = self._children.newest(KERNEL)
             self._log(
-                f"giving up: the kernel died {len(self._watch.deaths)} times in a row, at last with {how}; "
+                f"giving up: the kernel died {max(len(self._watch.deaths), len(self._watch.crashed))} times in a row, "
+                f"at last with {how}; "
                 f"see {self._run_dir}/logs/{KERNEL}.{generation}.out"
             )
             self._ending = (EXIT_KERNEL_FAILED, self._grace_s)

@@ -284,6 +284,7 @@ class LedgerStatus(Message):
     step: Count
     committed: Count
     version: Annotated[int, Field(ge=-1)]
+    reasons: Annotated[dict[str, int], Field(description="why samples were filtered or refused, and how many")] = {}
     life: Annotated[list[Flat], Field(max_length=1000)] = []
     stats: Flat = {}
 

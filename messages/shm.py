@@ -26,9 +26,9 @@ def put(folder: Path, name: str, data: bytes | memoryview) -> Handle:
     try:
         beside.write_bytes(data)
         beside.replace(target)
-    except OSError:
+    except OSError as error:
         beside.unlink(missing_ok=True)
-        raise
+        raise OSError(error.errno, f"{error.strerror} (shared memory for {len(data)} bytes)", str(target)) from error
     kind = "shm" if folder.parts[:3] == ("/", "dev", "shm") else "file"
     return Handle.model_validate({"kind": kind, "path": str(target), "bytes": len(data), "digest": digest(data)})
 

@@ -27,6 +27,7 @@ class WeightsPublish(Message):
     version: Count
     step: Count
     handle: Handle
+    last: Annotated[bool, Field(description="nothing is trained after it: it is worth an evaluation")] = False
 
 
 class WeightsOk(Message):

@@ -29,13 +29,13 @@ IMPORTS = {
     "tracker": "import midflight.services.tracker.service",
 }
 
-LEDGER_ONLY = """
+TRACKER_ONLY = """
 version: 1
 run: light
 model: {build: {hidden_size: 8, num_hidden_layers: 1, num_attention_heads: 1, num_key_value_heads: 1, head_dim: 8,
                 intermediate_size: 8}}
 services:
-  ledger: {data: {train: 'task:rev6-10?rows=4'}}
+  tracker: {sinks: []}
 """
 
 
@@ -50,8 +50,8 @@ def test_light_code_stays_light(code: str, tmp_path: Path) -> None:
 
 @pytest.fixture
 def live_run(tmp_path: Path) -> Iterator[Path]:
-    """The working directory of a run that consists of a ledger."""
-    (tmp_path / "light.yaml").write_text(LEDGER_ONLY)
+    """The working directory of a run that consists of a tracker."""
+    (tmp_path / "light.yaml").write_text(TRACKER_ONLY)
     subprocess.run([*VERB, "up", "light.yaml", "-d"], cwd=tmp_path, env=ENVIRON, check=True, capture_output=True)
     yield tmp_path
     subprocess.run([*VERB, "down", "--kill"], cwd=tmp_path, env=ENVIRON, check=True, capture_output=True)

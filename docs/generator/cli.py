@@ -19,12 +19,12 @@ object on one line.
 EXITS = {
     "OK": "done",
     "FAILED": "the run or a service failed; the ledger does not balance; the machine is not fit",
-    "USAGE": "wrong arguments, a mistake in a topology, or a run directory that cannot be used",
+    "USAGE": "wrong arguments; a topology, data, a reward file, a model or a run directory that cannot be used",
     "NO_RUN": "no such run, or its kernel does not answer",
     "REFUSED": "refused by a guard: range, owner, epoch",
     "TIMED_OUT": "still waiting when the time was over",
     "STALE": "the knob is no longer at the version given by `--if-version`",
-    "INTERRUPTED": "Ctrl-C",
+    "INTERRUPTED": "Ctrl-C, SIGTERM or the end of the terminal, also when everything was finished and saved in time",
 }
 
 

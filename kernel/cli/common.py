@@ -65,3 +65,8 @@ def seconds(value: float) -> str:
         return f"{value:.1f}s"
     minutes = int(value // 60)
     return f"{minutes}m{int(value % 60):02d}s" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
+
+
+def printable(text: str) -> str:
+    """Text of others on one line of a terminal: control characters shown, not obeyed."""
+    return "".join(char if char.isprintable() else " " if char == "\n" else f"\\x{ord(char):02x}" for char in text)

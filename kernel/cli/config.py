@@ -2,12 +2,13 @@
 
 import argparse
 import json
+from dataclasses import asdict
 
-from midflight.kernel.config import ConfigError, explain, topology_schema
+from midflight.kernel.config import ConfigError, explain, load_topology, topology_schema
 
 from .common import print_json, table
 from .exits import USAGE, Stop
-from .up import load
+from .up import find_topology, mistakes
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -38,14 +39,20 @@ def run(arguments: argparse.Namespace) -> int:
         except (ConfigError, KeyError, ValueError) as error:
             raise Stop(USAGE, str(error)) from None
         return 0
-    loaded = load(arguments.topology, arguments.file, arguments.overrides)
+    try:
+        loaded = load_topology(find_topology(arguments.topology), arguments.file, arguments.overrides)
+    except ConfigError as error:
+        if arguments.json:
+            print_json({"ok": False, "problems": error.problems})
+            return USAGE
+        raise Stop(USAGE, mistakes(error)) from None
     if arguments.action == "check":
         if arguments.json:
             print_json({"ok": True, "hash": loaded.hash})
         else:
             print(f"ok: {arguments.topology} ({len(loaded.topology.services)} services, hash {loaded.hash[:12]})")
     elif arguments.json:
-        print_json(loaded.data)
+        print_json([asdict(row) for row in loaded.rows()] if arguments.origin else loaded.data)
     elif arguments.origin:
         print(table([[row.origin, row.key, row.value] for row in loaded.rows()]))
     else:

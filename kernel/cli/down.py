@@ -1,14 +1,19 @@
 """midflight down: end a run and wait until it is over."""
 
 import argparse
-from typing import Literal
+import signal
+from typing import Final, Literal
 
-from midflight.kernel.client import Client
-from midflight.kernel.process import wait_process
+from midflight.kernel.client import Client, Unreachable
+from midflight.kernel.process import kill_marked, signal_process, wait_process
+from midflight.kernel.rundir.directory import RunDir
 from midflight.messages.control import RunStop
 
 from .common import chosen_run, print_json, run_option
 from .exits import TIMED_OUT, Stop
+
+KILL_S: Final = 10.0
+"""Time that --kill gives the run to end in order, seconds."""
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -24,12 +29,28 @@ def run(arguments: argparse.Namespace) -> int:
     folder = chosen_run(arguments)
     warden, started = folder.lock.holder()
     mode: Literal["drain", "stop", "kill"] = "kill" if arguments.kill else "stop" if arguments.now else "drain"
-    with Client(folder.path) as client:
-        client.ask("ctl", RunStop(mode=mode, why="midflight down"))
-    if not wait_process(warden, started, arguments.timeout):
-        raise Stop(TIMED_OUT, f"still running after {arguments.timeout:g} s; --now or --kill is harsher")
+    try:
+        with Client(folder.path) as client:
+            client.ask("ctl", RunStop(mode=mode, why="midflight down"))
+    except Unreachable:
+        if not arguments.kill:
+            raise
+    if not wait_process(warden, started, KILL_S if arguments.kill else arguments.timeout):
+        if not arguments.kill:
+            raise Stop(TIMED_OUT, f"still running after {arguments.timeout:g} s; --now or --kill is harsher")
+        _kill(folder, warden, started)
     if arguments.json:
         print_json({"run": str(folder.path), "mode": mode})
     else:
         print(f"ended ({mode}): {folder.path}")
     return 0
+
+
+def _kill(folder: RunDir, warden: int, started: int) -> None:
+    """Nobody answers: end the warden, with which everything ends, and whatever else bears the run's mark."""
+    info = folder.info()
+    signal_process(warden, started, signal.SIGKILL)
+    if info:
+        kill_marked(info.run_id)
+    if not wait_process(warden, started, KILL_S):
+        raise Stop(TIMED_OUT, f"process {warden} survived SIGKILL; /proc/{warden}/stack may say where it hangs")

@@ -53,9 +53,8 @@ def _print_balance(status: LedgerStatus) -> None:
         line = " + ".join(f"{n} {state}" for state, n in states.items()) or "0"
         print(f"{name}: {total if issued is None else issued} issued = {line}")
     print(f"step {status.step}, committed {status.committed}, policy version {status.version}")
-    for name, value in status.stats.items():
-        if name.startswith("why: "):
-            print(f"  {value} {name[5:]}")
+    for why, count in status.reasons.items():
+        print(f"  {count} {why}")
     for problem in status.problems:
         print(f"PROBLEM {problem}")
     print("balanced" if not status.problems else "DOES NOT BALANCE")

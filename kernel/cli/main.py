@@ -86,7 +86,10 @@ def _run(chosen: argparse.Namespace) -> int:
 
 def entry() -> NoReturn:
     """The console script. Taking the interpreter down would cost `midflight ps` another third of its CPU time."""
-    code = main()
+    try:
+        code = main()
+    except KeyboardInterrupt:
+        code = INTERRUPTED
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
         sys.stderr.flush()

@@ -1,6 +1,7 @@
 """midflight ps: every service, its state, and what it waits for."""
 
 import argparse
+import time
 from textwrap import shorten
 
 from midflight.kernel.client import Client
@@ -16,14 +17,17 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Ask the kernel once and print its answer."""
-    with Client(chosen_run(arguments).path) as client:
+    run = chosen_run(arguments)
+    with Client(run.path) as client:
         status = client.ask("ctl", StatusGet()).message
     assert isinstance(status, Status)
     if arguments.json:
         print_json(status.model_dump())
         return 0
     ending = f", ending: {status.stopping}" if status.stopping else ""
-    print(f"{status.run_id}  warden {status.warden_pid}, kernel {status.kernel_pid} up {seconds(status.up_s)}{ending}")
+    info = run.info()
+    age = (time.time_ns() - info.started_ns) / 1e9 if info else status.up_s
+    print(f"{status.run_id}  up {seconds(age)}, warden {status.warden_pid}, kernel {status.kernel_pid}{ending}")
     head = ["SERVICE", "STATE", "PID", "UP", "SEEN", "RESTARTS", "DOING", "WAITING FOR"]
     print(table([head, *([*_cells(service)] for service in status.services)]))
     for service in status.services:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from midflight.kernel.config import ConfigError, Loaded, load_topology
 
+from .common import print_json
 from .exits import USAGE, Stop
 
 
@@ -24,6 +25,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-d", "--detach", action="store_true", help="return as soon as the run has started")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --run-dir (default: the newest)")
     parser.add_argument("--run-dir", type=Path, help="where the run lives (default runs/<run>-<id>)")
+    parser.add_argument("--json", action="store_true", help="with -d: run id and directory as one JSON object")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved topology and start nothing")
 
 
@@ -45,6 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise Stop(USAGE, str(error)) from None
     print(f"run {launched.run_id} in {launched.run_dir.path}", file=sys.stderr)
     if arguments.detach:
+        if arguments.json:
+            print_json({"run_id": launched.run_id, "run_dir": str(launched.run_dir.path)})
         return 0
     from .watch import Watch
 
@@ -59,7 +63,12 @@ def load(topology: str, overlays: list[str], overrides: list[str]) -> Loaded:
     try:
         return load_topology(find_topology(topology), overlays, overrides)
     except ConfigError as error:
-        raise Stop(USAGE, f"{len(error.problems)} mistake(s)\n{error}") from None
+        raise Stop(USAGE, mistakes(error)) from None
+
+
+def mistakes(error: ConfigError) -> str:
+    """All mistakes of a topology, a line each."""
+    return f"{len(error.problems)} mistake(s)\n{error}"
 
 
 def find_topology(name: str) -> str:

@@ -16,8 +16,8 @@ from midflight.messages.events import Event, Events, EventsGet
 from midflight.messages.sockets import Endpoint
 from midflight.messages.wire import WireError, decode
 
-from .common import seconds
-from .exits import FAILED, USAGE
+from .common import printable, seconds
+from .exits import FAILED, INTERRUPTED, USAGE
 from .postmortem import last_words
 
 MODES: tuple[tuple[Literal["drain", "stop", "kill"], str], ...] = (
@@ -72,9 +72,13 @@ class Watch:
             for incoming in stream.drain(10_000):
                 self._take(incoming.frames, None)
         code = warden.wait()
+        if code < 0:
+            self.over = f"the warden was killed by signal {-code}, and everything with it; `--resume` goes on"
         self._summary(code)
         if code == EXIT_MISTAKE:
             return USAGE
+        if self.presses:
+            return INTERRUPTED
         return code if code in (0, FAILED) else FAILED
 
     def _turn(self, client: Client, stream: Endpoint) -> None:
@@ -152,10 +156,12 @@ class Watch:
             self._print(f"warm-up {event.step}/{event.body.get('of')} loss {_f(event.body.get('loss'))}")
 
     def _on_evaluation(self, event: Event) -> None:
-        value = event.body.get("eval/reward")
+        values = {name: value for name, value in event.body.items() if name.startswith("eval/")}
+        value = values.get("eval/reward")
         if isinstance(value, int | float) and event.step is not None:
             self.evaluations.append((event.step, float(value)))
-            self._print(f"held-out reward {value:.3f} at step {event.step} ({event.body.get('n')} prompts)")
+        told = " ".join(f"{name.removeprefix('eval/')} {_f(value)}" for name, value in values.items())
+        self._print(f"held-out {told or 'nothing'} at step {event.step} ({event.body.get('n')} prompts)")
 
     def _on_service_failed(self, event: Event) -> None:
         self.failed.append(str(event.body.get("name")))
@@ -166,8 +172,12 @@ class Watch:
         if not expected and not self.stopping:
             self._print(f"{event.body.get('name')}: {event.body.get('cause')}")
 
+    def _on_kernel_boot(self, event: Event) -> None:
+        if event.body.get("generation") != 1:
+            self._print(f"the kernel is back (generation {event.body.get('generation')}, logs/kernel.*.out)")
+
     def _on_note(self, event: Event) -> None:
-        self._print(f"{event.source}: {event.body.get('text')}")
+        self._print(f"{event.source}: {printable(str(event.body.get('text')))}")
 
     def _on_run_state(self, event: Event) -> None:
         self.stopping = True
@@ -205,7 +215,8 @@ class Watch:
     def _summary(self, code: int) -> None:
         self._erase()
         took = seconds(time.monotonic() - self.began)
-        print(f"\n{'done' if code == 0 else 'FAILED'} after {took}{': ' + self.over if self.over else ''}")
+        how = "FAILED" if code and not self.presses else "ended" if self.presses else "done"
+        print(f"\n{how} after {took}{': ' + self.over if self.over else ''}")
         if self.rewards:
             rewards = list(self.rewards)
             head, tail = rewards[: len(rewards) // 10 or 1], rewards[-(len(rewards) // 10 or 1) :]

@@ -39,7 +39,7 @@ class Composer:
 
     def add_override(self, text: str, number: int) -> None:
         """Lay `key.path=value` on the tree; the value is YAML, and an empty one deletes the key."""
-        at = Origin(f"--set #{number}")
+        at = Origin(f"argument {number}")
         name, equals, raw = text.partition("=")
         path = tuple(name.strip().split("."))
         if not equals or not all(path) or len(path) > MAX_DEPTH:

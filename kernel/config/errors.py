@@ -18,7 +18,7 @@ _SHOWN = 60
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """A place in a file (`line` and `column` from 1), or an argument such as `--set #2` (`line` 0)."""
+    """A place in a file (`line` and `column` from 1), or an argument such as `argument 2` (`line` 0)."""
 
     source: str
     line: int = 0

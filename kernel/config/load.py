@@ -31,7 +31,7 @@ class Loaded:
     """A checked topology.
 
     `data` is all of it, defaults included, as JSON types with absolute paths; `parse_resolved` reads it
-    back. `origins` says for every key of `data` that is not a mapping: `file:line`, `--set #n` or `default`.
+    back. `origins` says for every key of `data` that is not a mapping: `file:line`, `argument n` or `default`.
     """
 
     topology: Topology

@@ -8,12 +8,18 @@ from pydantic import BeforeValidator
 
 from midflight.kernel.spec import LocatedStr
 
+from .readers import DataError
+from .tasks import PREFIX, task_options
+
 SUFFIXES = frozenset({".json", ".jsonl", ".csv", ".parquet", ".arrow"})
 
 
 def locate(value: object) -> object:
     """`[split@]path` relative to its file; what neither exists nor has a data file's suffix is a hub name."""
-    if not isinstance(value, str) or value.startswith("task:") or "://" in value:
+    if isinstance(value, str) and value.startswith(PREFIX):
+        _check_task(value)
+        return value
+    if not isinstance(value, str) or "://" in value:
         return value
     folder = value.folder if isinstance(value, LocatedStr) else os.getcwd()
     head, at, tail = value.rpartition("@")
@@ -24,6 +30,13 @@ def locate(value: object) -> object:
     if is_file or os.path.exists(path):
         return f"{head}{at}{path}"
     return str(value)
+
+
+def _check_task(source: str) -> None:
+    try:
+        task_options(source)
+    except DataError as error:
+        raise ValueError(str(error)) from None
 
 
 Source = Annotated[str, BeforeValidator(locate)]

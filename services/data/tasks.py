@@ -81,6 +81,20 @@ def read_task(source: str, kind: str) -> Iterator[RawRow]:
     Raises:
         DataError: an unknown task or option, or a value out of range.
     """
+    name, options = task_options(source)
+    count, seed, noise = int(options["rows"]), int(options["seed"]), float(options["noise"])
+    place = (name, options["split"], count, seed)
+    kinds = {"prompt": prompt_rows(*place), "sft": sft_rows(*place, noise), "preference": preference_rows(*place)}
+    for number, fields in enumerate(kinds[kind], 1):
+        yield RawRow(f"{PREFIX}{name}/{options['split']}:{number}", fields)
+
+
+def task_options(source: str) -> tuple[str, dict[str, str]]:
+    """(name, options) of a task source, complete and in range.
+
+    Raises:
+        DataError: an unknown task or option, or a value out of range.
+    """
     name, _, query = source.removeprefix(PREFIX).partition("?")
     options: dict[str, str] = {"rows": "4096", "seed": "0", "noise": "0", "split": "train"}
     if name not in TASKS:
@@ -90,15 +104,13 @@ def read_task(source: str, kind: str) -> Iterator[RawRow]:
             raise DataError(f"{source}: unknown option {key!r}{_hint(key, options)}")
         options[key] = value
     try:
-        count, seed, noise = int(options["rows"]), int(options["seed"]), float(options["noise"])
+        count, noise = int(options["rows"]), float(options["noise"])
+        int(options["seed"])
     except ValueError as error:
         raise DataError(f"{source}: rows and seed are whole numbers, noise is a number: {error}") from None
     if count < 1 or not 0 <= noise <= 1 or options["split"] not in ("train", "eval"):
         raise DataError(f"{source}: needs rows >= 1, 0 <= noise <= 1 and split=train or split=eval")
-    place = (name, options["split"], count, seed)
-    kinds = {"prompt": prompt_rows(*place), "sft": sft_rows(*place, noise), "preference": preference_rows(*place)}
-    for number, fields in enumerate(kinds[kind], 1):
-        yield RawRow(f"{PREFIX}{name}/{options['split']}:{number}", fields)
+    return name, options
 
 
 def _draws(task: str, split: str, count: int, seed: int) -> Iterator[tuple[str, str, random.Random]]:

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from midflight.kernel.spec import Config, ServiceSpec
+from midflight.kernel.spec import DEVICE, Config, ServiceSpec
 from midflight.services.data.source import Source
 
 
@@ -13,7 +13,7 @@ class OptimConfig(Config):
     """AdamW with warm-up."""
 
     lr: float = Field(1e-6, gt=0, description="Peak learning rate.")
-    weight_decay: float = Field(0.01, ge=0, description="Decoupled weight decay.")
+    weight_decay: float = Field(0.01, ge=0, le=1, description="Decoupled weight decay.")
     betas: list[float] = Field([0.9, 0.95], min_length=2, max_length=2, description="Adam's moment decays.")
     warmup_steps: int = Field(5, ge=0, description="Steps of linear warm-up.")
     schedule: Literal["constant", "cosine"] = Field("constant", description="Shape after the warm-up.")
@@ -33,7 +33,7 @@ class SftConfig(Config):
 class KlTermConfig(Config):
     """KL to the frozen reference policy."""
 
-    coef: float = Field(0.0, ge=0, description="Start value of the knob `kl.coef`.")
+    coef: float = Field(0.0, ge=0, le=100, description="Start value of the knob `kl.coef`.")
     type: Literal["reward", "loss", "advantage"] | None = Field(
         None, description="Where it acts; nowhere when omitted."
     )
@@ -56,14 +56,17 @@ class LearnerConfig(ServiceSpec):
     kind: Literal["learner"] = "learner"
     significant: bool = Field(True, description="Its normal exit ends the run; see ServiceSpec.")
     restart: Literal["permanent", "transient", "temporary"] = Field("transient", description="See ServiceSpec.")
+    replicas: int = Field(1, ge=1, le=1, description="One: a learner speaks for its whole group.")
     steps: int = Field(100, ge=1, description="Batches to train on; the run ends after them.")
-    device: str = Field("auto", description="`cpu`, `cuda`, or `auto`: the GPU if torch sees one.")
+    device: str = Field(
+        "auto", pattern=DEVICE, description="`cpu`, `cuda`, `cuda:N`, or `auto`: the GPU if torch sees one."
+    )
     sft: SftConfig | None = Field(None, description="Supervised warm start.")
     optim: OptimConfig = OptimConfig()
     loss: Literal["decoupled_ppo", "bypass_ppo", "tis"] = Field(
         "decoupled_ppo", description="Off-policy policy-gradient loss."
     )
-    clip: float = Field(0.2, gt=0, description="Start value of the knob `clip.range`.")
+    clip: float = Field(0.2, gt=0, le=1, description="Start value of the knob `clip.range`.")
     clip_high: float | None = Field(None, gt=0, description="Upper clip range, when it differs from `clip`.")
     tis_cap: float = Field(2.0, gt=0, description="Cap of the truncated importance weight.")
     update_per_rollout: int = Field(1, ge=1, description="Optimizer updates a batch.")
@@ -75,7 +78,7 @@ class LearnerConfig(ServiceSpec):
     )
     adv: AdvantageConfig = AdvantageConfig()
     kl: KlTermConfig = KlTermConfig()
-    entropy_coef: float = Field(0.0, ge=0, description="Start value of the knob `entropy.coef`.")
+    entropy_coef: float = Field(0.0, ge=0, le=1, description="Start value of the knob `entropy.coef`.")
     temperature: float | None = Field(
         None,
         gt=0,

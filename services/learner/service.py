@@ -15,6 +15,7 @@ from typing import ClassVar, cast
 import structlog
 import torch
 
+from midflight.kernel.config.errors import suggest
 from midflight.kernel.mail import Bus
 from midflight.kernel.mistake import UserMistake
 from midflight.kernel.node import Letter, handles
@@ -31,12 +32,14 @@ from midflight.services.model.open import pick_device
 from midflight.services.model.weights import retain, write_weights
 
 from .batches import Assembly, rollout_batch
+from .checkpoint import CheckpointError
 from .config import LearnerConfig, completed
 from .knobs import declarations
 from .rank import Rank
 from .trainer import Trainer
 
 ANSWER_S = 5.0
+RETRY_S = 2.0
 PHASE_S = 600.0
 KNOWN_VERSIONS = 256
 
@@ -62,6 +65,8 @@ class Learner(Worker):
         self._finish_by: float | None = None
         self._saved: tuple[int, int] | None = None
         self._digest = ""
+        self._retry_at = 0.0
+        self._weighed = False
         self._log = structlog.get_logger()
 
     def knobs(self) -> tuple[KnobDeclaration, ...]:
@@ -228,12 +233,13 @@ class Learner(Worker):
         parts = assembly.parts
         self.holding.begin(part.id for part, _ in parts)
         self.want()
+        self._check_weights({name for part, _ in parts for name in part.rewards})
         began = time.perf_counter()
         batch = rollout_batch(parts, self.config.objective_weights, self.steps, trainer.step)
         with self.phase("train", PHASE_S):
             report = trainer.rl_step(batch)
         seconds = time.perf_counter() - began
-        self._publish()
+        self._publish(last=trainer.step >= self.config.steps)
         leases = assembly.leases
         self.trainer.recent.update((sample, trainer.step) for sample, _ in leases)
         self.holding.hand_in(leases, Trained(step=trainer.step, leases=[list(lease) for lease in leases]))
@@ -247,10 +253,16 @@ class Learner(Worker):
         }
         if trainer.step % self.config.checkpoint_every == 0 or trainer.step >= self.config.steps:
             self._checkpoint()
-            self._commit()
         self._waited = self.bus.now()
 
-    def _publish(self) -> None:
+    def _check_weights(self, named: set[str]) -> None:
+        """Tell once of a weight that no reward has: most likely a slip of the pen."""
+        for name in () if self._weighed else sorted(set(self.config.objective_weights) - named):
+            hint = suggest(name, named)
+            self._note("warning", f"objective_weights names {name!r}; reward_fn gave {', '.join(sorted(named))}{hint}")
+        self._weighed = True
+
+    def _publish(self, last: bool = False) -> None:
         assert self.version is not None
         self.version += 1
         self.steps[self.version] = self.trainer.step
@@ -260,15 +272,23 @@ class Learner(Worker):
         self.mail.post(
             "data",
             ("weights", self.version),
-            WeightsPublish(version=self.version, step=self.trainer.step, handle=handle),
+            WeightsPublish(version=self.version, step=self.trainer.step, handle=handle, last=last),
         )
         retain(self.run_settings.shm_dir, keep=2)
 
-    def _checkpoint(self) -> None:
-        with self.phase("checkpoint", PHASE_S):
-            self._digest = self.trainer.save({"version": self.version, "knobs": self._knobs})
+    def _checkpoint(self) -> bool:
+        """Save and commit; False when the disk refuses, which costs no more than what a crash would."""
+        try:
+            with self.phase("checkpoint", PHASE_S):
+                self._digest = self.trainer.save({"version": self.version, "knobs": self._knobs})
+        except CheckpointError as error:
+            self._note("warning", f"{error}; going on without")
+            return False
         self._saved = self.trainer.mark
         self.event("checkpoint", {"step": self.trainer.step, "stage": self.trainer.stage, "digest": self._digest})
+        if self.version is not None:
+            self._commit()
+        return True
 
     def _commit(self) -> None:
         """What is in a durable checkpoint needs no payload any more."""
@@ -283,10 +303,10 @@ class Learner(Worker):
 
     def _wind_up(self) -> bool:
         """Checkpoint what is not yet in one, then leave once everything is acknowledged."""
-        if self._saved != self.trainer.mark and self.trainer.mark != (0, 0):
-            self._checkpoint()
-            if self.version is not None:
-                self._commit()
-        if not self.mail.unsettled():
+        unsaved = self._saved != self.trainer.mark and self.trainer.mark != (0, 0)
+        if unsaved and self.bus.now() >= self._retry_at and not self._checkpoint():
+            self._retry_at = self.bus.now() + RETRY_S
+            self.waiting("room for a checkpoint", None)
+        elif not unsaved and not self.mail.unsettled():
             self.leave(0)
         return False

@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from .changes import Snapshot
-from .row import Row
+from .row import Row, reason_of
 from .states import OPEN, STAGE_OF_LEASE, Split, State
 
 if TYPE_CHECKING:
     from .table import Table
+
+REASONED = (State.FILTERED, State.REFUSED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,10 @@ class Balance:
             if total != issued:
                 found.append(f"{split}: {issued} issued but {total} in some state")
             found += [f"{split}: {n} samples {state}" for state, n in states.items() if n < 0]
+        explained = sum(self.reasons.values())
+        unusable = sum(self.states.get(split, {}).get(state, 0) for split in Split for state in REASONED)
+        if explained != unusable:
+            found.append(f"{unusable} samples are filtered or refused, {explained} of them with a reason")
         if self.committed > self.step:
             found.append(f"step {self.committed} is committed but only step {self.step} was trained")
         return found
@@ -47,13 +53,13 @@ def balance(snapshot: Snapshot) -> Balance:
     states = {split.value: dict.fromkeys((s.value for s in State), 0) for split in Split}
     for (split, state), n in snapshot.closed.items():
         states[split][state] += n
-    reasons: Counter[str] = Counter()
+    reasons = Counter(snapshot.reasons)
     faults: list[str] = []
     seen: set[int] = set()
     for row in snapshot.rows:
         states[row.split][row.state] += 1
-        if row.state in (State.FILTERED, State.REFUSED):
-            reasons[row.why.split(":")[0]] += 1
+        if row.state in REASONED:
+            reasons[reason_of(row.why)] += 1
         if row.id in seen:
             faults.append(f"sample {row.id} is there twice")
         seen.add(row.id)

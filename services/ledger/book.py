@@ -45,14 +45,15 @@ class Book(Table):
         self.issue([Row(train_id(group, m, self.size), group, Split.TRAIN) for m in range(self.size)], refused)
         return group
 
-    def publish(self, version: int, step: int, holder: str) -> bool:
-        """Make `version`, the weights after optimizer step `step`, the newest policy.
+    def publish(self, version: int, step: int, holder: str, last: bool = False) -> bool:
+        """Make `version`, the weights after optimizer step `step`, the newest policy. `last`: evaluate it in any case.
 
         False, and no effect: the version is not newer, or a former learner sent it.
         """
         if not self.leads(holder) or (self.newest is not None and version <= self.newest):
             return False
         self.newest, self.published_step = version, step
+        self.last_wanted = self.last_wanted or (last and self.rules.eval_every > 0)
         self.version_steps[version] = step
         for old in sorted(self.version_steps)[:-KNOWN_VERSIONS]:
             del self.version_steps[old]

@@ -37,8 +37,13 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a store holds at start: rows not closed, how many are closed by (split, state), and meta values."""
+    """What a store holds at start.
+
+    rows: those not closed. closed: how many others there are by (split, state). meta: values by key. reasons: why
+    closed samples were filtered or refused, up to the colon.
+    """
 
     rows: list[Row]
     closed: Mapping[tuple[str, str], int]
     meta: Mapping[str, object]
+    reasons: Mapping[str, int] = field(default_factory=dict)

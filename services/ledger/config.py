@@ -1,8 +1,9 @@
 """What the ledger can be told."""
 
-from typing import ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from midflight.kernel.spec import Config, ServiceSpec
 from midflight.services.data.source import Source
@@ -31,6 +32,7 @@ class LedgerConfig(ServiceSpec):
 
     kind: Literal["ledger"] = "ledger"
     significant: bool = Field(True, description="Nothing goes on without it; see ServiceSpec.")
+    replicas: int = Field(1, ge=1, le=1, description="One: there is one account of the samples.")
     data: DataConfig
     evaluation: EvaluationConfig = EvaluationConfig()
     prompts_per_rollout: int = Field(16, ge=1, description="Prompts (groups) in a training batch.")
@@ -56,3 +58,15 @@ class LedgerConfig(ServiceSpec):
     durable: Literal["process", "power"] = Field(
         "process", description="Survive kills of processes (WAL), or also power cuts (an fsync a transaction)."
     )
+
+    @model_validator(mode="after")
+    def _deterministic_is_synchronous(self) -> Self:
+        if self.deterministic and self.max_staleness:
+            raise ValueError("deterministic needs max_staleness: 0, for nothing may be generated ahead")
+        return self
+
+    def conflicts(self, others: Mapping[str, ServiceSpec]) -> Iterator[tuple[str, str]]:
+        """Samples that nobody generates, scores or trains would wait for ever."""
+        for part, does in (("rollout", "generate"), ("reward", "score"), ("learner", "train")):
+            if not any(other.part == part and other.replicas for other in others.values()):
+                yield "kind", f"no slot of kind {part}: there is nobody to {does} samples"

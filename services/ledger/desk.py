@@ -32,7 +32,7 @@ from midflight.messages.weights import WeightsNew, WeightsOk, WeightsPublish
 from . import payload
 from .book import Book
 from .recovery import RestoreTooOldError
-from .row import Generated, Outcome, Scored
+from .row import Generated, Outcome, Scored, first_line
 from .row import Refused as Impossible
 from .states import Verdict
 from .status import status
@@ -161,7 +161,7 @@ class Desk(Actor):
     def _on_publish(self, message: WeightsPublish, letter: Letter) -> None:
         if not self._may_steer(letter):
             return
-        if self.book.publish(message.version, message.step, letter.sender):
+        if self.book.publish(message.version, message.step, letter.sender, message.last):
             self.keep_weights(WeightsNew(version=message.version, step=message.step, handle=message.handle))
         self.reply(letter, WeightsOk(version=message.version))
 
@@ -201,7 +201,7 @@ class Desk(Actor):
         stale: list[list[int]] = []
         for sample, epoch, outcome in answers:
             if isinstance(outcome, Impossible):
-                self.why = outcome.why[:500]
+                self.why = first_line(outcome.why)
             verdict = self.book.answer(stage, sample, epoch, letter.sender, outcome)
             if isinstance(outcome, Generated) and sample in self.book.changes.payloads:
                 self.remember(sample, self.book.changes.payloads[sample])

@@ -46,11 +46,14 @@ def summarise(version: int, rows: Iterable[Row]) -> EvalResult:
 
 
 def open_round(table: "Table") -> None:
-    """Issue the samples of a round for the newest policy version, if one is due and none is open."""
+    """Issue the samples of a round for the newest policy, if one is due, or it is the last, and none is open."""
     rules = table.rules
-    if table.evaluating >= 0 or table.newest is None or not due(table.newest, table.last_evaluated, rules.eval_every):
+    if table.evaluating >= 0 or table.newest is None:
+        return
+    if not due(table.newest, table.last_evaluated, rules.eval_every) and not table.last_wanted:
         return
     table.evaluating = table.last_evaluated = table.newest
+    table.last_wanted = False
     number, table.next_round = table.next_round, table.next_round + 1
     cohort = None
     if rules.deterministic:

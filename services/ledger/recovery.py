@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from . import cohorts
 from .batches import SETTLED
 from .changes import Snapshot
-from .row import Row, train_id
+from .row import Row, reason_of, train_id
 from .states import OPEN, STAGE_OF_LEASE, STAGES, TERMINAL, Split, State
 
 if TYPE_CHECKING:
@@ -56,8 +56,9 @@ def _load_counters(table: "Table", snapshot: Snapshot) -> None:
     table.step, table.committed, table.floor = saved["steps"]
     table.newest, table.published_step, steps = saved["policy"]
     table.version_steps = dict(steps)
-    table.evaluating, table.last_evaluated = saved["evaluation"]
+    table.evaluating, table.last_evaluated, table.last_wanted = saved["evaluation"]
     table.restored_by = saved["restored_by"]
+    table.closed_reasons.update(snapshot.reasons)
     for (split, state), n in snapshot.closed.items():
         table.closed[Split(split)][State(state)] += n
         table.totals[Split(split)][State(state)] += n
@@ -139,6 +140,8 @@ def _close(table: "Table", row: Row) -> None:
     if row.state is not State.REFUSED:
         table.forget_payload(row)
     table.closed[row.split][row.state] += 1
+    if row.state in (State.FILTERED, State.REFUSED):
+        table.closed_reasons[reason_of(row.why)] += 1
     if row.split is Split.TRAIN:
         table.batches.unsettled.pop(row.group, None)
     del table.rows[row.id]
@@ -156,7 +159,7 @@ def restore(table: "Table", step: int, holder: str, done: Mapping[int, int]) -> 
     if step < table.floor:
         raise RestoreTooOldError(
             f"cannot restore step {step}: samples up to step {table.floor} are closed; "
-            "use one of the last two checkpoints"
+            "their checkpoints are gone or damaged, so this run cannot go on; start a new one"
         )
     _mark_done(table, holder, done)
     for batch, members in table.batches.members.items():

@@ -77,3 +77,14 @@ class Refused:
 
 
 Outcome = Generated | Scored | Refused
+
+
+def first_line(text: str, most: int = 300) -> str:
+    """The first line of what a program said, printable and not longer than `most` characters."""
+    line = next(iter(text.strip().splitlines()), "")
+    return "".join(char if char.isprintable() else "?" for char in line[:most])
+
+
+def reason_of(why: str) -> str:
+    """The part of a reason by which samples are counted: its first line, up to a colon and a space."""
+    return first_line(why, 100).partition(": ")[0]

@@ -34,7 +34,7 @@ from .outgoing import batch, score_jobs, tickets
 from .overlap import Overlap
 from .prompts import Prompts
 from .refusals import Refusals
-from .row import EVAL_BASE, Row
+from .row import EVAL_BASE, Row, first_line
 from .rules import Rules
 from .states import Split, State
 from .store import Store, StoreError, StoreFull
@@ -99,7 +99,7 @@ class Ledger(Desk):
         for why in self.prompts.bad[:100]:
             self._log.warning("prompt refused", why=why)
             self.event("note", {"level": "warning", "text": why[:900]})
-            self.why = why[:500]
+            self.why = first_line(why)
 
     def work(self, now: float) -> bool:
         """Expire, admit, grant, commit, and only then answer."""
@@ -115,7 +115,7 @@ class Ledger(Desk):
         if self._flush():
             self._answer()
         self._count(now)
-        self._look_at_refusals()
+        self._look_at_refusals(now)
         return False
 
     def hears(self, kind: str) -> bool:
@@ -219,16 +219,17 @@ class Ledger(Desk):
             out = batch(grant, rows, self.blob)
         return all(self.mail.send("data", message, to=grant.holder, columns=columns) for message, columns in out)
 
-    def _look_at_refusals(self) -> None:
+    def _look_at_refusals(self, now: float) -> None:
         """Tell of refused samples, and end a run that has nothing else.
 
         Raises UserMistake with the last reason.
         """
         counts = self.book.totals[Split.TRAIN]
         refused, scored = counts[State.REFUSED], sum(counts[state] for state in SCORED)
-        if self._refusals.worth_a_note(refused):
+        too_many = self._refusals.too_many(refused, scored, now)
+        if self._refusals.worth_a_note(refused, now):
             self.event("note", {"level": "warning", "text": f"{refused} samples refused so far; the last: {self.why}"})
-        if self._refusals.too_many(refused, scored):
+        if too_many:
             raise UserMistake(f"{refused} samples refused and none scored for long; the last: {self.why}")
 
     def on_drain(self) -> None:
@@ -245,7 +246,7 @@ class Ledger(Desk):
         self.stats = {
             "step": self.book.step,
             "version": -1 if self.book.newest is None else self.book.newest,
-            "refused_messages": self.mail.refused,
+            **({"refused_messages": self.mail.refused} if self.mail.refused else {}),
             **{state.value: counts[state] for state in State if counts[state]},
         }
 

@@ -12,6 +12,7 @@ from .states import Split
 from .store import Store
 
 LIFE_LINES = 1000
+REASONS = 20
 
 
 def status(snapshot: Snapshot, store: Store, sample: int | None, stats: Mapping[str, Any]) -> LedgerStatus:
@@ -29,7 +30,8 @@ def status(snapshot: Snapshot, store: Store, sample: int | None, stats: Mapping[
         committed=sums.committed,
         version=-1 if newest is None else int(newest),
         life=[{"at_ns": e.at_ns, "state": e.state, "epoch": e.epoch, "who": e.who, "why": e.why} for e in life],
-        stats={**stats, **{f"why: {why}": n for why, n in sums.reasons.items()}},
+        reasons=_most_common(sums.reasons),
+        stats=dict(stats),
     )
 
 
@@ -40,3 +42,12 @@ def offline(path: Path, sample: int | None) -> LedgerStatus:
         return status(store.load(), store, sample, {"live": False})
     finally:
         store.close()
+
+
+def _most_common(reasons: Mapping[str, int]) -> dict[str, int]:
+    """The REASONS most frequent ones, and the rest together."""
+    ordered = sorted(reasons.items(), key=lambda item: -item[1])
+    shown = dict(ordered[:REASONS])
+    if rest := sum(n for _, n in ordered[REASONS:]):
+        shown[f"{len(ordered) - REASONS} other reasons"] = rest
+    return shown

@@ -15,6 +15,7 @@ import os
 import signal
 import sqlite3
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from midflight.kernel.mistake import UserMistake
 
 from .changes import Changes, Snapshot
 from .evaluation import EvalResult
-from .row import EVAL_BASE, Row
+from .row import EVAL_BASE, Row, reason_of
 from .states import Split, State
 
 SCHEMA = 1
@@ -144,7 +145,12 @@ class Store:
         }
         rows = [_row(values) for values in self._db.execute("select * from sample where closed = 0 order by id")]
         meta = {key: json.loads(value) for key, value in self._db.execute("select key, value from meta")}
-        return Snapshot(rows, closed, meta)
+        reasons: Counter[str] = Counter()
+        for why, n in self._db.execute(
+            "select why, count(*) from sample where closed = 1 and state in ('filtered', 'refused') group by why"
+        ):
+            reasons[reason_of(why)] += n
+        return Snapshot(rows, closed, meta, reasons)
 
     def write(self, changes: Changes) -> None:
         """Write all changes in one transaction and clear them; only now may replies and grants be sent.

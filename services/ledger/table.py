@@ -4,6 +4,8 @@ Every count follows from `move`, so that no path can change a state without the 
 the life of the sample and the pending transaction knowing it.
 """
 
+from collections import Counter
+
 from . import admission, batches
 from .changes import Changes, Snapshot
 from .credit import Credits
@@ -33,6 +35,7 @@ class Table:
     version_steps: the step of each recent version. restored_by: the learner that restored last.
     stored: bytes of the trajectories of open samples. mean_bytes: running mean of a trajectory's size.
     evaluating: policy version of the open evaluation round, -1 when none. last_evaluated: that of the latest.
+    last_wanted: the final policy has yet to be evaluated.
     over: set by the caller when no prompt is left; what is open may then make a smaller last cohort and batch.
     inherited: samples leased before a restart whose holder has not yet said whether the grant reached it.
     dead: workers that will never come back (identities carry a generation).
@@ -44,6 +47,7 @@ class Table:
         self.rows: dict[int, Row] = {}
         self.totals = {split: dict.fromkeys(State, 0) for split in Split}
         self.closed = {split: dict.fromkeys(State, 0) for split in Split}
+        self.closed_reasons: Counter[str] = Counter()
         self.opened = dict.fromkeys(Split, 0)
         self.leases: dict[StageName, Leases] = {name: Leases() for name in STAGES}
         self.credits: dict[StageName, Credits] = {name: Credits(rules.credit_s) for name in STAGES}
@@ -61,6 +65,7 @@ class Table:
         self.next_group = self.next_round = self.next_cohort = 0
         self.evaluating = -1
         self.last_evaluated: int | None = None
+        self.last_wanted = False
         self.over = False
         self.stored = 0
         self.mean_bytes = 0.0
@@ -203,11 +208,11 @@ class Table:
             "next": [self.next_group, self.next_round, self.batches.next, self.next_cohort],
             "steps": [self.step, self.committed, self.floor],
             "policy": [self.newest, self.published_step, sorted(self.version_steps.items())],
-            "evaluation": [self.evaluating, self.last_evaluated],
+            "evaluation": [self.evaluating, self.last_evaluated, self.last_wanted],
             "restored_by": self.restored_by,
         }
 
     def snapshot(self) -> Snapshot:
         """Return the table in the form in which a store gives it back."""
         closed = {(s.value, state.value): n for s, counts in self.closed.items() for state, n in counts.items() if n}
-        return Snapshot(list(self.rows.values()), closed, {"book": self.counters()})
+        return Snapshot(list(self.rows.values()), closed, {"book": self.counters()}, dict(self.closed_reasons))

@@ -37,7 +37,10 @@ def end_ids(tokenizer: Tokenizer, model: Model) -> set[int]:
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is the first GPU if torch sees one, else the CPU."""
+    """`auto` is the first GPU if torch sees one, else the CPU. Raises UserMistake for a GPU that is not there."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserMistake(f"device {name}: torch sees {torch.cuda.device_count()} GPUs here; set it to cpu or auto")
+    return device

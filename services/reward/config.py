@@ -1,8 +1,11 @@
 """What a reward server can be told."""
 
+import ast
+from collections.abc import Iterator
+from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from midflight.kernel.spec import ExistingPath, ServiceSpec
 
@@ -20,3 +23,29 @@ class RewardConfig(ServiceSpec):
     worker_memory_mb: int = Field(1024, ge=64, description="Address space of a worker, in MiB.")
     queue: int = Field(1024, ge=1, description="Samples held at a time.")
     pass_env: list[str] = Field([], description="Environment variables a worker may see, by name.")
+
+    @field_validator("file")
+    @classmethod
+    def _defines_reward_fn(cls, value: str) -> str:
+        """Look, without running it: a name bound at the top level in any way will do."""
+        try:
+            tree = ast.parse(Path(value).read_bytes(), value)
+        except SyntaxError as error:
+            raise ValueError(f"{value}:{error.lineno}: the reward file is not Python: {error.msg}") from None
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{value}: the reward file cannot be read: {error}") from None
+        if "reward_fn" not in set(_names(tree.body)):
+            raise ValueError(f"{value}: the reward file does not define reward_fn(messages, answer)")
+        return value
+
+
+def _names(body: list[ast.stmt]) -> Iterator[str]:
+    """Every name that statements bind, or might; a star import might bind any."""
+    for node in (inner for statement in body for inner in ast.walk(statement)):
+        match node:
+            case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
+                yield name
+            case ast.Name(id=name, ctx=ast.Store()):
+                yield name
+            case ast.alias(name=name, asname=alias):
+                yield "reward_fn" if name == "*" else alias or name

@@ -162,7 +162,12 @@ class Pool:
         for sent in reversed(death.returned):
             sent.returned += 1
             if sent.returned > _MOST_RETURNS:
-                self._answer(sent, InfrastructureFault(f"{sent.returned} workers died before they began this job"))
+                self._answer(
+                    sent,
+                    InfrastructureFault(
+                        f"{sent.returned} workers ended, by others' limits or by themselves, before this job began"
+                    ),
+                )
             elif sent.job.id in self._held:
                 self._waiting.appendleft(sent)
         if death.finding:

@@ -4,7 +4,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt
 
-from midflight.kernel.spec import ServiceSpec
+from midflight.kernel.spec import DEVICE, ServiceSpec
 
 
 class RolloutConfig(ServiceSpec):
@@ -15,7 +15,9 @@ class RolloutConfig(ServiceSpec):
     kind: Literal["rollout"] = "rollout"
     significant: bool = Field(True, description="Nothing goes on without it; see ServiceSpec.")
     engine: Literal["embedded"] = Field("embedded", description="Which engine generates.")
-    device: str = Field("auto", description="`cpu`, `cuda`, `cuda:N`, or `auto`: the GPU if torch sees one.")
+    device: str = Field(
+        "auto", pattern=DEVICE, description="`cpu`, `cuda`, `cuda:N`, or `auto`: the GPU if torch sees one."
+    )
     slots: int = Field(128, ge=1, le=4096, description="Sequences decoded at the same time.")
     max_length: int = Field(128, ge=2, description="Most tokens of prompt and response together.")
     max_new_tokens: int = Field(32, ge=1, description="Most tokens of a response.")

@@ -1,11 +1,16 @@
 """What users get wrong: each is told in one line, at once, and by name; what is right goes on."""
 
 import json
+import signal
 from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
 from support.e2e_run import Up, copy_run, events, is_step, midflight, nothing_left, records, samples, tiny
+
+from midflight.kernel.process import marked_processes, read_stat, signal_process
+from midflight.kernel.rundir import RunDir
+from midflight.services.learner.checkpoint import verify
 
 DOUBTFUL = """
 import time
@@ -71,16 +76,23 @@ def test_bad_rows_and_a_doubtful_reward_function(tmp_path: Path) -> None:
     ("reward", "said"),
     [
         ("def reward_fn(messages, answer)\n    return 1\n", "bad.py:1: the reward file is not Python: expected ':'"),
-        ("def score(messages, answer):\n    return 1\n", "reward_fn"),
-        (
-            "import no_such_module\n",
-            "bad.py:1: importing the file raised ModuleNotFoundError: No module named 'no_such_module'",
-        ),
+        ("def score(messages, answer):\n    return 1\n", "bad.py: the reward file does not define reward_fn"),
     ],
 )
-def test_unusable_reward_file_ends_the_run_at_once(tmp_path: Path, reward: str, said: str) -> None:
-    """One line with file and line, exit 2, one start and no traceback."""
+def test_unusable_reward_file_is_refused_before_anything_starts(tmp_path: Path, reward: str, said: str) -> None:
+    """What can be seen without running the file: its place in the topology, file and line, exit 2."""
     (tmp_path / "bad.py").write_text(reward)
+    refused = midflight(tmp_path, "up", str(tiny(tmp_path, reward=tmp_path / "bad.py")))
+    assert refused.code == 2
+    assert "services.reward.file: " in refused.err
+    assert said in refused.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_unusable_reward_file_ends_the_run_at_once(tmp_path: Path) -> None:
+    """What only running it shows: one line with file and line, exit 2, one start and no traceback."""
+    (tmp_path / "bad.py").write_text("from no_such_module import reward_fn\n")
+    said = "bad.py:1: importing the file raised ModuleNotFoundError: No module named 'no_such_module'"
     ends_at_once(tmp_path, tiny(tmp_path, reward=tmp_path / "bad.py"), "reward", said)
 
 
@@ -183,3 +195,39 @@ def test_an_unusable_runs_folder_does_not_leave_a_run_behind(tmp_path: Path) -> 
     (tmp_path / "runs").write_text("")
     with Up(tmp_path, tiny(tmp_path, steps=1)) as up:
         assert up.wait() == 0, up.output
+
+
+def test_down_kill_needs_nobody(tmp_path: Path) -> None:
+    """The warden stands still and the kernel with it: --kill ends everything all the same."""
+    with Up(tmp_path, tiny(tmp_path, steps=1000)) as up:
+        up.step(1)
+        warden, _ = RunDir(up.path).lock.holder()
+        for stat in (*marked_processes(up.run_id(), "kernel"), read_stat(warden)):
+            assert signal_process(stat.pid, stat.started, signal.SIGSTOP)
+        done = midflight(tmp_path, "down", "--run", str(up.path), "--kill")
+        assert done.code == 0, done
+        assert up.wait() == 1, up.output
+        assert "the warden was killed by signal 9" in up.output
+    assert not marked_processes(up.run_id())
+    assert midflight(tmp_path, "ledger", "--run", str(up.path)).code == 0
+
+
+def test_a_weight_that_no_reward_has_is_told(tmp_path: Path) -> None:
+    """objective_weights with a slip of the pen: told once, with the nearest name."""
+    with Up(tmp_path, tiny(tmp_path, steps=2), "services.learner.objective_weights={rewart: 2.0}") as up:
+        assert up.wait() == 0, up.output
+    assert "objective_weights names 'rewart'; reward_fn gave reward - did you mean 'reward'?" in up.output
+
+
+def test_a_checkpoint_that_cannot_be_written_costs_no_step(tmp_path: Path) -> None:
+    """The disk refuses one checkpoint: that is told, training goes on, and the next one holds everything."""
+    with Up(tmp_path, tiny(tmp_path, steps=4)) as up:
+        folder = up.path / "checkpoints"
+        up.until("checkpoints", folder.is_dir)
+        (folder / "step-00000022").write_text("in the way")  # 20 steps of warm-up and 2 of RL
+        assert up.wait() == 0, up.output
+    assert "cannot write checkpoint" in up.output
+    assert [row["step"] for row in records(up.path) if is_step(row)] == [1, 2, 3, 4]
+    assert [path.name for path in (up.path / "logs").glob("learner.*.out")] == ["learner.1.out"]
+    assert verify(folder / "step-00000024").extra["step"] == 4
+    assert midflight(tmp_path, "ledger", "--run", str(up.path)).code == 0

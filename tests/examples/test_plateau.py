@@ -20,7 +20,8 @@ LR = KnobDeclaration(name="optim.lr", kind="float", unit="1", default=0.5, low=0
 TOPOLOGY = """
 extends: {demo}
 run: joined
-services: {{rollout: null, reward: null, learner: null, kl: null, tracker: null, plateau: {{patience: 3}}}}
+services:
+  {{ledger: null, rollout: null, reward: null, learner: null, kl: null, tracker: null, plateau: {{patience: 3}}}}
 """
 
 

@@ -8,6 +8,7 @@ import midflight
 ROOT = Path(midflight.__path__[0])
 STAMPS = {
     "kernel/main.py": "the name of a journal moved aside",
+    "kernel/cli/ps.py": "the age of a run, from started_ns",
     "kernel/launch.py": "started_ns of run.json",
     "kernel/stream.py": "ns of an event",
     "kernel/warden.py": "time of a log line",

@@ -235,7 +235,7 @@ def test_all_sources_are_told_together(folder: Path) -> None:
         "top.yaml:3:1: duplicate key 'b' (first at line 2)",
         "base.yaml:1:1: a: not a finite number",
         "over.yaml:1:1: c: tag '!x' is not allowed",
-        "--set #1: 'd': want key.path=value",
+        "argument 1: 'd': want key.path=value",
     ]
 
 
@@ -262,17 +262,17 @@ def test_overrides(folder: Path, override: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("a", "--set #1: 'a': want key.path=value"),
-        ("=1", "--set #1: '': want key.path=value"),
-        ("a..b=1", "--set #1: 'a..b': want key.path=value"),
-        (".".join("a" * 40) + "=1", "--set #1: '" + ("a." * 40)[:60] + "': want key.path=value"),
-        ("a.x.y=1", "--set #1: a.x: is not a mapping, so it has no key 'y'"),
-        ("a.l.0=1", "--set #1: a.l: is a list and has no keys - give the whole list"),
-        ("a.x=[1", "--set #1: a.x: expected ',' or ']', but got '<stream end>'"),
-        ("a.x=1e999", "--set #1: a.x: not a finite number"),
-        ("a.x={p: {q: !y z}}", "--set #1: a.x.p.q: tag '!y' is not allowed"),
-        ("a.x=#fff", "--set #1: a.x: '#' begins a comment - put the value in quotes"),
-        ("services.kll=", "--set #1: services.kll: null deletes a slot, and there is none - did you mean 'kl'?"),
+        ("a", "argument 1: 'a': want key.path=value"),
+        ("=1", "argument 1: '': want key.path=value"),
+        ("a..b=1", "argument 1: 'a..b': want key.path=value"),
+        (".".join("a" * 40) + "=1", "argument 1: '" + ("a." * 40)[:60] + "': want key.path=value"),
+        ("a.x.y=1", "argument 1: a.x: is not a mapping, so it has no key 'y'"),
+        ("a.l.0=1", "argument 1: a.l: is a list and has no keys - give the whole list"),
+        ("a.x=[1", "argument 1: a.x: expected ',' or ']', but got '<stream end>'"),
+        ("a.x=1e999", "argument 1: a.x: not a finite number"),
+        ("a.x={p: {q: !y z}}", "argument 1: a.x.p.q: tag '!y' is not allowed"),
+        ("a.x=#fff", "argument 1: a.x: '#' begins a comment - put the value in quotes"),
+        ("services.kll=", "argument 1: services.kll: null deletes a slot, and there is none - did you mean 'kl'?"),
     ],
 )
 def test_bad_overrides(folder: Path, override: str, message: str) -> None:

@@ -166,8 +166,8 @@ def test_plain_union() -> None:
 def test_override_errors() -> None:
     """A mistake on the command line is told by the number of the override."""
     assert problems("", "services.rollout.replicas=-1", "services.kl.betta=2") == [
-        "--set #1: services.rollout.replicas: Input should be greater than or equal to 0 (got -1)",
-        "--set #2: services.kl.betta: unknown key 'betta' - did you mean 'beta'?",
+        "argument 1: services.rollout.replicas: Input should be greater than or equal to 0 (got -1)",
+        "argument 2: services.kl.betta: unknown key 'betta' - did you mean 'beta'?",
     ]
 
 

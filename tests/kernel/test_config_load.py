@@ -107,8 +107,8 @@ def test_origins() -> None:
     assert origins["version"] == "base.yaml:1"
     assert origins["services.kl.target"] == "exp.yaml:3"
     assert origins["services.kl.beta"] == "over.yaml:3"
-    assert origins["services.rollout.replicas"] == "--set #1"
-    assert origins["seed"] == "--set #2"
+    assert origins["services.rollout.replicas"] == "argument 1"
+    assert origins["seed"] == "argument 2"
     assert origins["services.kl.kind"] == origins["services.kl.env"] == origins["model.dtype"] == "default"
     assert loaded.origins["services", "kl", "beta"] == "over.yaml:3"
     assert [row.key for row in loaded.rows()] == list(origins)

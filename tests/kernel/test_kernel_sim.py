@@ -221,6 +221,26 @@ def test_only_who_is_watched_may_hold_a_knob() -> None:
     assert run.kernel.desk.table.knobs["optim.lr"].owner is None
 
 
+class Wrong(Applier):
+    """Declares a knob whose default lies outside its bounds."""
+
+    def knobs(self) -> tuple[KnobDeclaration, ...]:
+        return (LR.model_copy(update={"default": 5.0}),)
+
+
+def test_a_knob_that_makes_no_sense_costs_its_service_and_not_the_kernel() -> None:
+    """The service hears why and gives up; the kernel and everybody else go on."""
+    specs = {
+        "wrong": ServiceSpec(kind="wrong", restart="temporary"),
+        "applier": ServiceSpec(kind="applier", heartbeat_timeout_s=2.0),
+    }
+    run = World(7, specs, {"wrong": Wrong, "applier": Applier})
+    run.run(5.0)
+    assert [identity for identity in run.living if not identity.startswith("kernel")] == ["applier#1"]
+    assert len(run.faults) == 1
+    assert "knob optim.lr: its default is refused" in run.faults[0]
+
+
 def test_the_end_of_a_run_is_in_order() -> None:
     """Dependents first; every service drains and leaves with 0; the run's code is 0."""
     run = world(5)

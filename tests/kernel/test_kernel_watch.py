@@ -29,3 +29,16 @@ def test_gives_up_on_storms_fast_or_slow() -> None:
         rare.started(n)
         rare.pinged(n)
         assert rare.died(n) is not None
+
+
+def test_gives_up_on_a_kernel_that_ends_by_itself() -> None:
+    """Six crashes within a minute, although it pings in between; killed ones are another matter, old ones forgiven."""
+    crashing, forgiven = KernelWatch(), KernelWatch()
+    for n in range(7):
+        crashing.started(n)
+        crashing.pinged(n)
+        assert (crashing.died(1.5 * n, by_itself=n != 3) is None) is (n == 6)
+    for n in range(50):
+        forgiven.started(15.0 * n)
+        forgiven.pinged(15.0 * n)
+        assert forgiven.died(15.0 * n, by_itself=True) is not None

@@ -114,7 +114,7 @@ def test_unkillable_process_does_not_hold_the_end() -> None:
     world.drain_takes_part = False
     world.obey(world.supervisor.request_stop("drain", "end", world.now))
     world.run(30.0)
-    assert world.over == RunOver(0, "end; did not die: a#1")
+    assert world.over == RunOver(1, "end; did not die: a#1")
 
 
 @pytest.mark.parametrize("manner", ["mute", "hung"])

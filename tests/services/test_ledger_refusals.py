@@ -6,13 +6,35 @@ from midflight.services.ledger.refusals import Refusals
 def test_notes_at_powers_of_ten() -> None:
     """The first, then once a power of ten, however the totals jump."""
     watch = Refusals(most=1000)
-    assert [n for n in (0, 1, 2, 9, 10, 11, 250, 251, 999, 1000) if watch.worth_a_note(n)] == [1, 10, 250, 1000]
+    assert [n for n in (0, 1, 2, 9, 10, 11, 250, 251, 999, 1000) if watch.worth_a_note(n, 0.0)] == [1, 10, 250, 1000]
 
 
 def test_a_row_without_a_score_is_too_many() -> None:
     """Any scored sample begins the row anew."""
     watch = Refusals(most=10)
-    assert not watch.too_many(9, 0)
-    assert not watch.too_many(12, 1)
-    assert not watch.too_many(21, 1)
-    assert watch.too_many(22, 1)
+    assert not watch.too_many(9, 0, 0.0)
+    assert not watch.too_many(12, 1, 0.0)
+    assert not watch.too_many(21, 1, 0.0)
+    assert watch.too_many(22, 1, 0.0)
+
+
+def test_slow_refusals_are_few_but_too_many() -> None:
+    """Eight by a time limit of ten seconds: no need to wait for a thousand. A score begins the minute anew."""
+    watch = Refusals(most=1000)
+    assert not any(watch.too_many(n, 0, 10.0 * n) for n in range(6))
+    assert not watch.too_many(7, 0, 70.0)
+    assert watch.too_many(8, 0, 80.0)
+    assert not watch.too_many(9, 1, 90.0)
+    assert not watch.too_many(16, 1, 149.0)
+    assert watch.too_many(17, 1, 151.0)
+
+
+def test_notes_while_nothing_is_scored() -> None:
+    """Between powers of ten, every twenty seconds of a drought."""
+    watch = Refusals(most=1000)
+    told = []
+    for second in range(60):
+        watch.too_many(second // 4, 0, float(second))
+        if watch.worth_a_note(second // 4, float(second)):
+            told.append(second)
+    assert told == [4, 24, 40]

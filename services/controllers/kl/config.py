@@ -1,9 +1,9 @@
 """What the KL controller can be told: the parameters of `AdaptiveKLController`, and where it acts."""
 
 from collections.abc import Iterator, Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from midflight.kernel.spec import ServiceSpec
 
@@ -33,6 +33,13 @@ class KlConfig(ServiceSpec):
         "cosine", description="schedule: its shape."
     )
     schedule_steps: int = Field(1000, ge=1, description="schedule: steps until it reaches `min_coef`.")
+
+    @model_validator(mode="after")
+    def _starts_within_its_clamps(self) -> Self:
+        if not self.min_coef <= self.initial_coef <= self.max_coef:
+            low, high = f"min_coef {self.min_coef:g}", f"max_coef {self.max_coef:g}"
+            raise ValueError(f"initial_coef {self.initial_coef:g} must lie between {low} and {high}")
+        return self
 
     def conflicts(self, others: Mapping[str, ServiceSpec]) -> Iterator[tuple[str, str]]:
         """A coefficient that no loss reads cannot be steered."""
