@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
-from support.e2e_run import Up, copy_run, events, is_step, midflight, nothing_left, records, samples, tiny
+from support.e2e_run import SLOW, Up, copy_run, events, is_step, midflight, nothing_left, records, samples, tiny
 
 from midflight.kernel.process import marked_processes, read_stat, signal_process
 from midflight.kernel.rundir import RunDir
@@ -220,14 +220,17 @@ def test_a_weight_that_no_reward_has_is_told(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_that_cannot_be_written_costs_no_step(tmp_path: Path) -> None:
-    """The disk refuses one checkpoint: that is told, training goes on, and the next one holds everything."""
-    with Up(tmp_path, tiny(tmp_path, steps=4)) as up:
+    """The disk refuses a checkpoint: that is told, training goes on, and a later one holds everything."""
+    with Up(tmp_path, tiny(tmp_path, steps=8, reward=SLOW)) as up:
         folder = up.path / "checkpoints"
-        up.until("checkpoints", folder.is_dir)
-        (folder / "step-00000022").write_text("in the way")  # 20 steps of warm-up and 2 of RL
+        up.step(1)
+        folder.rename(up.path / "away")
+        folder.write_text("in the way")
+        up.until("the note", lambda: "cannot write checkpoint" in up.output)
+        folder.unlink()
+        (up.path / "away").rename(folder)
         assert up.wait() == 0, up.output
-    assert "cannot write checkpoint" in up.output
-    assert [row["step"] for row in records(up.path) if is_step(row)] == [1, 2, 3, 4]
+    assert [row["step"] for row in records(up.path) if is_step(row)] == [*range(1, 9)]
     assert [path.name for path in (up.path / "logs").glob("learner.*.out")] == ["learner.1.out"]
-    assert verify(folder / "step-00000024").extra["step"] == 4
+    assert verify(folder / "step-00000028").extra["step"] == 8
     assert midflight(tmp_path, "ledger", "--run", str(up.path)).code == 0
