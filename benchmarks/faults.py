@@ -37,10 +37,19 @@ model: {{build: {{hidden_size: 8, num_hidden_layers: 1, num_attention_heads: 1, 
                 intermediate_size: 8}}}}
 services:
   ledger: {{data: {{train: 'task:rev6-10?rows=64'}}, intensity: 1000}}
-  reward: {{file: {reward}, intensity: 1000}}
+  rollout: {{intensity: 1000}}
+  reward: {{file: {reward}, time_limit_s: 3600, intensity: 1000}}
+  learner: {{intensity: 1000}}
   tracker: {{sinks: [], intensity: 1000, backoff_s: 0.05, backoff_max_s: 0.05}}
 """
-REWARD = Path(__file__).parents[1] / "configs/rewards/exact.py"
+REWARD = """
+import time
+
+
+def reward_fn(messages, answer):
+    time.sleep(3600)
+"""
+"""No sample is ever scored, so every service soon waits and none is in the others' way."""
 LIMITS_S = {"service": 1.0, "kernel": 1.5}
 """What an issue of midflight's promises, on this machine when it is quiet."""
 
@@ -111,13 +120,11 @@ def publication(state: dict[str, torch.Tensor], n: int) -> dict[str, float]:
 def measure(n: int) -> dict[str, Any]:
     """All medians."""
     times: dict[str, list[float]] = {"service": [], "kernel": []}
-    text = TOPOLOGY.format(reward=REWARD)
-    with tempfile.TemporaryDirectory() as name, live_run(text, Path(name)) as run, Client(run.path) as client:
-        run.until_ready()
-        for _ in range(n):
-            times["service"].append(kill_service(run, client))
-            run.until_ready()
-            times["kernel"].append(kill_kernel(run, client))
+    with tempfile.TemporaryDirectory() as name:
+        (Path(name) / "never.py").write_text(REWARD)
+        text = TOPOLOGY.format(reward="never.py")
+        with live_run(text, Path(name)) as run, Client(run.path) as client:
+            _hit(run, client, times, n)
     torch.set_num_threads(1)
     model = build_model(Build(), load_tokenizer("bytes"), seed=0)
     large = {f"layer.{i}": torch.randn(256, 1024) for i in range(25)}
@@ -128,6 +135,15 @@ def measure(n: int) -> dict[str, Any]:
         "weights_25mb": publication(large, n),
         "n": n,
     }
+
+
+def _hit(run: LiveRun, client: Client, times: dict[str, list[float]], n: int) -> None:
+    """Kill by turns a service and the kernel."""
+    run.until_ready()
+    for _ in range(n):
+        times["service"].append(kill_service(run, client))
+        run.until_ready()
+        times["kernel"].append(kill_kernel(run, client))
 
 
 def main() -> None:

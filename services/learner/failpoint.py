@@ -1,13 +1,13 @@
 """One hook through which a test kills the process between two system calls.
 
-MIDFLIGHT_CRASH_AT=n kills with SIGKILL at the n-th point passed (1-based). Unset, `failpoint` does nothing.
+MIDFLIGHT_FAILPOINT=n kills with SIGKILL at the n-th point passed (1-based). Unset, `failpoint` does nothing.
 """
 
 import itertools
 import os
 import signal
 
-VARIABLE = "MIDFLIGHT_CRASH_AT"
+VARIABLE = "MIDFLIGHT_FAILPOINT"
 
 _passed = itertools.count(1)
 

@@ -89,6 +89,7 @@ class Learner(Worker):
             self.trainer.read_examples()
         for name, value in self._knobs.items():
             self.trainer.turn_knob(name, value)
+        self.stats = {"step": self.trainer.step}
         if loaded.digest:
             self._saved, self._digest = self.trainer.mark, loaded.digest
         self._log.info("learner loaded", source=loaded.name, stage=self.trainer.stage, step=self.trainer.step)

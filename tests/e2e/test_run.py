@@ -10,7 +10,7 @@ from support.e2e_run import Up, checkpoints, copy_run, events, is_step, midfligh
 from midflight.services.learner.checkpoint import verify
 
 STEPS, BATCH = 6, 16
-AHEAD = 3
+AHEAD = 2
 """`max_staleness` of the demo, and the batch that is being trained."""
 
 

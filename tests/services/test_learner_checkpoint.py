@@ -33,7 +33,7 @@ print(next(failpoint._passed))
 
 def run_saver(root: Path, first: int, last: int, size: int = SIZE, crash_at: int | None = 10**9) -> tuple[int, str]:
     """Save steps first..last in a child, which dies at the given failpoint; (exit code, its output)."""
-    env = {"PYTHONPATH": ".pkg", "PATH": os.environ["PATH"], "MIDFLIGHT_CRASH_AT": str(crash_at)}
+    env = {"PYTHONPATH": ".pkg", "PATH": os.environ["PATH"], "MIDFLIGHT_FAILPOINT": str(crash_at)}
     command = [sys.executable, "-c", SAVER, str(root), str(first), str(last), str(size)]
     home = Path(__file__).parents[2]
     child = subprocess.run(command, env=env, cwd=home, capture_output=True, text=True, timeout=60)
