@@ -90,8 +90,9 @@ def fresh(lag: Tensor, most: int) -> Tensor:
 
 def kept_by_length(keep: Tensor, sequence: Tensor, mask: Tensor) -> tuple[float, float]:
     """Share of tokens kept in the shorter and in the longer half of the sequences: a wide gap is the length trap."""
-    lengths = _by_sequence(mask.double(), sequence, "sum")
-    longer = mask & (lengths > lengths[mask].median()) if bool(mask.any()) else mask
+    _, index, size = torch.unique_consecutive(sequence, return_inverse=True, return_counts=True)
+    counted = mask.new_zeros(len(size), dtype=torch.float64).index_add(0, index, mask.double())
+    longer = mask & (counted > counted.median())[index] if len(size) else mask
     shares = []
     for half in (mask & ~longer, longer):
         count = int(half.sum())

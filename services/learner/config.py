@@ -1,7 +1,7 @@
 """What the learner can be told. Names and defaults are RL2's, and those of the papers `services/algorithms` names."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -48,6 +48,31 @@ class AdvantageConfig(Config):
     norm_var: bool = Field(False, description="Divide by the group's standard deviation (GRPO).")
 
 
+Loss = Literal["decoupled_ppo", "bypass_ppo", "ppo", "tis", "sequence_tis", "cispo", "gspo", "dppo", "sapo", "topr"]
+Mask = Literal["token", "sequence", "geometric", "trm", "opsm", "m2po"]
+Band = Annotated[list[float], Field(min_length=2, max_length=2)]
+
+
+class LimitsConfig(Config):
+    """Bounds of the masks: ratios for the bands, nats for trm and opsm, nats^2 for m2po."""
+
+    token: Band = Field([0.5, 5.0], description="Ratios that `token` keeps (IcePop).")
+    sequence: Band = Field([0.0, 2.0], description="Products of ratios that `sequence` keeps.")
+    geometric: Band = Field([0.99, 1.01], description="Geometric means of ratios that `geometric` keeps.")
+    trm_most: float | None = Field(None, ge=0, description="Largest k3 of a token in a sequence that `trm` keeps.")
+    trm_mean: float | None = Field(0.01, ge=0, description="Largest mean k3 of a sequence that `trm` keeps.")
+    opsm: float = Field(0.5, ge=0, description="`opsm` drops bad sequences that pi has left by more than this.")
+    m2po: float = Field(0.04, gt=0, description="Mean squared log-ratio of the tokens that `m2po` keeps.")
+
+
+class LagRow(Config):
+    """One row of the table of corrections."""
+
+    up_to: int | None = Field(None, ge=0, description="Largest lag it is for, in optimizer steps; any when omitted.")
+    loss: Loss = Field(description="As the learner's `loss`.")
+    masks: list[Mask] = Field([], description="As the learner's `masks`.")
+
+
 class LearnerConfig(ServiceSpec):
     """Optimizes the policy, publishes weights, checkpoints."""
 
@@ -63,8 +88,13 @@ class LearnerConfig(ServiceSpec):
     )
     sft: SftConfig | None = Field(None, description="Supervised warm start.")
     optim: OptimConfig = OptimConfig()
-    loss: Literal["decoupled_ppo", "bypass_ppo", "tis"] = Field(
-        "decoupled_ppo", description="Off-policy policy-gradient loss."
+    loss: Loss = Field("decoupled_ppo", description="Off-policy policy-gradient loss.")
+    masks: list[Mask] = Field([], description="Masks that take tokens or sequences out of the policy loss.")
+    limits: LimitsConfig = LimitsConfig()
+    by_lag: list[LagRow] | None = Field(
+        None,
+        description="Loss and masks by the largest lag in a batch, in place of `loss` and `masks`; `[]` is the default "
+        "table: tis at 0, decoupled_ppo up to 4, with opsm up to 16, beyond that tis with m2po.",
     )
     clip: float = Field(0.2, gt=0, le=1, description="Start value of the knob `clip.range`.")
     clip_high: float | None = Field(None, gt=0, description="Upper clip range, when it differs from `clip`.")

@@ -3,12 +3,16 @@
 Every mean is over all unmasked action tokens of the batch, whatever the micro-batches were.
 """
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from midflight.services.algorithms.corrections import kept_by_length
 from midflight.services.algorithms.losses import TokenLoss
+from midflight.services.algorithms.masks import together
 from midflight.services.algorithms.ratios import LOG_LIMIT, effective_sample_size
 
 TOKEN_MEANS = (
@@ -39,7 +43,8 @@ class TokenRecord:
     """Detached per-token quantities of one micro-batch, all [A].
 
     drift: log(pi_old / mu), or log(pi / mu) where pi_old was not computed (nats). kl: k3 of pi against the
-    reference, 0 without one. lag: current version minus the token's. sequence: row of the batch.
+    reference, 0 without one. lag: current version minus the token's. sequence: row of the batch. kept: by name of a
+    mask, bool [A], what it keeps.
     """
 
     loss: TokenLoss
@@ -49,6 +54,7 @@ class TokenRecord:
     lag: Tensor
     sequence: Tensor
     mask: Tensor
+    kept: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -62,6 +68,8 @@ class Tally:
     peaks: list[Tensor] = field(default_factory=list)
     unmasked: int = 0
     masked: int = 0
+    kept: Counter[str] = field(default_factory=Counter)
+    halves: list[tuple[float, float]] = field(default_factory=list)
 
     def add(self, r: TokenRecord) -> None:
         """Add a micro-batch."""
@@ -89,9 +97,14 @@ class Tally:
         self.drift = zero.index_add(0, r.sequence, drift)
         top = torch.stack([r.loss.ratio, r.drift.abs(), r.lag.float()])
         self.peaks.append(torch.where(r.mask, top, 0.0).amax(1))
-        kept = int(r.mask.sum())
-        self.unmasked += kept
-        self.masked += r.mask.numel() - kept
+        counted = int(r.mask.sum())
+        self.unmasked += counted
+        self.masked += r.mask.numel() - counted
+        if r.kept:
+            everything = together(r.kept, r.mask)
+            for name, keep in (*r.kept.items(), ("all", everything)):
+                self.kept[name] += int((keep & r.mask).sum())
+            self.halves.append(kept_by_length(everything, r.sequence, r.mask))
 
     def report(self) -> dict[str, float]:
         """Means, maxima and effective sample sizes; empty when no token was added.
@@ -112,4 +125,13 @@ class Tally:
             "ess_sequence": effective_sample_size(self.drift.clamp(-LOG_LIMIT, LOG_LIMIT).exp()).item(),
             "action_tokens": float(n),
             "masked_tokens": float(self.masked),
+            **self._kept(),
         }
+
+    def _kept(self) -> dict[str, float]:
+        """Shares of tokens that masks keep; kept_short and kept_long: in the shorter and the longer sequences."""
+        if not self.halves:
+            return {}
+        short, long = (sum(shares) / len(shares) for shares in zip(*self.halves, strict=True))
+        named = {f"kept_{name}": count / self.unmasked for name, count in self.kept.items()}
+        return {**named, "kept_short": short, "kept_long": long}

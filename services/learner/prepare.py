@@ -2,13 +2,17 @@
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from midflight.services.algorithms.baselines import Advantages, advantages, fold_kl
 from midflight.services.algorithms.kl import kl_estimate
+from midflight.services.algorithms.losses import USES_PROXIMAL
+from midflight.services.algorithms.masks import keep_by_name
+from midflight.services.algorithms.ratios import log_ratio
 
 from .packing import ActionTokens, Document, PackedBatch, microbatches
 from .policy import Policy
@@ -34,13 +38,20 @@ class RolloutBatch:
                 f"batch of {n} documents, rewards {tuple(self.rewards.shape)}, group {tuple(self.group.shape)}"
             )
 
+    @property
+    def lag(self) -> int:
+        """Optimizer steps that the oldest sampled token lags behind."""
+        sampled = (v for d in self.documents for v, action in zip(d.versions, d.action_mask, strict=True) if action)
+        return self.version - min(sampled, default=self.version)
+
 
 @dataclass(slots=True)
 class Micro:
     """One forward's worth of one update.
 
     mask: bool [A], false where the behaviour log-prob is not finite. proximal, reference: log-probs (nats, [A])
-    under pi_old and the reference, None where not computed. advantage: [A], set by `assign_advantages`.
+    under pi_old and the reference, None where not computed. advantage: [A], set by `assign_advantages`. kept: by name
+    of a mask, bool [A], set by `assign_masks`.
     """
 
     pack: PackedBatch
@@ -49,6 +60,7 @@ class Micro:
     proximal: Tensor | None = None
     reference: Tensor | None = None
     advantage: Tensor | None = None
+    kept: dict[str, Tensor] = field(default_factory=dict)
 
 
 def plan(batch: RolloutBatch, settings: RlSettings, step: int, device: torch.device) -> list[list[Micro]]:
@@ -76,13 +88,14 @@ def _micro(pack: PackedBatch) -> Micro:
 def score(policy: Policy, reference: Policy | None, updates: list[list[Micro]], settings: RlSettings) -> None:
     """Log-probs under the reference everywhere, under pi_old where the weights will have moved.
 
-    During the first update the policy still is pi_old, so its own detached log-probs serve there.
+    During the first update the policy still is pi_old, so its own detached log-probs serve there; masks, which look at
+    the whole batch, need them before.
     """
     for index, micros in enumerate(updates):
         for micro in micros:
             if reference is not None:
                 micro.reference = reference.score(micro.pack, micro.actions, settings.temperature)[0]
-            if settings.loss == "decoupled_ppo" and index:
+            if settings.masks or (settings.loss in USES_PROXIMAL and index):
                 micro.proximal = policy.score(micro.pack, micro.actions, settings.temperature)[0]
 
 
@@ -102,6 +115,24 @@ def assign_advantages(batch: RolloutBatch, updates: list[list[Micro]], settings:
         values = adv.values.to(penalty)[micro.actions.sequence]
         micro.advantage = values - settings.kl_coef * penalty if settings.kl_type == "advantage" else values
     return adv
+
+
+def assign_masks(updates: list[list[Micro]], settings: RlSettings) -> None:
+    """What the masks keep, judged over the whole batch, so that it does not matter how it is cut."""
+    micros = [micro for update in updates for micro in update]
+    if not settings.masks or not micros:
+        return
+    drifts = [log_ratio(cast(Tensor, m.proximal), m.actions.behaviour_logp, m.mask) for m in micros]
+    columns = (
+        torch.cat(drifts),
+        torch.cat([m.actions.sequence for m in micros]),
+        torch.cat([m.mask for m in micros]),
+        torch.cat([cast(Tensor, m.advantage) for m in micros]),
+    )
+    sizes = [len(m.mask) for m in micros]
+    for name, keep in keep_by_name(settings.masks, settings.limits, *columns).items():
+        for micro, part in zip(micros, torch.split(keep, sizes), strict=True):
+            micro.kept[name] = part
 
 
 def _penalty(micro: Micro, settings: RlSettings) -> Tensor:

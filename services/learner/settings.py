@@ -1,12 +1,13 @@
 """Every choice of one RL update, as plain values."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from midflight.services.algorithms.aggregate import Aggregation
 from midflight.services.algorithms.baselines import Estimator
 from midflight.services.algorithms.kl import KlEstimator
 from midflight.services.algorithms.losses import LossKind
+from midflight.services.algorithms.masks import Limits, MaskName, Row, choose
 
 KlType = Literal["reward", "loss", "advantage"]
 
@@ -15,7 +16,8 @@ KlType = Literal["reward", "loss", "advantage"]
 class RlSettings:
     """How a scored batch becomes policy updates.
 
-    loss: decoupled_ppo recomputes pi_old; bypass_ppo clips around the behaviour policy; tis weighs by it.
+    loss, masks: see `algorithms.losses` and `algorithms.masks`; limits: bounds of the masks. table: chooses both by the
+    largest lag in a batch; empty: they are as they stand.
     estimator, norm_var: see `advantages`. clip_low, clip_high: PPO range below and above 1.
     tis_cap: cap of importance weights. update_per_rollout: optimizer updates a batch; rows are cut in order,
     or shuffled by (seed, step) when `shuffle`. aggregation: `const` divides by max_new_tokens, the most
@@ -25,6 +27,9 @@ class RlSettings:
     """
 
     loss: LossKind = "decoupled_ppo"
+    masks: tuple[MaskName, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+    table: tuple[Row, ...] = ()
     estimator: Estimator = "dr_grpo"
     norm_var: bool = False
     clip_low: float = 0.2
@@ -49,3 +54,10 @@ class RlSettings:
         for name in ("update_per_rollout", "max_new_tokens", "max_length_per_device", "temperature", "tis_cap"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+
+    def at_lag(self, lag: int) -> "RlSettings":
+        """With loss and masks as the table has them for a batch whose oldest token lags so many steps."""
+        if not self.table:
+            return self
+        row = choose(self.table, lag)
+        return replace(self, loss=row.loss, masks=row.masks)

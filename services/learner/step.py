@@ -12,13 +12,14 @@ from torch import Tensor
 from midflight.services.algorithms.aggregate import Denominators, aggregate, token_weights
 from midflight.services.algorithms.baselines import Advantages
 from midflight.services.algorithms.kl import kl_estimate
-from midflight.services.algorithms.losses import TokenLoss, bypass_ppo, decoupled_ppo, tis
+from midflight.services.algorithms.losses import Sampled, token_loss
+from midflight.services.algorithms.masks import together
 from midflight.services.algorithms.ratios import log_ratio, truncated
 
 from .metrics import StepReport, Tally, TokenRecord
 from .optim import PolicyOptimizer
 from .policy import Policy
-from .prepare import Micro, RolloutBatch, assign_advantages, plan, score
+from .prepare import Micro, RolloutBatch, assign_advantages, assign_masks, plan, score
 from .settings import RlSettings
 
 __all__ = ["RolloutBatch", "rl_update"]
@@ -40,9 +41,11 @@ def rl_update(
     """
     if settings.kl_type is not None and reference is None:
         raise ValueError(f"kl_type {settings.kl_type} needs a reference policy")
+    settings = settings.at_lag(batch.lag)
     updates = plan(batch, settings, optimizer.step, next(policy.parameters()).device)
     score(policy, reference, updates, settings)
     adv = assign_advantages(batch, updates, settings)
+    assign_masks(updates, settings)
     rate = optimizer.advance()
     tally = Tally(len(batch.documents))
     losses: list[float] = []
@@ -77,8 +80,22 @@ def _loss(
     actions, mask = micro.actions, micro.mask
     logp, entropy = policy.score(micro.pack, actions, settings.temperature)
     now = logp.detach()
-    tokens = _token_loss(logp, micro, settings)
-    objective = tokens.loss
+    assert micro.advantage is not None  # set for every micro-batch by assign_advantages
+    proximal = now if micro.proximal is None else micro.proximal
+    drift = log_ratio(proximal, actions.behaviour_logp, mask)
+    sampled = Sampled(
+        logp=logp,
+        proximal=proximal,
+        behaviour=actions.behaviour_logp,
+        advantage=micro.advantage,
+        mask=mask,
+        sequence=actions.sequence,
+        clip_low=settings.clip_low,
+        clip_high=settings.clip_high,
+        cap=settings.tis_cap,
+    )
+    tokens = token_loss(settings.loss, sampled)
+    objective = torch.where(together(micro.kept, mask), tokens.loss, 0.0)
     kl = torch.zeros_like(now)
     if micro.reference is not None:
         kl = kl_estimate(now, micro.reference, "k3", mask)
@@ -89,22 +106,8 @@ def _loss(
     if settings.entropy_coef:
         objective = objective - settings.entropy_coef * entropy
     weights = token_weights(settings.aggregation, actions.sequence, denominators)
-    drift = log_ratio(now if micro.proximal is None else micro.proximal, actions.behaviour_logp, mask)
-    record = TokenRecord(tokens, entropy, drift, kl, version - actions.versions, actions.sequence, mask)
+    record = TokenRecord(tokens, entropy, drift, kl, version - actions.versions, actions.sequence, mask, micro.kept)
     return aggregate(objective, mask, weights), record
-
-
-def _token_loss(logp: Tensor, micro: Micro, settings: RlSettings) -> TokenLoss:
-    assert micro.advantage is not None  # set for every micro-batch by assign_advantages
-    behaviour = micro.actions.behaviour_logp
-    common = (micro.advantage, micro.mask)
-    if settings.loss == "tis":
-        return tis(logp, behaviour, *common, settings.tis_cap)
-    if settings.loss == "bypass_ppo":
-        return bypass_ppo(logp, behaviour, *common, settings.clip_low, settings.clip_high)
-    proximal = logp.detach() if micro.proximal is None else micro.proximal
-    clips = (settings.clip_low, settings.clip_high, settings.tis_cap)
-    return decoupled_ppo(logp, proximal, behaviour, *common, *clips)
 
 
 def _summary(

@@ -5,6 +5,7 @@ Knows nothing of messages. One step is one call of `sft_step` or `rl_step`; the 
 """
 
 import copy
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +13,13 @@ from typing import Any, Final
 
 import torch
 
+from midflight.services.algorithms.masks import BY_LAG, Limits, Row
 from midflight.services.data import BadRow, DataError, PromptStream, sft_rows
 from midflight.services.model.chat import supervised
 from midflight.services.model.open import open_model, pick_device
 
 from .checkpoint import UnusableCheckpoint, latest_verified, sweep
-from .config import LearnerConfig, OptimConfig
+from .config import LagRow, LearnerConfig, LimitsConfig, OptimConfig
 from .metrics import StepReport
 from .optim import OptimSettings, PolicyOptimizer
 from .packing import Document, SequenceTooLong
@@ -219,6 +221,9 @@ def rl_settings(config: LearnerConfig, seed: int) -> RlSettings:
     """The configuration as the update reads it."""
     return RlSettings(
         loss=config.loss,
+        masks=tuple(config.masks),
+        limits=limits_of(config.limits),
+        table=table_of(config.by_lag),
         estimator=config.adv.estimator,
         norm_var=config.adv.norm_var,
         clip_low=config.clip,
@@ -236,3 +241,17 @@ def rl_settings(config: LearnerConfig, seed: int) -> RlSettings:
         temperature=config.temperature or 1.0,
         max_length_per_device=config.max_length_per_device,
     )
+
+
+def limits_of(config: LimitsConfig) -> Limits:
+    """The bounds of the masks."""
+    bands = {name: (getattr(config, name)[0], getattr(config, name)[1]) for name in ("token", "sequence", "geometric")}
+    return Limits(**bands, trm_most=config.trm_most, trm_mean=config.trm_mean, opsm=config.opsm, m2po=config.m2po)
+
+
+def table_of(rows: list[LagRow] | None) -> tuple[Row, ...]:
+    """The table of corrections: none, the default one for an empty list, or the rows by their lag."""
+    if rows is None:
+        return ()
+    given = tuple(Row(row.up_to, row.loss, tuple(row.masks)) for row in rows)
+    return tuple(sorted(given, key=lambda row: math.inf if row.up_to is None else row.up_to)) or BY_LAG

@@ -10,7 +10,9 @@ from support.learner_toys import gradients, random_batch, tiny_lm, tiny_policy
 from torch import Tensor
 
 from midflight.services.algorithms.aggregate import Aggregation
+from midflight.services.algorithms.losses import LOSSES as ALL_LOSSES
 from midflight.services.algorithms.losses import LossKind
+from midflight.services.algorithms.masks import BY_LAG, Limits, MaskName, Row
 from midflight.services.learner.attention import Documents
 from midflight.services.learner.metrics import StepReport
 from midflight.services.learner.optim import OptimSettings, PolicyOptimizer
@@ -19,7 +21,8 @@ from midflight.services.learner.policy import Policy
 from midflight.services.learner.settings import RlSettings
 from midflight.services.learner.step import RolloutBatch, rl_update
 
-LOSSES: list[LossKind] = ["decoupled_ppo", "bypass_ppo", "tis"]
+LOSSES: list[LossKind] = [*ALL_LOSSES]
+MASKS: tuple[MaskName, ...] = ("token", "sequence", "geometric", "trm", "opsm", "m2po")
 MODES: list[Aggregation] = ["token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "const"]
 STILL = OptimSettings(lr=0.0, weight_decay=0.0, warmup_steps=0, max_grad_norm=1e9)
 MOVING = OptimSettings(lr=1e-2, weight_decay=0.0, warmup_steps=0, max_grad_norm=1e9)
@@ -111,6 +114,41 @@ def test_micro_batches_do_not_matter(loss: LossKind, mode: Aggregation) -> None:
         assert (g - g0).abs().max() < 1e-6
         for name in set(whole) - {"micro_batches"}:
             assert metrics[name] == pytest.approx(whole[name], abs=1e-6), name
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_masks_do_not_see_the_cut_and_leave_the_denominators(name: MaskName) -> None:
+    """Each mask keeps the same tokens whatever the micro-batches; a smaller share kept is a smaller gradient."""
+    limits = Limits(token=(0.5, 2.0), sequence=(0.1, 2.0), geometric=(0.5, 1.5), trm_mean=0.5, opsm=0.1, m2po=0.5)
+    results = []
+    for cap in (1000, 11):
+        policy = tiny_policy(1)
+        report = run(random_batch(1), policy, loss="tis", masks=(name,), limits=limits, max_length_per_device=cap)
+        results.append((report.metrics, gradients(policy)))
+    (whole, g0), (cut, g1) = results
+    assert (g1 - g0).abs().max() < 1e-9
+    assert whole[f"kept_{name}"] == whole["kept_all"] == cut["kept_all"]
+    assert 0 < whole["kept_all"] < 1
+    policy = tiny_policy(1)
+    never = Limits(token=(50.0, 60.0))
+    nothing = run(random_batch(1), policy, loss="tis", masks=("token",), limits=never).metrics
+    assert nothing["kept_all"] == 0.0
+    assert not gradients(policy).any()
+
+
+def test_the_table_chooses_by_the_oldest_token() -> None:
+    """A batch at lag 3 under the default table is trained like decoupled PPO, one at lag 0 like TIS."""
+    batch = random_batch(2)
+    assert batch.lag == 3
+    for version, loss in ((3, "decoupled_ppo"), (30, "m2po")):
+        by_table, by_name = tiny_policy(1), tiny_policy(1)
+        aged = dataclasses.replace(batch, version=version)
+        run(aged, by_table, table=BY_LAG, update_per_rollout=2)
+        named: dict[str, Any] = {"loss": "tis", "masks": ("m2po",)} if loss == "m2po" else {"loss": loss}
+        run(aged, by_name, update_per_rollout=2, **named)
+        assert torch.equal(gradients(by_table), gradients(by_name))
+    with pytest.raises(ValueError, match="lags 3 steps, and the table of corrections ends at 2"):
+        run(batch, tiny_policy(1), table=(Row(2, "tis"),))
 
 
 def test_rows_may_be_permuted() -> None:
@@ -290,7 +328,7 @@ def test_it_learns_a_bandit(loss: LossKind) -> None:
         actions = torch.multinomial(table.exp(), 32, replacement=True, generator=generator).tolist()
         docs = [Document.from_completion(str(i), [1], [a], [table[a].item()], step) for i, a in enumerate(actions)]
         rewards = torch.tensor([float(a == 3) for a in actions])
-        settings = RlSettings(loss=loss, max_new_tokens=1, update_per_rollout=2)
+        settings = RlSettings(loss=loss, max_new_tokens=1, update_per_rollout=2)  # GSPO's clip is far wider than usual
         rl_update(
             policy, None, optimizer, RolloutBatch(docs, rewards, torch.zeros(32, dtype=torch.long), step), settings
         )
