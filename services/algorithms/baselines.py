@@ -53,6 +53,13 @@ def advantages(rewards: Tensor, group: Tensor, estimator: Estimator = "dr_grpo",
     return Advantages(values, len(size), singletons, int(flat.sum()) - singletons)
 
 
+def count_groups(rewards: Tensor, group: Tensor, values: Tensor) -> Advantages:
+    """`Advantages` of values that no group baseline made, with the groups counted all the same."""
+    _, index, size = torch.unique(group, return_inverse=True, return_counts=True)
+    singletons = int((size == 1).sum())
+    return Advantages(values, len(size), singletons, int(_flat(rewards.double(), index, len(size)).sum()) - singletons)
+
+
 def fold_kl(rewards: Tensor, k1: Tensor, sequence: Tensor, coef: float) -> Tensor:
     """R_i - coef * (sum of k1 over sequence i): the KL penalty as a reward on every action token.
 

@@ -44,12 +44,25 @@ class Actions:
         return cls._of(where, cu_seqlens[:-1].long(), tuple(mask.shape))
 
     @classmethod
-    def _of(cls, where: Tensor, begins: Tensor, shape: tuple[int, ...]) -> "Actions":
+    def scored(cls, mask: Tensor, positions: Tensor, sequence: Tensor) -> "Actions":
+        """Of a layout that holds action tokens only, [N]: those of `mask`.
+
+        positions int64 [N]: their places among all tokens, by which adjoining ones are known. sequence int64 [N]:
+        whose they are; equal ones stand together.
+        """
+        runs = torch.unique_consecutive(sequence, return_inverse=True)[1]
+        where = mask.nonzero().squeeze(1)
+        begins = torch.searchsorted(runs, torch.arange(int(runs[-1]) + 1 if len(runs) else 0, device=runs.device))
+        return cls._of(where, begins, tuple(mask.shape), positions.index_select(0, where))
+
+    @classmethod
+    def _of(cls, where: Tensor, begins: Tensor, shape: tuple[int, ...], places: Tensor | None = None) -> "Actions":
         sequence = _owner(begins, where)
         ends = torch.ones(len(where), dtype=torch.bool, device=where.device)
         ends[:-1] = sequence[1:] != sequence[:-1]
         new = torch.zeros_like(where)
-        new[1:] = (where[1:] != where[:-1] + 1) | (sequence[1:] != sequence[:-1])
+        at = where if places is None else places
+        new[1:] = (at[1:] != at[:-1] + 1) | (sequence[1:] != sequence[:-1])
         return cls(where, sequence, ends, new.cumsum(0), begins, shape)
 
     def take(self, x: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """What the learner can be told. Names and defaults are RL2's, and those of the papers `services/algorithms` names."""
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from midflight.kernel.spec import DEVICE, Config, ServiceSpec
 from midflight.services.data.source import Source
@@ -44,8 +44,35 @@ class KlTermConfig(Config):
 class AdvantageConfig(Config):
     """How rewards become advantages."""
 
-    estimator: Literal["dr_grpo", "rloo", "reinforce"] = Field("dr_grpo", description="Baseline.")
+    estimator: Literal[
+        "dr_grpo", "rloo", "reinforce", "gae", "td_lambda", "vtrace", "retrace", "clipped_is", "multistep"
+    ] = Field("dr_grpo", description="Group baseline or, from `gae` on, an estimator that needs a `critic`.")
     norm_var: bool = Field(False, description="Divide by the group's standard deviation (GRPO).")
+    gamma: float = Field(1.0, ge=0, le=1, description="Discount a token; 0.99 over 4,000 tokens erases all credit.")
+    lamda: float = Field(1.0, ge=0, le=1, description="Lambda of the estimators that have one.")
+    rho_bar: float = Field(1.0, gt=0, description="vtrace: cap of the ratio in the targets.")
+    c_bar: float = Field(1.0, gt=0, description="vtrace: cap of the traces; at most rho_bar.")
+    clip_ratio: float = Field(0.2, ge=0, lt=1, description="clipped_is: range of the weights around 1.")
+    n_steps: int = Field(5, ge=1, description="multistep: actions looked ahead.")
+    bootstrap_method: Literal["gae", "td", "mc"] = Field("gae", description="multistep: what follows them.")
+    trace_level: Literal["token", "turn", "sequence"] = Field(
+        "token", description="What makes one step; token traces decay with length, see `trace_mean`."
+    )
+    dead_band: float = Field(0.0, ge=0, description="Log-ratios within this many nats count as 0.")
+    whiten: bool = Field(False, description="Advantages to mean 0 and variance 1 over the batch.")
+
+
+class CriticConfig(Config):
+    """V of the text before each token, for the estimators that need it."""
+
+    kind: Literal["head", "model"] = Field(
+        "head", description="A linear head on the policy's last hidden state, or a model of its own, begun as a copy."
+    )
+    detach: bool = Field(False, description="head: do not train the policy's body by the value loss.")
+    lr: float = Field(1e-3, gt=0, description="Learning rate of the critic's own parameters.")
+    clip: float | None = Field(0.5, gt=0, description="Value clip; none when omitted.")
+    coef: float = Field(0.5, gt=0, description="Weight of the value loss.")
+    warmup_steps: int = Field(0, ge=0, description="Batches in which only the critic learns.")
 
 
 Loss = Literal["decoupled_ppo", "bypass_ppo", "ppo", "tis", "sequence_tis", "cispo", "gspo", "dppo", "sapo", "topr"]
@@ -107,6 +134,7 @@ class LearnerConfig(ServiceSpec):
         None, ge=1, description="The constant of `aggregation: const`; the rollout's when omitted."
     )
     adv: AdvantageConfig = AdvantageConfig()
+    critic: CriticConfig = CriticConfig()
     kl: KlTermConfig = KlTermConfig()
     entropy_coef: float = Field(0.0, ge=0, le=1, description="Start value of the knob `entropy.coef`.")
     temperature: float | None = Field(
@@ -130,6 +158,14 @@ class LearnerConfig(ServiceSpec):
     )
     checkpoint_every: int = Field(20, ge=1, description="Steps between checkpoints.")
     keep_checkpoints: int = Field(2, ge=2, description="Verified checkpoints kept.")
+
+    @model_validator(mode="after")
+    def _one_correction(self) -> Self:
+        if self.adv.estimator == "vtrace" and (self.loss != "ppo" or self.by_lag is not None):
+            raise ValueError("vtrace's advantages hold the ratio pi / mu, which only loss: ppo leaves alone; set it")
+        if self.adv.c_bar > self.adv.rho_bar:
+            raise ValueError(f"adv.c_bar {self.adv.c_bar:g} must not exceed adv.rho_bar {self.adv.rho_bar:g}")
+        return self
 
     def conflicts(self, others: Mapping[str, ServiceSpec]) -> Iterator[tuple[str, str]]:
         """What the rollouts draw must be what is learned from, and fit."""

@@ -76,9 +76,13 @@ class PolicyOptimizer:
         """Drop gradients."""
         self.adam.zero_grad(set_to_none=True)
 
+    def norm(self) -> float:
+        """Clip the gradients and return their norm before that; nothing is applied."""
+        return nn.utils.clip_grad_norm_(list(self.names), self.settings.max_grad_norm).item()
+
     def update(self) -> float:
         """Clip, step, and return the gradient norm before clipping; with a non-finite norm nothing is applied."""
-        norm = nn.utils.clip_grad_norm_(list(self.names), self.settings.max_grad_norm).item()
+        norm = self.norm()
         if math.isfinite(norm):
             self.adam.step()
         return norm

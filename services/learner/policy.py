@@ -49,24 +49,41 @@ class Policy(nn.Module):
         targets: Tensor,
         temperature: float = 1.0,
         shared: Shared | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Score `targets` [A] at flat `positions` [A] of the pack ids [1, T]; see PackedBatch for the rest.
 
-        Returns (log-prob, entropy), float32 [A], nats, both of softmax(logits / temperature).
+        Returns (log-prob, entropy), float32 [A], nats, both of softmax(logits / temperature), and the hidden states
+        [A, H] they come from.
         """
+        hidden = self._hidden(ids, position_ids, cu_seqlens, positions, shared)
+        weight = self.lm.get_output_embeddings().weight
+        return *chunked_logprob(hidden, weight, targets, temperature, self.elements), hidden
+
+    def _hidden(
+        self, ids: Tensor, position_ids: Tensor, cu_seqlens: Tensor, positions: Tensor, shared: Shared | None
+    ) -> Tensor:
         documents = Documents.from_cu_seqlens(cu_seqlens, shared)
         if shared is not None:
             ids, position_ids = ids.index_select(1, shared.keep), position_ids.index_select(1, shared.keep)
             positions = shared.expand.index_select(0, positions)
         with torch.autocast(ids.device.type, dtype=torch.bfloat16, enabled=self.bf16):
             body = self.lm.base_model(input_ids=ids, position_ids=position_ids, use_cache=False, documents=documents)
-        hidden = body.last_hidden_state[0].index_select(0, positions)
-        weight = self.lm.get_output_embeddings().weight
-        return chunked_logprob(hidden, weight, targets, temperature, self.elements)
+        states: Tensor = body.last_hidden_state[0].index_select(0, positions)
+        return states
+
+    def hidden(self, batch: PackedBatch, actions: ActionTokens) -> Tensor:
+        """Hidden states [A, H] at a pack's scored tokens, without the head."""
+        return self._hidden(batch.ids, batch.position_ids, batch.cu_seqlens, actions.positions, batch.shared)
 
     def score(self, batch: PackedBatch, actions: ActionTokens, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """(log-prob, entropy) of a pack's scored tokens."""
+        return self.score_and_hidden(batch, actions, temperature)[:2]
+
+    def score_and_hidden(
+        self, batch: PackedBatch, actions: ActionTokens, temperature: float = 1.0
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """`forward` on a pack and its scored tokens."""
-        result: tuple[Tensor, Tensor] = self(
+        result: tuple[Tensor, Tensor, Tensor] = self(
             batch.ids,
             batch.position_ids,
             batch.cu_seqlens,

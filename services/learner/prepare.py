@@ -8,12 +8,13 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from midflight.services.algorithms.baselines import Advantages, advantages, fold_kl
+from midflight.services.algorithms.baselines import Advantages, Estimator, advantages, fold_kl
 from midflight.services.algorithms.kl import kl_estimate
 from midflight.services.algorithms.losses import USES_PROXIMAL
 from midflight.services.algorithms.masks import keep_by_name
 from midflight.services.algorithms.ratios import log_ratio
 
+from .critic import Critic
 from .packing import ActionTokens, Document, PackedBatch, microbatches
 from .policy import Policy
 from .settings import RlSettings
@@ -51,7 +52,7 @@ class Micro:
 
     mask: bool [A], false where the behaviour log-prob is not finite. proximal, reference: log-probs (nats, [A])
     under pi_old and the reference, None where not computed. advantage: [A], set by `assign_advantages`. kept: by name
-    of a mask, bool [A], set by `assign_masks`.
+    of a mask, bool [A], set by `assign_masks`. values, returns: [A], old and to be learned, with a critic.
     """
 
     pack: PackedBatch
@@ -61,6 +62,8 @@ class Micro:
     reference: Tensor | None = None
     advantage: Tensor | None = None
     kept: dict[str, Tensor] = field(default_factory=dict)
+    values: Tensor | None = None
+    returns: Tensor | None = None
 
 
 def plan(batch: RolloutBatch, settings: RlSettings, step: int, device: torch.device) -> list[list[Micro]]:
@@ -85,18 +88,27 @@ def _micro(pack: PackedBatch) -> Micro:
 
 
 @torch.no_grad()
-def score(policy: Policy, reference: Policy | None, updates: list[list[Micro]], settings: RlSettings) -> None:
-    """Log-probs under the reference everywhere, under pi_old where the weights will have moved.
+def score(
+    policy: Policy,
+    reference: Policy | None,
+    critic: Critic | None,
+    updates: list[list[Micro]],
+    settings: RlSettings,
+) -> None:
+    """Log-probs under the reference everywhere, under pi_old where the weights will have moved, and values.
 
-    During the first update the policy still is pi_old, so its own detached log-probs serve there; masks, which look at
-    the whole batch, need them before.
+    During the first update the policy still is pi_old, so its own detached log-probs serve there; masks and critics,
+    which look at the whole batch, need them before.
     """
     for index, micros in enumerate(updates):
         for micro in micros:
             if reference is not None:
                 micro.reference = reference.score(micro.pack, micro.actions, settings.temperature)[0]
-            if settings.masks or (settings.loss in USES_PROXIMAL and index):
-                micro.proximal = policy.score(micro.pack, micro.actions, settings.temperature)[0]
+            if critic or settings.masks or (settings.loss in USES_PROXIMAL and index):
+                scored = policy.score_and_hidden(micro.pack, micro.actions, settings.temperature)
+                micro.proximal = scored[0]
+                if critic:
+                    micro.values = critic(scored[2], micro.pack, micro.actions)
 
 
 def assign_advantages(batch: RolloutBatch, updates: list[list[Micro]], settings: RlSettings) -> Advantages:
@@ -106,14 +118,14 @@ def assign_advantages(batch: RolloutBatch, updates: list[list[Micro]], settings:
     """
     rewards = batch.rewards.double()
     micros = [micro for update in updates for micro in update]
-    penalties = [_penalty(micro, settings) for micro in micros]
+    penalties = [penalty(micro, settings) for micro in micros]
     if settings.kl_type == "reward":
-        for micro, penalty in zip(micros, penalties, strict=True):
-            rewards = fold_kl(rewards, penalty.cpu(), micro.actions.sequence.cpu(), settings.kl_coef)
-    adv = advantages(rewards, batch.group, settings.estimator, settings.norm_var)
-    for micro, penalty in zip(micros, penalties, strict=True):
-        values = adv.values.to(penalty)[micro.actions.sequence]
-        micro.advantage = values - settings.kl_coef * penalty if settings.kl_type == "advantage" else values
+        for micro, kl in zip(micros, penalties, strict=True):
+            rewards = fold_kl(rewards, kl.cpu(), micro.actions.sequence.cpu(), settings.kl_coef)
+    adv = advantages(rewards, batch.group, cast(Estimator, settings.estimator), settings.norm_var)
+    for micro, kl in zip(micros, penalties, strict=True):
+        values = adv.values.to(kl)[micro.actions.sequence]
+        micro.advantage = values - settings.kl_coef * kl if settings.kl_type == "advantage" else values
     return adv
 
 
@@ -135,7 +147,8 @@ def assign_masks(updates: list[list[Micro]], settings: RlSettings) -> None:
             micro.kept[name] = part
 
 
-def _penalty(micro: Micro, settings: RlSettings) -> Tensor:
+def penalty(micro: Micro, settings: RlSettings) -> Tensor:
+    """KL estimate of each action token, [A], for a penalty in the reward or the advantage; zeros for neither."""
     behaviour = micro.actions.behaviour_logp
     if micro.reference is None or settings.kl_type not in ("reward", "advantage"):
         return torch.zeros_like(behaviour)

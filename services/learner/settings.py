@@ -1,15 +1,44 @@
 """Every choice of one RL update, as plain values."""
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Final, Literal, get_args
 
 from midflight.services.algorithms.aggregate import Aggregation
 from midflight.services.algorithms.baselines import Estimator
+from midflight.services.algorithms.estimators import Bootstrap
 from midflight.services.algorithms.kl import KlEstimator
 from midflight.services.algorithms.losses import LossKind
 from midflight.services.algorithms.masks import Limits, MaskName, Row, choose
+from midflight.services.algorithms.segments import TraceLevel
 
+CriticEstimator = Literal["gae", "td_lambda", "vtrace", "retrace", "clipped_is", "multistep"]
+CRITIC_ESTIMATORS: Final[frozenset[str]] = frozenset(get_args(CriticEstimator))
 KlType = Literal["reward", "loss", "advantage"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CriticSettings:
+    """How values enter the advantages of the estimators that use them, and how they are learned.
+
+    gamma, lamda, rho_bar, c_bar, clip_ratio, n_steps, bootstrap_method: see `algorithms.estimators`. trace_level: what
+    makes one step. dead_band: nats within which a ratio is 1. whiten: advantages to mean 0, variance 1 over the batch.
+    value_clip: see `algorithms.values`. coef: weight of the value loss. warmup_steps: batches in which only the critic
+    learns.
+    """
+
+    gamma: float = 1.0
+    lamda: float = 1.0
+    rho_bar: float = 1.0
+    c_bar: float = 1.0
+    clip_ratio: float = 0.2
+    n_steps: int | None = 5
+    bootstrap_method: Bootstrap = "gae"
+    trace_level: TraceLevel = "token"
+    dead_band: float = 0.0
+    whiten: bool = False
+    value_clip: float | None = 0.5
+    coef: float = 0.5
+    warmup_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +59,9 @@ class RlSettings:
     masks: tuple[MaskName, ...] = ()
     limits: Limits = field(default_factory=Limits)
     table: tuple[Row, ...] = ()
-    estimator: Estimator = "dr_grpo"
+    estimator: Estimator | CriticEstimator = "dr_grpo"
     norm_var: bool = False
+    critic: CriticSettings = field(default_factory=CriticSettings)
     clip_low: float = 0.2
     clip_high: float = 0.2
     tis_cap: float = 2.0
@@ -51,9 +81,18 @@ class RlSettings:
     def __post_init__(self) -> None:
         if self.kl_coef and self.kl_type is None:
             raise ValueError("kl_coef is set but kl_type is not: say reward, loss or advantage")
+        if self.estimator == "vtrace" and self.loss != "ppo":
+            raise ValueError(
+                f"vtrace's advantages hold the ratio pi / mu, and loss {self.loss} would too: set loss: ppo"
+            )
         for name in ("update_per_rollout", "max_new_tokens", "max_length_per_device", "temperature", "tis_cap"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+
+    @property
+    def uses_critic(self) -> bool:
+        """Whether the estimator reads values."""
+        return self.estimator in CRITIC_ESTIMATORS
 
     def at_lag(self, lag: int) -> "RlSettings":
         """With loss and masks as the table has them for a batch whose oldest token lags so many steps."""

@@ -1,7 +1,7 @@
 """What a learner checkpoint contains: weights, optimizer, random states, and the caller's extra."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,14 @@ from torch import Tensor, nn
 
 from . import rng
 from .checkpoint import Manifest, UnusableCheckpoint, save, verify
+from .critic import CriticTraining
+from .durable import Chunk
 from .optim import PolicyOptimizer
 from .tensorfile import tensor_chunks
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
-REMEDY = "set `model` back to what the run began with, or start a new run"
+CRITIC, CRITIC_OPTIMIZER = "critic.safetensors", "critic-optimizer.safetensors"
+REMEDY = "set `model` and the learner's critic back to what the run began with, or start a new run"
 
 
 def model_tensors(module: nn.Module) -> dict[str, Tensor]:
@@ -26,31 +29,50 @@ def model_tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def save_learner(
-    root: Path, step: int, module: nn.Module, optimizer: PolicyOptimizer, extra: Mapping[str, Any], keep: int = 2
+    root: Path,
+    step: int,
+    module: nn.Module,
+    optimizer: PolicyOptimizer,
+    extra: Mapping[str, Any],
+    keep: int = 2,
+    critic: CriticTraining | None = None,
 ) -> Manifest:
     """Checkpoint everything that the next step depends on; see `checkpoint.save` for errors and durability."""
     state = {"optimizer": optimizer.values(), "rng": rng.capture()}
-    files = {
+    files: dict[str, Iterable[Chunk]] = {
         MODEL: tensor_chunks(model_tensors(module)),
         OPTIMIZER: tensor_chunks(optimizer.tensors()),
-        STATE: [json.dumps(state, allow_nan=False).encode()],
     }
+    if critic:
+        state["critic"] = critic.optimizer.values()
+        files[CRITIC] = tensor_chunks(model_tensors(critic.module))
+        files[CRITIC_OPTIMIZER] = tensor_chunks(critic.optimizer.tensors())
+    files[STATE] = [json.dumps(state, allow_nan=False).encode()]
     return save(root, step, files, extra, keep)
 
 
-def load_learner(path: Path, module: nn.Module, optimizer: PolicyOptimizer) -> Manifest:
+def load_learner(
+    path: Path, module: nn.Module, optimizer: PolicyOptimizer, critic: CriticTraining | None = None
+) -> Manifest:
     """Verify `path` and put its whole content back in place; training goes on bit for bit on a CPU.
 
     Raises CheckpointError when it does not verify or belongs to another model; nothing is changed then.
     """
     manifest = verify(path)
-    stored = _stored(path, module)
+    stored = _stored(path / MODEL, module)
     state = json.loads((path / STATE).read_bytes())
+    if critic and CRITIC not in manifest.files:
+        raise UnusableCheckpoint(f"{path}: written without a critic; {REMEDY}")
+    valued = _stored(path / CRITIC, critic.module) if critic else {}
     try:
         optimizer.load(load_file(path / OPTIMIZER), state["optimizer"])
+        if critic:
+            critic.optimizer.load(load_file(path / CRITIC_OPTIMIZER), state["critic"])
     except (ValueError, KeyError) as error:
         raise UnusableCheckpoint(f"{path}: {error}; {REMEDY}") from error
     _copy(stored, module)
+    if critic:
+        _copy(valued, critic.module)
     rng.restore(state["rng"])
     return manifest
 
@@ -58,12 +80,12 @@ def load_learner(path: Path, module: nn.Module, optimizer: PolicyOptimizer) -> M
 def load_model_tensors(path: Path, module: nn.Module) -> None:
     """Verify `path` and put only its model in place; raises CheckpointError as `load_learner` does."""
     verify(path)
-    _copy(_stored(path, module), module)
+    _copy(_stored(path / MODEL, module), module)
 
 
 def _stored(path: Path, module: nn.Module) -> dict[str, Tensor]:
-    """The model file, if it has exactly the tensors of `module`."""
-    current, stored = model_tensors(module), load_file(path / MODEL)
+    """A file of tensors, if it has exactly those of `module`."""
+    current, stored = model_tensors(module), load_file(path)
     if {k: v.shape for k, v in current.items()} != {k: v.shape for k, v in stored.items()}:
         differing = sorted(set(current) ^ set(stored)) or ["shapes"]
         raise UnusableCheckpoint(f"{path}: written by another model, differs in {differing[:3]}; {REMEDY}")

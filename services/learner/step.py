@@ -5,6 +5,7 @@ advantages; then per update forward, loss, backward over its micro-batches, clip
 """
 
 import math
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -15,7 +16,10 @@ from midflight.services.algorithms.kl import kl_estimate
 from midflight.services.algorithms.losses import Sampled, token_loss
 from midflight.services.algorithms.masks import together
 from midflight.services.algorithms.ratios import log_ratio, truncated
+from midflight.services.algorithms.values import explained_variance, value_loss
 
+from .critic import CriticTraining
+from .estimate import assign_estimates, trace_reach
 from .metrics import StepReport, Tally, TokenRecord
 from .optim import PolicyOptimizer
 from .policy import Policy
@@ -31,33 +35,66 @@ def rl_update(
     optimizer: PolicyOptimizer,
     batch: RolloutBatch,
     settings: RlSettings,
+    critic: CriticTraining | None = None,
 ) -> StepReport:
     """Train `policy` on `batch` and report. The result does not depend on how micro-batches are cut.
 
-    reference: frozen policy for the KL terms and the `kl` metric; required when settings.kl_type is set.
+    reference: frozen policy for the KL terms and the `kl` metric; required when settings.kl_type is set. critic: what
+    estimates values, with its optimizer; required by the estimators that read them.
     Tokens whose behaviour log-prob is not finite are masked, counted, and stay in the denominators. An update
     whose gradient norm is not finite is skipped and counted. Raises SequenceTooLong, naming the sample, with
     nothing changed.
     """
     if settings.kl_type is not None and reference is None:
         raise ValueError(f"kl_type {settings.kl_type} needs a reference policy")
+    if settings.uses_critic != (critic is not None):
+        raise ValueError(f"estimator {settings.estimator} {'needs a' if critic is None else 'reads no'} critic")
     settings = settings.at_lag(batch.lag)
     updates = plan(batch, settings, optimizer.step, next(policy.parameters()).device)
-    score(policy, reference, updates, settings)
-    adv = assign_advantages(batch, updates, settings)
+    score(policy, reference, critic.module if critic else None, updates, settings)
+    adv = (assign_estimates if critic else assign_advantages)(batch, updates, settings)
     assign_masks(updates, settings)
+    frozen = critic is not None and optimizer.step < settings.critic.warmup_steps
     rate = optimizer.advance()
+    if critic:
+        critic.optimizer.advance()
     tally = Tally(len(batch.documents))
     losses: list[float] = []
     norms: list[float] = []
     for micros in updates:
         optimizer.zero_grad()
-        losses.append(_accumulate(policy, micros, batch.version, settings, tally))
-        norms.append(optimizer.update())
-    return StepReport(tally.report() | _summary(batch, updates, adv, losses, norms) | {"lr": rate})
+        if critic:
+            critic.optimizer.zero_grad()
+        losses.append(_accumulate(policy, critic, micros, batch.version, settings, tally))
+        norms.append(optimizer.norm() if frozen else optimizer.update())
+        if critic:
+            critic.optimizer.update()
+    report = tally.report() | _summary(batch, updates, adv, losses, norms) | {"lr": rate}
+    return StepReport(report | (value_report(updates, settings) if critic else {}))
 
 
-def _accumulate(policy: Policy, micros: list[Micro], version: int, settings: RlSettings, tally: Tally) -> float:
+def value_report(updates: list[list[Micro]], settings: RlSettings) -> dict[str, float]:
+    """How good the values were before the update, and how far news travelled along clipped traces."""
+    micros = [micro for update in updates for micro in update]
+    values = torch.cat([cast(Tensor, m.values)[m.mask] for m in micros])
+    returns = torch.cat([cast(Tensor, m.returns)[m.mask] for m in micros])
+    found = {
+        "value_mean": float(values.mean()) if len(values) else 0.0,
+        "value_error": float((values - returns).square().mean()) if len(values) else 0.0,
+        "explained_variance": explained_variance(values, returns),
+    }
+    reach = trace_reach(updates, settings)
+    return found if reach is None else found | {"trace_mean": reach}
+
+
+def _accumulate(
+    policy: Policy,
+    critic: CriticTraining | None,
+    micros: list[Micro],
+    version: int,
+    settings: RlSettings,
+    tally: Tally,
+) -> float:
     """Forward and backward over one update's micro-batches; returns its loss."""
     denominators = Denominators(
         tokens=sum(m.mask.numel() for m in micros),
@@ -66,7 +103,7 @@ def _accumulate(policy: Policy, micros: list[Micro], version: int, settings: RlS
     )
     total = 0.0
     for micro in micros:
-        loss, record = _loss(policy, micro, denominators, version, settings)
+        loss, record = _loss(policy, critic, micro, denominators, version, settings)
         torch.autograd.backward(loss)
         tally.add(record)
         total += loss.item()
@@ -74,11 +111,16 @@ def _accumulate(policy: Policy, micros: list[Micro], version: int, settings: RlS
 
 
 def _loss(
-    policy: Policy, micro: Micro, denominators: Denominators, version: int, settings: RlSettings
+    policy: Policy,
+    critic: CriticTraining | None,
+    micro: Micro,
+    denominators: Denominators,
+    version: int,
+    settings: RlSettings,
 ) -> tuple[Tensor, TokenRecord]:
-    """This micro-batch's share of: policy loss + kl_coef * KL - entropy_coef * entropy."""
+    """This micro-batch's share of: policy loss + kl_coef * KL - entropy_coef * entropy + critic.coef * value loss."""
     actions, mask = micro.actions, micro.mask
-    logp, entropy = policy.score(micro.pack, actions, settings.temperature)
+    logp, entropy, hidden = policy.score_and_hidden(micro.pack, actions, settings.temperature)
     now = logp.detach()
     assert micro.advantage is not None  # set for every micro-batch by assign_advantages
     proximal = now if micro.proximal is None else micro.proximal
@@ -105,6 +147,10 @@ def _loss(
             objective = objective + settings.kl_coef * weight * term
     if settings.entropy_coef:
         objective = objective - settings.entropy_coef * entropy
+    if critic and micro.values is not None and micro.returns is not None:
+        value = critic.module(hidden, micro.pack, actions)
+        error = value_loss(value, micro.values, micro.returns, settings.critic.value_clip)
+        objective = objective + settings.critic.coef * error
     weights = token_weights(settings.aggregation, actions.sequence, denominators)
     record = TokenRecord(tokens, entropy, drift, kl, version - actions.versions, actions.sequence, mask, micro.kept)
     return aggregate(objective, mask, weights), record

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from torch import nn
 
 from midflight.services.algorithms.masks import BY_LAG, Limits, Row
 from midflight.services.data import BadRow, DataError, PromptStream, sft_rows
@@ -20,11 +21,12 @@ from midflight.services.model.open import open_model, pick_device
 
 from .checkpoint import UnusableCheckpoint, latest_verified, sweep
 from .config import LagRow, LearnerConfig, LimitsConfig, OptimConfig
+from .critic import Critic, CriticTraining
 from .metrics import StepReport
 from .optim import OptimSettings, PolicyOptimizer
 from .packing import Document, SequenceTooLong
 from .policy import Policy
-from .settings import RlSettings
+from .settings import CriticSettings, RlSettings
 from .sft import sft_update
 from .snapshot import load_learner, load_model_tensors, save_learner
 from .step import RolloutBatch, rl_update
@@ -60,6 +62,7 @@ class Trainer:
             lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.policy = Policy(lm.to(self.device), bf16=BF16[config.bf16])
         self.reference: Policy | None = None
+        self.critic: CriticTraining | None = None
         self.stage = "sft" if config.sft else "rl"
         self.step = 0
         """RL batches trained."""
@@ -74,6 +77,7 @@ class Trainer:
         self._examples: PromptStream[Document] | None = None
         if self.stage == "rl":
             self._freeze_reference()
+            self._make_critic()
 
     def read_examples(self) -> None:
         """Read and tokenize the warm start's data, if it is still to be done. May take long."""
@@ -97,7 +101,7 @@ class Trainer:
 
     def rl_step(self, batch: RolloutBatch) -> StepReport:
         """One RL batch; `step` counts it."""
-        report = rl_update(self.policy, self.reference, self.optimizer, batch, self.settings)
+        report = rl_update(self.policy, self.reference, self.optimizer, batch, self.settings, self.critic)
         self.step += 1
         return report
 
@@ -127,7 +131,7 @@ class Trainer:
             **extra,
         }
         number, keep = self.sft_done + self.step, self.config.keep_checkpoints
-        return save_learner(self.root, number, self.policy.lm, self.optimizer, values, keep).digest
+        return save_learner(self.root, number, self.policy.lm, self.optimizer, values, keep, self.critic).digest
 
     def restore(self) -> Restored:
         """Load the newest verified checkpoint, if there is one.
@@ -144,7 +148,8 @@ class Trainer:
         self.recent = {int(sample): int(step) for sample, step in values["recent"]}
         if self.stage == "rl":
             self.optimizer = self._optimizer(self.config.optim, self.config.steps)
-        load_learner(found.path, self.policy.lm, self.optimizer)
+            self._make_critic()
+        load_learner(found.path, self.policy.lm, self.optimizer, self.critic)
         if self.stage == "rl" and self.config.sft:
             self._load_reference()
         self._apply_live()
@@ -171,6 +176,7 @@ class Trainer:
         self.optimizer = self._optimizer(self.config.optim, self.config.steps)
         self._apply_live()
         self._freeze_reference()
+        self._make_critic()
         if self.reference is not None:
             save_learner(self.root / "reference", 0, self.reference.lm, self.optimizer, {})
 
@@ -179,6 +185,16 @@ class Trainer:
             return
         self.reference = Policy(copy.deepcopy(self.policy.lm), bf16=BF16[self.config.bf16])
         self.reference.requires_grad_(False)
+
+    def _make_critic(self) -> None:
+        """A fresh critic for the estimators that read values; a body of its own begins as a copy of the policy's."""
+        if not self.settings.uses_critic:
+            return
+        config, lm = self.config.critic, self.policy.lm
+        body = Policy(copy.deepcopy(lm), bf16=BF16[self.config.bf16]) if config.kind == "model" else None
+        module = Critic.beside(lm, body, config.detach)
+        optim = self.config.optim.model_copy(update={"lr": config.lr, "weight_decay": 0.0})
+        self.critic = CriticTraining(module, self._optimizer(optim, self.config.steps, module))
 
     def _load_reference(self) -> None:
         self._freeze_reference()
@@ -189,7 +205,7 @@ class Trainer:
             raise UnusableCheckpoint(f"{self.root / 'reference'}: the reference policy is gone: {found.skipped}")
         load_model_tensors(found.path, self.reference.lm)
 
-    def _optimizer(self, config: OptimConfig, steps: int) -> PolicyOptimizer:
+    def _optimizer(self, config: OptimConfig, steps: int, module: nn.Module | None = None) -> PolicyOptimizer:
         settings = OptimSettings(
             lr=config.lr,
             weight_decay=config.weight_decay,
@@ -199,7 +215,7 @@ class Trainer:
             total_steps=steps,
             max_grad_norm=config.max_grad_norm,
         )
-        return PolicyOptimizer(self.policy, settings)
+        return PolicyOptimizer(module or self.policy, settings)
 
     def _documents(self, source: str) -> Iterator[Document]:
         """Supervised documents of a source; refused rows are kept by name in `bad_rows`."""
@@ -226,6 +242,7 @@ def rl_settings(config: LearnerConfig, seed: int) -> RlSettings:
         table=table_of(config.by_lag),
         estimator=config.adv.estimator,
         norm_var=config.adv.norm_var,
+        critic=critic_settings(config),
         clip_low=config.clip,
         clip_high=config.clip_high or config.clip,
         tis_cap=config.tis_cap,
@@ -240,6 +257,26 @@ def rl_settings(config: LearnerConfig, seed: int) -> RlSettings:
         entropy_coef=config.entropy_coef,
         temperature=config.temperature or 1.0,
         max_length_per_device=config.max_length_per_device,
+    )
+
+
+def critic_settings(config: LearnerConfig) -> CriticSettings:
+    """How values enter and are learned."""
+    adv, critic = config.adv, config.critic
+    return CriticSettings(
+        gamma=adv.gamma,
+        lamda=adv.lamda,
+        rho_bar=adv.rho_bar,
+        c_bar=adv.c_bar,
+        clip_ratio=adv.clip_ratio,
+        n_steps=adv.n_steps,
+        bootstrap_method=adv.bootstrap_method,
+        trace_level=adv.trace_level,
+        dead_band=adv.dead_band,
+        whiten=adv.whiten,
+        value_clip=critic.clip,
+        coef=critic.coef,
+        warmup_steps=critic.warmup_steps,
     )
 
 
