@@ -1,20 +1,25 @@
 """Critic-free advantages: a sequence's reward against its group, and KL penalties folded in.
 
 Names and formulas: dr_grpo (Liu 2025, arXiv 2503.20783), grpo (Shao 2024, arXiv 2402.03300), rloo (Kool 2019,
-Ahmadian 2024), reinforce with a batch baseline. Computed in float64. A group of one has no baseline: its
+Ahmadian 2024), reinforce with a batch baseline, opo (arXiv 2505.23585), maxrl (arXiv 2602.02710), reinforce_pp and its
+baseline form (REINFORCE++, arXiv 2501.03262, undiscounted). Computed in float64. A group of one has no baseline: its
 advantage is 0 and it is counted, never the raw reward and never NaN.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 import torch
 from torch import Tensor
 
-Estimator = Literal["dr_grpo", "grpo", "rloo", "reinforce"]
+Estimator = Literal["dr_grpo", "grpo", "rloo", "opo", "maxrl", "reinforce", "reinforce_pp", "reinforce_pp_baseline"]
+GROUP_FREE: Final[frozenset[Estimator]] = frozenset({"reinforce", "reinforce_pp"})
+"""Estimators that need no second response to a prompt."""
 
 STD_EPSILON = 1e-6
 """Added to a standard deviation before dividing by it."""
+VAR_EPSILON = 1e-8
+"""Added to a variance of tokens before dividing by its root."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,26 +36,61 @@ class Advantages:
     flat: int
 
 
-def advantages(rewards: Tensor, group: Tensor, estimator: Estimator = "dr_grpo", norm_var: bool = False) -> Advantages:
+def advantages(
+    rewards: Tensor,
+    group: Tensor,
+    estimator: Estimator = "dr_grpo",
+    norm_var: bool = False,
+    lengths: Tensor | None = None,
+) -> Advantages:
     """Advantage of each of N sequences. rewards float [N]; group int64 [N], any labels.
 
     dr_grpo: R - mean_g. grpo, and dr_grpo with norm_var: that over (std_g + 1e-6), unbiased std.
-    rloo: R - mean of the others in g. reinforce: R - batch mean, with norm_var over the batch std.
+    rloo: R - mean of the others in g. opo: R - mean_g weighed by lengths. maxrl: (R - mean_g) / mean_g, 0 where that
+    mean is not positive. reinforce: R - batch mean, with norm_var over the batch std. reinforce_pp: R whitened over all
+    action tokens of the batch; reinforce_pp_baseline: R - mean_g, whitened so.
+    lengths int [N]: action tokens of each sequence, for opo and the last two; 1 each when omitted.
     """
     reward = rewards.double()
+    length = torch.ones_like(reward) if lengths is None else lengths.double()
     _, index, size = torch.unique(group, return_inverse=True, return_counts=True)
-    flat = _flat(reward, index, len(size))
-    if estimator == "reinforce":
-        values = _against_mean(reward, torch.zeros_like(index), reward.new_tensor([len(reward)]), norm_var)
+    flat, count = _flat(reward, index, len(size)), size.double()
+    if estimator in GROUP_FREE:
+        index = torch.zeros_like(index)
+        values = _against_mean(reward, index, reward.new_tensor([len(reward)]), norm_var)
+        values = _whitened(reward, length) if estimator == "reinforce_pp" else values
         values = torch.where((reward == reward[:1]).all(), 0.0, values)
     else:
-        count = size.double()
-        values = _against_mean(reward, index, count, norm_var or estimator == "grpo")
-        if estimator == "rloo":
-            values = values * (count / (count - 1).clamp(min=1))[index]
+        values = _of_groups(reward, index, count, length, estimator, norm_var)
         values = torch.where(flat[index], 0.0, values)
+        if estimator == "reinforce_pp_baseline":
+            values = torch.where(flat[index], 0.0, _whitened(values, length))
     singletons = int((size == 1).sum())
     return Advantages(values, len(size), singletons, int(flat.sum()) - singletons)
+
+
+def _of_groups(
+    reward: Tensor, index: Tensor, count: Tensor, length: Tensor, estimator: Estimator, norm_var: bool
+) -> Tensor:
+    zeros = torch.zeros_like(count)
+    if estimator == "opo":
+        weight = zeros.index_add(0, index, length).clamp(min=1)
+        return reward - (zeros.index_add(0, index, length * reward) / weight)[index]
+    values = _against_mean(reward, index, count, norm_var or estimator == "grpo")
+    if estimator == "rloo":
+        return values * (count / (count - 1).clamp(min=1))[index]
+    if estimator == "maxrl":
+        mean = (zeros.index_add(0, index, reward) / count)[index]
+        return torch.where(mean > 0, values / mean.clamp(min=STD_EPSILON), 0.0)
+    return values
+
+
+def _whitened(values: Tensor, length: Tensor) -> Tensor:
+    """(x - mean) / sqrt(variance + 1e-8) over tokens, each holding its sequence's value; unbiased variance."""
+    tokens = length.sum()
+    centred = values - (length * values).sum() / tokens.clamp(min=1)
+    variance = (length * centred.square()).sum() / (tokens - 1).clamp(min=1)
+    return centred * (variance + VAR_EPSILON).rsqrt()
 
 
 def count_groups(rewards: Tensor, group: Tensor, values: Tensor) -> Advantages:

@@ -45,7 +45,20 @@ class AdvantageConfig(Config):
     """How rewards become advantages."""
 
     estimator: Literal[
-        "dr_grpo", "rloo", "reinforce", "gae", "td_lambda", "vtrace", "retrace", "clipped_is", "multistep"
+        "dr_grpo",
+        "grpo",
+        "rloo",
+        "opo",
+        "maxrl",
+        "reinforce",
+        "reinforce_pp",
+        "reinforce_pp_baseline",
+        "gae",
+        "td_lambda",
+        "vtrace",
+        "retrace",
+        "clipped_is",
+        "multistep",
     ] = Field("dr_grpo", description="Group baseline or, from `gae` on, an estimator that needs a `critic`.")
     norm_var: bool = Field(False, description="Divide by the group's standard deviation (GRPO).")
     gamma: float = Field(1.0, ge=0, le=1, description="Discount a token; 0.99 over 4,000 tokens erases all credit.")

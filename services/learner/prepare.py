@@ -122,7 +122,10 @@ def assign_advantages(batch: RolloutBatch, updates: list[list[Micro]], settings:
     if settings.kl_type == "reward":
         for micro, kl in zip(micros, penalties, strict=True):
             rewards = fold_kl(rewards, kl.cpu(), micro.actions.sequence.cpu(), settings.kl_coef)
-    adv = advantages(rewards, batch.group, cast(Estimator, settings.estimator), settings.norm_var)
+    lengths = torch.zeros(len(rewards), dtype=torch.int64)
+    for micro in micros:
+        lengths.index_add_(0, micro.actions.sequence.cpu(), micro.mask.cpu().long())
+    adv = advantages(rewards, batch.group, cast(Estimator, settings.estimator), settings.norm_var, lengths)
     for micro, kl in zip(micros, penalties, strict=True):
         values = adv.values.to(kl)[micro.actions.sequence]
         micro.advantage = values - settings.kl_coef * kl if settings.kl_type == "advantage" else values

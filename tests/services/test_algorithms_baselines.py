@@ -8,25 +8,47 @@ import torch
 
 from midflight.services.algorithms.baselines import Estimator, advantages, fold_kl
 
-ESTIMATORS: list[Estimator] = ["dr_grpo", "grpo", "rloo", "reinforce"]
+ESTIMATORS: list[Estimator] = [
+    "dr_grpo", "grpo", "rloo", "opo", "maxrl", "reinforce", "reinforce_pp", "reinforce_pp_baseline",
+]  # fmt: skip
 
 
-def slow(rewards: list[float], group: list[int], estimator: Estimator) -> list[float]:
+UNITLESS = ("grpo", "maxrl", "reinforce_pp", "reinforce_pp_baseline")
+"""What is divided by a spread or a mean."""
+
+
+def slow(rewards: list[float], group: list[int], lengths: list[int], estimator: Estimator) -> list[float]:
     """The table of the design, one sample at a time, Python floats."""
+    if estimator == "reinforce":
+        return [reward - statistics.fmean(rewards) for reward in rewards]
+    if estimator == "reinforce_pp":
+        return whitened(rewards, lengths)
     out = []
     for i, reward in enumerate(rewards):
-        mates = [rewards[j] for j in range(len(rewards)) if group[j] == group[i]]
-        others = [rewards[j] for j in range(len(rewards)) if group[j] == group[i] and j != i]
-        if estimator == "reinforce":
-            out.append(reward - statistics.fmean(rewards))
-        elif len(mates) == 1 or min(mates) == max(mates):
+        own = [j for j in range(len(rewards)) if group[j] == group[i]]
+        mates, others = [rewards[j] for j in own], [rewards[j] for j in own if j != i]
+        if len(mates) == 1 or min(mates) == max(mates):
             out.append(0.0)
         elif estimator == "rloo":
             out.append(reward - statistics.fmean(others))
+        elif estimator == "opo":
+            out.append(reward - sum(lengths[j] * rewards[j] for j in own) / sum(lengths[j] for j in own))
+        elif estimator == "maxrl":
+            out.append((reward - statistics.fmean(mates)) / statistics.fmean(mates))
         else:
             scale = statistics.stdev(mates) + 1e-6 if estimator == "grpo" else 1.0
             out.append((reward - statistics.fmean(mates)) / scale)
+    if estimator == "reinforce_pp_baseline":
+        flat = [value == 0.0 for value in out]
+        out = [0.0 if still else value for still, value in zip(flat, whitened(out, lengths), strict=True)]
     return out
+
+
+def whitened(values: list[float], lengths: list[int]) -> list[float]:
+    """Over tokens, one by one."""
+    tokens = [value for value, length in zip(values, lengths, strict=True) for _ in range(length)]
+    mean, variance = statistics.fmean(tokens), statistics.variance(tokens)
+    return [(value - mean) / (variance + 1e-8) ** 0.5 for value in values]
 
 
 def scores(seed: int, n: int = 40) -> tuple[list[float], list[int]]:
@@ -39,9 +61,12 @@ def scores(seed: int, n: int = 40) -> tuple[list[float], list[int]]:
 def test_equals_the_slow_reference(estimator: Estimator, seed: int) -> None:
     """Ragged groups in any order, singletons and flat groups included: within 1e-9."""
     rewards, group = scores(seed)
-    ours = advantages(torch.tensor(rewards, dtype=torch.float64), torch.tensor(group), estimator).values
+    lengths = [1 + (7 * i) % 5 for i in range(len(rewards))]
+    ours = advantages(
+        torch.tensor(rewards, dtype=torch.float64), torch.tensor(group), estimator, lengths=torch.tensor(lengths)
+    ).values
     assert ours.dtype == torch.float64
-    assert ours.tolist() == pytest.approx(slow(rewards, group, estimator), abs=1e-9)
+    assert ours.tolist() == pytest.approx(slow(rewards, group, lengths, estimator), abs=1e-9)
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -54,7 +79,7 @@ def test_identical_rewards_give_exactly_zero(estimator: Estimator) -> None:
         assert (result.groups, result.singletons, result.flat) == (1, 0, 1)
 
 
-@pytest.mark.parametrize("estimator", ["dr_grpo", "grpo", "rloo"])
+@pytest.mark.parametrize("estimator", ["dr_grpo", "grpo", "rloo", "opo", "maxrl", "reinforce_pp_baseline"])
 def test_singletons_are_zero_and_counted(estimator: Estimator) -> None:
     """One member has no baseline: advantage 0, never the raw reward, never NaN."""
     result = advantages(torch.tensor([5.0, 1.0, 0.0]), torch.tensor([8, 2, 2]), estimator, norm_var=True)
@@ -70,9 +95,10 @@ def test_permutation_shift_and_scale(estimator: Estimator) -> None:
     base = advantages(rewards, group, estimator).values
     order = torch.randperm(len(rewards), generator=torch.Generator().manual_seed(0))
     assert torch.allclose(advantages(rewards[order], group[order], estimator).values, base[order], atol=1e-12)
-    assert torch.allclose(advantages(rewards.double() + 5, group, estimator).values, base, atol=1e-9)
+    if estimator != "maxrl":  # a share of the mean
+        assert torch.allclose(advantages(rewards.double() + 5, group, estimator).values, base, atol=1e-9)
     scaled = advantages(rewards.double() * 3, group, estimator).values
-    assert torch.allclose(scaled, base if estimator == "grpo" else 3 * base, atol=1e-4)
+    assert torch.allclose(scaled, base if estimator in UNITLESS else 3 * base, atol=1e-4)
 
 
 def test_group_sums_and_rloo_scaling() -> None:
