@@ -7,6 +7,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from typing import get_args
 
 import generate
 import pytest
@@ -22,6 +23,7 @@ from midflight.kernel.config.registry import builtin_registry
 from midflight.kernel.spec import ServiceSpec
 from midflight.messages.catalogue import CATALOGUE, TOPICS
 from midflight.messages.envelope import Envelope
+from midflight.services.learner.config import AdvantageConfig, Loss, Mask
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -182,3 +184,14 @@ def test_cheap_console_commands_run(command: str) -> None:
     program = [sys.executable, "-m", "midflight.kernel.cli.main"] if words[0] == "midflight" else [sys.executable]
     ran = subprocess.run([*program, *words[1:]], cwd=ROOT, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stderr
+
+
+def test_every_algorithm_a_topology_can_name_is_explained() -> None:
+    """Estimators, losses and masks have a row in docs/algorithms.md; each paper there is named in the code too."""
+    page = (ROOT / "docs/algorithms.md").read_text()
+    for choices in (AdvantageConfig.model_fields["estimator"].annotation, Loss, Mask):
+        for name in get_args(choices):
+            assert f"`{name}`" in page, name
+    code = "".join(path.read_text() for path in (ROOT / "services/algorithms").glob("*.py"))
+    for paper in re.findall(r"arXiv (\d{4}\.\d{5})", page):
+        assert paper in code, paper
