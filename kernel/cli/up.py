@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from midflight.kernel.config import ConfigError, Loaded, load_topology
+from midflight.kernel.config.shipped import shipped
 
 from .common import print_json
 from .exits import USAGE, Stop
@@ -75,10 +76,7 @@ def find_topology(name: str) -> str:
     """A path as it is; otherwise configs/NAME.yaml of the installed package."""
     if os.path.exists(name) or os.sep in name or name.endswith((".yaml", ".yml")):
         return name
-    from importlib.resources import files
-
-    entries = files("midflight.configs").iterdir()
-    known = {Path(entry.name).stem: entry for entry in entries if entry.name.endswith(".yaml")}
+    known = shipped()
     if name not in known:
-        raise Stop(USAGE, f"no topology {name!r}: give a file, or one of {', '.join(sorted(known))}")
-    return str(known[name])
+        raise Stop(USAGE, f"no topology {name!r}: give a file, or one of {', '.join(known)}")
+    return known[name]

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .errors import Origin, Path, Problem, suggest
+from .shipped import shipped
 from .tree import Tree, merge
 from .yaml_nodes import MAX_CHARS, Reader
 
@@ -91,7 +92,7 @@ class Composer:
         own = dict(layer.value)
         bases = own.pop("extends", None)
         for base in self._bases(bases):
-            self._file(os.path.join(os.path.dirname(path), str(base.value)), (*open_files, real), base.at)
+            self._file(_base(os.path.dirname(path), str(base.value)), (*open_files, real), base.at)
         self._lay(Tree(own, layer.at))
 
     def _lay(self, layer: Tree) -> None:
@@ -149,6 +150,12 @@ def display(path: str) -> str:
     """A path as messages show it: relative when it lies in the working directory."""
     full, here = os.path.abspath(path), os.getcwd()
     return os.path.relpath(full, here) if f"{full}/".startswith(f"{here.rstrip('/')}/") else full
+
+
+def _base(folder: str, name: str) -> str:
+    """The file that `extends` names: relative to its own, or one that comes with the package, by its bare name."""
+    path = os.path.join(folder, name)
+    return path if os.path.exists(path) else shipped().get(name, path)
 
 
 def _nearest(path: str) -> str:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from midflight.kernel.config import load_topology
 from midflight.kernel.config.compose import MAX_FILES, Composer, compose
 from midflight.kernel.config.errors import Origin
 from midflight.kernel.config.tree import Tree, marks, merge, plain
@@ -279,3 +280,13 @@ def test_bad_overrides(folder: Path, override: str, message: str) -> None:
     """A bad override is told by its number; the value is never part of the text."""
     put("top.yaml", "a: {x: 1, l: [1, 2]}\nservices: {kl: {}}\n")
     assert run("top.yaml", overrides=[override])[1] == [message]
+
+
+def test_extends_by_the_name_of_a_shipped_topology(tmp_path: Path) -> None:
+    """`extends: demo` is the demo; a file of that very name comes first."""
+    (tmp_path / "mine.yaml").write_text("extends: demo\nrun: mine\n")
+    loaded = load_topology(tmp_path / "mine.yaml")
+    assert loaded.topology.run == "mine"
+    assert "learner" in loaded.topology.services
+    (tmp_path / "demo").write_text("version: 1\nrun: own\nmodel: {path: .}\nservices: {tracker: {}}\n")
+    assert set(load_topology(tmp_path / "mine.yaml").topology.services) == {"tracker"}
