@@ -81,7 +81,7 @@ class CriticConfig(Config):
     kind: Literal["head", "model"] = Field(
         "head", description="A linear head on the policy's last hidden state, or a model of its own, begun as a copy."
     )
-    detach: bool = Field(False, description="head: do not train the policy's body by the value loss.")
+    detach: bool = Field(True, description="head: the value loss does not train the policy's body.")
     lr: float = Field(1e-3, gt=0, description="Learning rate of the critic's own parameters.")
     clip: float | None = Field(0.5, gt=0, description="Value clip; none when omitted.")
     coef: float = Field(0.5, gt=0, description="Weight of the value loss.")
