@@ -45,7 +45,7 @@ from .node import Letter, Node, handles
 HELLO_RETRY_S = 1.0
 LATER_S = 0.1
 PATIENCE = 20.0
-SILENCE_S = 10.0
+SILENCE_S = 30.0
 """Least time that a phase known to be short may be silent, in seconds."""
 
 
