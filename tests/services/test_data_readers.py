@@ -2,6 +2,9 @@ import json
 import sys
 from pathlib import Path
 
+import datasets
+import pyarrow
+import pyarrow.parquet as parquet
 import pytest
 
 from midflight.services.data import BadRow, DataError
@@ -70,8 +73,6 @@ def test_csv_counts_lines_and_parses_messages(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["rows.parquet", "file.arrow", "stream.arrow"])
 def test_arrow_formats_round_trip(tmp_path: Path, kind: str) -> None:
     """Parquet and both Arrow IPC formats give the rows that were written, numbered from 1."""
-    pyarrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
     table, file = pyarrow.Table.from_pylist([ROW, ROW, ROW]), tmp_path / kind
     if kind.endswith("parquet"):
         parquet.write_table(table, file, row_group_size=2)
@@ -87,7 +88,6 @@ def test_arrow_formats_round_trip(tmp_path: Path, kind: str) -> None:
 
 def test_datasets_folder(tmp_path: Path) -> None:
     """A folder written by `datasets` is read, and its splits are named when the wrong one is asked for."""
-    datasets = pytest.importorskip("datasets")
     (tmp_path / "rows.jsonl").write_text(f"{json.dumps(ROW)}\n" * 2)
     data = datasets.load_dataset(
         "json", data_files=f"{tmp_path}/rows.jsonl", split="train", cache_dir=tmp_path / "cache"
