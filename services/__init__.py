@@ -11,5 +11,6 @@ SERVICES: dict[str, str] = {
     "reward": "midflight.services.reward.config:RewardConfig",
     "learner": "midflight.services.learner.config:LearnerConfig",
     "kl": "midflight.services.controllers.kl.config:KlConfig",
+    "clip": "midflight.services.controllers.clip.config:ClipConfig",
     "tracker": "midflight.services.tracker.config:TrackerConfig",
 }

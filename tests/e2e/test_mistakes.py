@@ -169,11 +169,16 @@ def test_a_damaged_ledger_is_told(finished: Up, tmp_path: Path) -> None:
 
 
 def test_what_does_not_go_together_is_refused_by_its_line(tmp_path: Path) -> None:
-    """A controller of a term the loss does not have, and sequences that no micro-batch could hold."""
+    """Controllers of what the loss does not have, and sequences that no micro-batch could hold."""
     topology = tiny(tmp_path)
     refused = midflight(tmp_path, "config", "check", str(topology), "services.learner.kl.type=null")
     assert refused.code == 2
     assert "services.kl.knob: the learner has no KL term" in refused.err
+    refused = midflight(
+        tmp_path, "config", "check", str(topology), "services.clip.kind=clip", "services.learner.loss=ppo"
+    )
+    assert refused.code == 2
+    assert "services.clip.kind: the learner's loss ppo does not clip around mu" in refused.err
     refused = midflight(tmp_path, "config", "check", str(topology), "services.learner.max_length_per_device=32")
     assert refused.code == 2
     assert (

@@ -318,7 +318,7 @@ def test_crash_storm_of_the_kernel_ends_the_run(start: Start) -> None:
     assert run.ends() == 70
     assert "giving up: the kernel died 6 times in a row, at last with code 1; see" in run.log()
     assert "kernel.6.out" in run.log()
-    assert (run.dir / "logs" / "kernel.21.out").read_text() == "no configuration\n"
+    assert (run.dir / "logs" / "kernel.6.out").read_text() == "no configuration\n"
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])

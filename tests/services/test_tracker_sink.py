@@ -4,6 +4,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,8 @@ def test_rows_are_sent_once_in_batches_of_steps_and_the_rest_at_the_end(tmp_path
     follow(tmp_path / "m", state, sink, _script(write(1, 1), write(2, 3), write(4), later, write(5)), lambda: now)
     assert sink.batches == [[1, 1, 2, 3], [4], [5]]
     assert sink.finished == "killed"
-    assert State.load(state) == State((tmp_path / "m").stat().st_size, "backend-run", "")
+    saved = replace(State.load(state), helpers=[])  # whatever else the tests' process has for children
+    assert saved == State((tmp_path / "m").stat().st_size, "backend-run", "")
 
 
 def test_a_refused_batch_is_sent_again_by_the_next_process(tmp_path: Path) -> None:
