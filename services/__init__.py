@@ -12,5 +12,6 @@ SERVICES: dict[str, str] = {
     "learner": "midflight.services.learner.config:LearnerConfig",
     "kl": "midflight.services.controllers.kl.config:KlConfig",
     "clip": "midflight.services.controllers.clip.config:ClipConfig",
+    "constraints": "midflight.services.controllers.constraints.config:ConstraintsConfig",
     "tracker": "midflight.services.tracker.config:TrackerConfig",
 }

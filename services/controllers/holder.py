@@ -59,6 +59,10 @@ class Holder(Actor):
         """Why, in a few words, for the journal and `midflight get`."""
         return " ".join(f"{name} {value:.4g}" for name, value in measured.items()) + f" at step {step}"
 
+    def notes(self) -> Mapping[str, Scalar]:
+        """What else a decision is journaled with, and `midflight ps` shows."""
+        return {}
+
     def brief_state(self) -> dict[str, object]:
         """What a successor goes on from, journaled with every decision."""
         return self.law.state_dict()
@@ -115,13 +119,14 @@ class Holder(Actor):
         values = self.decide(measured, step)
         state = json.dumps(self.brief_state())
         body: dict[str, Scalar] = {"knob": self._name, "at_step": step, **measured, "state": state}
-        self.event("controller", body | {f"value/{name}": value for name, value in values.items()}, step)
+        notes = self.notes()
+        self.event("controller", {**body, **notes, **{f"value/{knob}": value for knob, value in values.items()}}, step)
         why = self.reason(measured, step)
         for knob, value in values.items():
             if knob in self.epochs:
                 message = KnobSet(knob=knob, value=value, epoch=self.epochs[knob], reason=why)
                 self.mail.request("ctl", message, ANSWER_S, self._was_set(knob), lambda why: None, name="knob.set")
-        self.stats = {**{k: round(v, 5) for k, v in values.items()}, **{k: round(v, 5) for k, v in measured.items()}}
+        self.stats = {**{name: round(value, 5) for name, value in (*values.items(), *measured.items())}, **notes}
 
     def _granted(self, received: Received) -> None:
         answer = received.message

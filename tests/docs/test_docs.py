@@ -23,6 +23,8 @@ from midflight.kernel.config.registry import builtin_registry
 from midflight.kernel.spec import ServiceSpec
 from midflight.messages.catalogue import CATALOGUE, TOPICS
 from midflight.messages.envelope import Envelope
+from midflight.services.controllers.constraints import Method
+from midflight.services.controllers.kl import ControllerType
 from midflight.services.learner.config import AdvantageConfig, Loss, Mask
 
 ROOT = Path(__file__).parents[2]
@@ -187,11 +189,12 @@ def test_cheap_console_commands_run(command: str) -> None:
 
 
 def test_every_algorithm_a_topology_can_name_is_explained() -> None:
-    """Estimators, losses and masks have a row in docs/algorithms.md; each paper there is named in the code too."""
+    """Estimators, losses, masks and control laws have a row in docs/algorithms.md; each paper there is named in the code too."""
     page = (ROOT / "docs/algorithms.md").read_text()
-    for choices in (AdvantageConfig.model_fields["estimator"].annotation, Loss, Mask):
+    for choices in (AdvantageConfig.model_fields["estimator"].annotation, Loss, Mask, Method, ControllerType):
         for name in get_args(choices):
             assert f"`{name}`" in page, name
-    code = "".join(path.read_text() for path in (ROOT / "services/algorithms").glob("*.py"))
+    folders = ("services/algorithms", "services/controllers")
+    code = "".join(path.read_text() for folder in folders for path in (ROOT / folder).rglob("*.py"))
     for paper in re.findall(r"arXiv (\d{4}\.\d{5})", page):
         assert paper in code, paper

@@ -1,14 +1,11 @@
 """The real services killed one after another in a real run: each comes back, and every sample is trained once."""
 
-import os
 import signal
 from collections import Counter
 from pathlib import Path
 
 import pytest
-from support.e2e_run import SLOW, Up, events, is_step, midflight, nothing_left, records, samples, tiny
-
-from midflight.kernel.process import marked_processes, signal_process
+from support.e2e_run import SLOW, Up, events, hit, is_step, midflight, nothing_left, records, samples, tiny
 
 STEPS = 10
 VICTIMS = ("rollout", "reward", "tracker", "kl", "ledger", "learner", "kernel")
@@ -36,21 +33,3 @@ def hang_soon() -> list[str]:
     """A stopped process counts as hung after 1.5 s. Torch takes seconds to import, which is no reason to give up."""
     services = [name for name in VICTIMS if name != "kernel"]
     return [f"services.{name}.heartbeat_timeout_s=1.5" for name in services]
-
-
-def hit(up: Up, name: str, signum: int) -> None:
-    """Signal the living process of a service, or the kernel."""
-
-    def find() -> bool:
-        own = [stat for stat in marked_processes(up.run_id(), name) if leads(stat.pid)]
-        return any(signal_process(stat.pid, stat.started, signum) for stat in own)
-
-    up.until(f"{name} to hit", find)
-
-
-def leads(pid: int) -> bool:
-    """Whether it is the service itself, the leader of its session, and not a helper it started."""
-    try:
-        return os.getsid(pid) == pid
-    except ProcessLookupError:
-        return False

@@ -237,3 +237,21 @@ def flip_bit(path: Path) -> None:
 def copy_run(run: Path, to: Path) -> Path:
     """A copy of a run directory that is over."""
     return Path(shutil.copytree(run, to, symlinks=True))
+
+
+def hit(up: Up, name: str, signum: int) -> None:
+    """Signal the living process of a service, or the kernel."""
+
+    def find() -> bool:
+        own = [stat for stat in marked_processes(up.run_id(), name) if leads(stat.pid)]
+        return any(signal_process(stat.pid, stat.started, signum) for stat in own)
+
+    up.until(f"{name} to hit", find)
+
+
+def leads(pid: int) -> bool:
+    """Whether it is the service itself, the leader of its session, and not a helper it started."""
+    try:
+        return os.getsid(pid) == pid
+    except ProcessLookupError:
+        return False

@@ -43,6 +43,11 @@ class KlConfig(ServiceSpec):
 
     def conflicts(self, others: Mapping[str, ServiceSpec]) -> Iterator[tuple[str, str]]:
         """A coefficient that no loss reads cannot be steered."""
-        learners = [getattr(other, "kl", None) for other in others.values() if other.part == "learner"]
-        if self.knob == "kl.coef" and any(term is not None and term.type is None for term in learners):
+        if needs_a_kl_term(self.knob, others):
             yield "knob", "the learner has no KL term: set its kl.type to reward, loss or advantage, or leave this out"
+
+
+def needs_a_kl_term(knob: str, others: Mapping[str, ServiceSpec]) -> bool:
+    """Whether `knob` is a coefficient that the learner among `others` does not have."""
+    terms = [getattr(other, "kl", None) for other in others.values() if other.part == "learner"]
+    return knob == "kl.coef" and any(term is not None and term.type is None for term in terms)

@@ -1,0 +1,70 @@
+"""Controllers in a real run: every knob they hold follows their law, also across a death."""
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.e2e_run import SLOW, Up, events, hit, tiny
+
+from midflight.services.controllers.clip import AdaptiveClipper
+from midflight.services.controllers.constraints import Bound, ConstraintOptimizer
+
+STEPS = 10
+LIMITS = """
+  constraints:
+    method: pid
+    limits:
+      kl: {metric: kl, at_most: 0.02, knob: kl.coef, most: 1.0}
+      entropy: {metric: entropy, at_least: 5.0, knob: entropy.coef, most: 1.0}
+"""
+
+
+@pytest.mark.parametrize("slot", ["clip", "constraints"])
+def test_knobs_follow_the_law_across_a_death(slot: str, tmp_path: Path) -> None:
+    """Replayed offline over what it was told, the law gives the values that the run's knobs took, killed or not."""
+    topology = tiny(tmp_path, slot, STEPS, SLOW)
+    if slot == "constraints":
+        topology.write_text(topology.read_text() + LIMITS)
+    with Up(tmp_path, topology) as up:
+        up.event("a decision", lambda record: record.get("source") == f"{slot}#1" and record["event"] == "controller")
+        hit(up, slot, signal.SIGKILL)
+        assert up.wait() == 0, up.output
+    decisions = [one for one in events(up.path, "controller") if one["source"].startswith(slot)]
+    assert {one["source"] for one in decisions} == {f"{slot}#1", f"{slot}#2"}
+    took: dict[str, set[float]] = {}
+    for move in events(up.path, "knob"):
+        took.setdefault(move["values"]["knob"], set()).add(move["values"]["value"])
+    replay = clip if slot == "clip" else constraints
+    for values, expected in zip(decided(decisions), replay(decisions), strict=True):
+        assert values == expected
+    for knob, last in decided(decisions)[-1].items():
+        assert last in took[knob]
+        assert len(took[knob]) > 1
+
+
+def decided(decisions: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """Knob to value, a decision."""
+    return [
+        {name.removeprefix("value/"): value for name, value in one["values"].items() if name.startswith("value/")}
+        for one in decisions
+    ]
+
+
+def clip(decisions: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """What one law that never died says."""
+    law = AdaptiveClipper(kl_target=1e-3)
+    return [{"clip.range": law.update(one["values"]["mismatch_k3"])} for one in decisions]
+
+
+def constraints(decisions: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """The same of two limits; every decision also says whether they are kept."""
+    bounds = {"kl": Bound(0.02, most=1.0), "entropy": Bound(5.0, at_most=False, most=1.0)}
+    law, out = ConstraintOptimizer(bounds, "pid"), []
+    for one in decisions:
+        coefficients = law.update({name: one["values"][name] for name in bounds}, one["values"]["at_step"])
+        out.append({"kl.coef": coefficients["kl"], "entropy.coef": coefficients["entropy"]})
+        assert {one["values"][f"status/{name}"] for name in bounds} <= {"satisfied", "violated", "infeasible"}
+        assert json.loads(one["values"]["state"])["step"] == one["values"]["at_step"]
+    return out
