@@ -189,7 +189,7 @@ def test_cheap_console_commands_run(command: str) -> None:
 
 
 def test_every_algorithm_a_topology_can_name_is_explained() -> None:
-    """Estimators, losses, masks and control laws have a row in docs/algorithms.md; each paper there is named in the code too."""
+    """Estimators, losses, masks and laws have a row in docs/algorithms.md; each paper there is named in the code."""
     page = (ROOT / "docs/algorithms.md").read_text()
     for choices in (AdvantageConfig.model_fields["estimator"].annotation, Loss, Mask, Method, ControllerType):
         for name in get_args(choices):
