@@ -10,6 +10,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
+import structlog
+
 from midflight.kernel.actor import Actor
 from midflight.kernel.follow import Follow
 from midflight.kernel.mail import Bus
@@ -23,6 +25,8 @@ from midflight.messages.wire import Received
 
 ANSWER_S = 5.0
 RETRY_S = 2.0
+LOST = ("owner", "epoch", "unknown")
+"""Codes of a refusal that says the knob was taken from us: it is asked for again. Any other is about the value."""
 
 
 class Law(Protocol):
@@ -48,6 +52,8 @@ class Holder(Actor):
         self.law, self.held, self.metrics = law, tuple(knobs), tuple(metrics)
         self.follow = Follow(self.mail, self._take)
         self.epochs: dict[str, int] = {}
+        self._refused: frozenset[str] = frozenset()
+        self._log = structlog.get_logger()
         self._name = ",".join(self.held)
         self._next_ask = 0.0
 
@@ -137,7 +143,12 @@ class Holder(Actor):
 
     def _was_set(self, knob: str) -> Callable[[Received], None]:
         def then(received: Received) -> None:
-            if not isinstance(received.message, KnobOk):  # it was taken from us: ask for it again
+            answer = received.message
+            why = answer.why if isinstance(answer, Refused) and answer.code not in LOST else ""
+            if why and knob not in self._refused:
+                self._log.warning("value refused", knob=knob, why=why)
+            self._refused = self._refused | {knob} if why else self._refused - {knob}
+            if not isinstance(answer, KnobOk) and not why:
                 self.epochs.pop(knob, None)
                 self._next_ask = self.bus.now() + RETRY_S
 

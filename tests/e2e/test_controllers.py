@@ -18,7 +18,11 @@ LIMITS = """
     limits:
       kl: {metric: kl, at_most: 0.02, knob: kl.coef, most: 1.0}
       entropy: {metric: entropy, at_least: 5.0, knob: entropy.coef, most: 1.0}
+      lr: {metric: entropy, at_least: 5.0, knob: optim.lr, initial: 2.0, most: 9.0}
 """
+METRIC = {"lr": "entropy"}
+KNOBS = {"kl": "kl.coef", "entropy": "entropy.coef", "lr": "optim.lr"}
+"""A learning rate of 2 lies beyond its knob's bounds: refused and told, while the other knobs go on."""
 
 
 @pytest.mark.parametrize("slot", ["clip", "constraints"])
@@ -39,9 +43,13 @@ def test_knobs_follow_the_law_across_a_death(slot: str, tmp_path: Path) -> None:
     replay = clip if slot == "clip" else constraints
     for values, expected in zip(decided(decisions), replay(decisions), strict=True):
         assert values == expected
-    for knob, last in decided(decisions)[-1].items():
-        assert last in took[knob]
+    steered = decided(decisions)[-1].keys() - {"optim.lr"}
+    for knob in steered:
+        assert decided(decisions)[-1][knob] in took[knob]
         assert len(took[knob]) > 1
+    if slot == "constraints":
+        assert "optim.lr" not in took
+        assert (up.path / "logs" / "constraints.jsonl").read_text().count("value refused") == 2  # once a generation
 
 
 def decided(decisions: list[dict[str, Any]]) -> list[dict[str, float]]:
@@ -61,10 +69,13 @@ def clip(decisions: list[dict[str, Any]]) -> list[dict[str, float]]:
 def constraints(decisions: list[dict[str, Any]]) -> list[dict[str, float]]:
     """The same of two limits; every decision also says whether they are kept."""
     bounds = {"kl": Bound(0.02, most=1.0), "entropy": Bound(5.0, at_most=False, most=1.0)}
+    bounds["lr"] = Bound(5.0, at_most=False, initial=2.0, most=9.0)
     law, out = ConstraintOptimizer(bounds, "pid"), []
     for one in decisions:
-        coefficients = law.update({name: one["values"][name] for name in bounds}, one["values"]["at_step"])
-        out.append({"kl.coef": coefficients["kl"], "entropy.coef": coefficients["entropy"]})
+        coefficients = law.update(
+            {name: one["values"][METRIC.get(name, name)] for name in bounds}, one["values"]["at_step"]
+        )
+        out.append({KNOBS[name]: value for name, value in coefficients.items()})
         assert {one["values"][f"status/{name}"] for name in bounds} <= {"satisfied", "violated", "infeasible"}
         assert json.loads(one["values"]["state"])["step"] == one["values"]["at_step"]
     return out
