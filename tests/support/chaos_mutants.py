@@ -2,9 +2,9 @@
 
 import os
 import signal
-import time
 from typing import cast
 
+from midflight.kernel.loop import Loop
 from midflight.messages.samples import Ok, Trained
 from midflight.services.ledger.book import Book
 from midflight.services.ledger.grants import Grant
@@ -48,7 +48,8 @@ class EagerLedger(Ledger):
         flag = self.settings.run_dir / "died-once"
         if fatal and not flag.exists():
             flag.touch()
-            time.sleep(0.1)  # the answers leave the socket; the transaction is never written
+            assert isinstance(self.bus, Loop)
+            self.bus.flush(5.0)  # back when the answers have left; the transaction is never written
             os.kill(os.getpid(), signal.SIGKILL)
         return super()._flush()
 
