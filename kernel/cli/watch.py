@@ -47,6 +47,8 @@ class Watch:
         self.over = ""
         self.stopping = False
         self.failed: list[str] = []
+        self.away: set[str] = set()
+        """Services that died and are not back yet."""
         self._live = sys.stdout.isatty()
         self._muted = False
         self._drawn = 0
@@ -170,7 +172,15 @@ class Watch:
     def _on_service_exit(self, event: Event) -> None:
         expected = event.body.get("asked") or event.body.get("code") in (0, EXIT_MISTAKE)
         if not expected and not self.stopping:
-            self._print(f"{event.body.get('name')}: {event.body.get('cause')}")
+            name, generation = event.body.get("name"), event.body.get("generation")
+            self.away.add(str(name))
+            self._print(f"{name}#{generation} died: {event.body.get('cause')}; see logs/{name}.{generation}.out")
+
+    def _on_service_state(self, event: Event) -> None:
+        name = str(event.body.get("name"))
+        if name in self.away and event.body.get("state") == "running":
+            self.away.discard(name)
+            self._print(f"{name}#{event.body.get('generation')} is running again")
 
     def _on_kernel_boot(self, event: Event) -> None:
         if event.body.get("generation") != 1:

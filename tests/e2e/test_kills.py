@@ -26,6 +26,9 @@ def test_every_service_is_hit_once(tmp_path: Path, signum: signal.Signals) -> No
     assert balance.code == 0, balance.out
     ended = {event["values"]["name"] for event in events(up.path, "service.exit") if event["values"]["signal"]}
     assert ended == set(VICTIMS) - {"kernel"}
+    for name in ended:
+        assert f"{name}#1 died: " in up.output
+        assert f"{name}#2 is running again" in up.output
     assert list(nothing_left(up.path, up.run_id())) == []
 
 
