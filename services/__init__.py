@@ -13,5 +13,6 @@ SERVICES: dict[str, str] = {
     "kl": "midflight.services.controllers.kl.config:KlConfig",
     "clip": "midflight.services.controllers.clip.config:ClipConfig",
     "constraints": "midflight.services.controllers.constraints.config:ConstraintsConfig",
+    "objectives": "midflight.services.controllers.objectives.config:ObjectivesConfig",
     "tracker": "midflight.services.tracker.config:TrackerConfig",
 }

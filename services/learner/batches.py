@@ -56,6 +56,17 @@ def cut(message: Batch, views: Mapping[str, "memoryview[Any]"]) -> list[tuple[Ba
     return out
 
 
+def objective_means(parts: list[tuple[BatchPart, Document]]) -> dict[str, float]:
+    """Mean of each named reward over the samples that have it, as metrics; nothing for a single unnamed one."""
+    found: dict[str, list[float]] = {}
+    for part, _ in parts:
+        for name, value in part.rewards.items():
+            found.setdefault(name, []).append(value)
+    if set(found) == {"reward"}:
+        return {}
+    return {f"objective/{name}": sum(values) / len(values) for name, values in sorted(found.items())}
+
+
 def rollout_batch(
     parts: list[tuple[BatchPart, Document]], weights: Mapping[str, float], steps: Mapping[int, int], step: int
 ) -> RolloutBatch:

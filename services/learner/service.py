@@ -31,7 +31,7 @@ from midflight.services.lease.worker import Worker
 from midflight.services.model.open import pick_device
 from midflight.services.model.weights import retain, write_weights
 
-from .batches import Assembly, rollout_batch
+from .batches import Assembly, objective_means, rollout_batch
 from .checkpoint import CheckpointError
 from .config import LearnerConfig, completed
 from .knobs import declarations
@@ -236,7 +236,7 @@ class Learner(Worker):
         self.want()
         self._check_weights({name for part, _ in parts for name in part.rewards})
         began = time.perf_counter()
-        batch = rollout_batch(parts, self.config.objective_weights, self.steps, trainer.step)
+        batch = rollout_batch(parts, trainer.objective_weights, self.steps, trainer.step)
         with self.phase("train", PHASE_S):
             report = trainer.rl_step(batch)
         seconds = time.perf_counter() - began
@@ -244,7 +244,13 @@ class Learner(Worker):
         leases = assembly.leases
         self.trainer.recent.update((sample, trainer.step) for sample, _ in leases)
         self.holding.hand_in(leases, Trained(step=trainer.step, leases=[list(lease) for lease in leases]))
-        body = {**report.metrics, "train_s": seconds, "wait_s": waited, "version": self.version}
+        body = {
+            **report.metrics,
+            **objective_means(parts),
+            "train_s": seconds,
+            "wait_s": waited,
+            "version": self.version,
+        }
         self.event("metrics", {name: value for name, value in body.items() if value == value}, trainer.step)
         self.progress += 1
         self.stats = {

@@ -22,6 +22,7 @@ from midflight.services.model.open import open_model, pick_device
 from .checkpoint import UnusableCheckpoint, latest_verified, sweep
 from .config import LagRow, LearnerConfig, LimitsConfig, OptimConfig
 from .critic import Critic, CriticTraining
+from .knobs import WEIGHT_KNOB
 from .metrics import StepReport
 from .optim import OptimSettings, PolicyOptimizer
 from .packing import Document, SequenceTooLong
@@ -72,7 +73,8 @@ class Trainer:
         self.recent: dict[int, int] = {}
         """Sample -> step of what was trained since the last commit the ledger has confirmed."""
         self.live: dict[str, float] = {}
-        """Values set while running, by field; they outlive a change of stage."""
+        """Values set while running, by field or knob; they outlive a change of stage."""
+        self.objective_weights = dict(config.objective_weights)
         self.bad_rows: list[str] = []
         self._examples: PromptStream[Document] | None = None
         if self.stage == "rl":
@@ -107,7 +109,7 @@ class Trainer:
 
     def turn_knob(self, name: str, value: float) -> int:
         """Use a new value from the next step on; -> that step's number."""
-        self.live[KNOBS[name]] = value
+        self.live[KNOBS.get(name, name)] = value
         self._apply_live()
         return self.step + 1
 
@@ -164,6 +166,8 @@ class Trainer:
                 self.settings = replace(self.settings, clip_low=value, clip_high=self.config.clip_high or value)
             elif field == "entropy_coef":
                 self.settings = replace(self.settings, entropy_coef=value)
+            elif field.startswith(WEIGHT_KNOB):
+                self.objective_weights[field.removeprefix(WEIGHT_KNOB)] = value
             elif self.settings.kl_type is not None:
                 self.settings = replace(self.settings, kl_coef=value)
 

@@ -1,5 +1,6 @@
 """What a rollout can be told."""
 
+from collections.abc import Iterator, Mapping
 from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt
@@ -29,3 +30,20 @@ class RolloutConfig(ServiceSpec):
     recompute_kv: bool = Field(
         False, description="At a weight update, recompute the cache of running sequences with the new weights."
     )
+    policy_delay: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="Generate with the policy of this many versions ago, kept in memory: staleness on purpose, for "
+        "studies; there can be no evaluation rounds then, for they measure the newest.",
+    )
+
+    def conflicts(self, others: Mapping[str, ServiceSpec]) -> Iterator[tuple[str, str]]:
+        """An engine further behind than the ledger allows would never get a prompt, nor ever be fit to evaluate."""
+        ledgers = {name: other for name, other in others.items() if other.part == "ledger" and self.policy_delay}
+        for name, ledger in ledgers.items():
+            slack = getattr(ledger, "version_slack", self.policy_delay)
+            if self.policy_delay > slack:
+                yield "policy_delay", f"{self.policy_delay} versions, but {name}.version_slack is {slack}: raise that"
+            if getattr(getattr(ledger, "data", None), "evaluation", None) is not None:
+                yield "policy_delay", f"evaluation measures the newest policy: set {name}.data.evaluation to null"

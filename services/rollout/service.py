@@ -27,6 +27,7 @@ from midflight.services.model.open import end_ids, open_model, pick_device
 from midflight.services.model.weights import read_weights
 
 from .config import RolloutConfig
+from .delay import DelayLine
 from .engine import Engine
 from .forward import BadWeights
 from .request import Completion, Request
@@ -50,6 +51,8 @@ class Rollout(Worker):
         self.running: dict[int, tuple[Ticket, list[int], float]] = {}
         self.finished: list[Finished] = []
         self.weights: WeightsNew | None = None
+        self.delay = DelayLine(self.config.policy_delay)
+        self._read_version = -1
         self._bad_version = -1
         self._flush_at = 0.0
         self._report = {"since": bus.now(), "busy_s": 0.0, "tokens": 0.0}
@@ -88,7 +91,7 @@ class Rollout(Worker):
 
     @handles(WeightsNew)
     def _on_weights(self, message: WeightsNew, letter: Letter) -> None:
-        newest = self.weights.version if self.weights else self.engine.version
+        newest = self.weights.version if self.weights else self._read_version
         if message.version > newest:
             self.weights = message
 
@@ -188,7 +191,10 @@ class Rollout(Worker):
         """Load new weights between two tokens; a bad file is reported and waited out."""
         new, self.weights = cast(WeightsNew, self.weights), None
         try:
-            self.engine.load_weights(read_weights(new.handle), new.version)
+            version, weights = self.delay.push(new.version, read_weights(new.handle))
+            if version > self.engine.version:
+                self.engine.load_weights(weights, version)
+            self._read_version = new.version
         except (CorruptSlot, BadWeights) as error:
             if new.version > self._bad_version:  # the ledger offers it again until there is a newer one
                 self._bad_version = new.version

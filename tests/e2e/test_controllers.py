@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.e2e_run import SLOW, Up, events, hit, tiny
+from support.e2e_run import SLOW, SLOW_PARTS, Up, events, hit, tiny
 
 from midflight.services.controllers.clip import AdaptiveClipper
 from midflight.services.controllers.constraints import Bound, ConstraintOptimizer
+from midflight.services.controllers.objectives import MultiObjectiveOptimizer
 
 STEPS = 10
 LIMITS = """
@@ -23,12 +24,13 @@ LIMITS = """
 METRIC = {"lr": "entropy"}
 KNOBS = {"kl": "kl.coef", "entropy": "entropy.coef", "lr": "optim.lr"}
 """A learning rate of 2 lies beyond its knob's bounds: refused and told, while the other knobs go on."""
+WEIGHTS = {"exact": 1.0, "prefix": 0.5, "length": 0.5}
 
 
-@pytest.mark.parametrize("slot", ["clip", "constraints"])
+@pytest.mark.parametrize("slot", ["clip", "constraints", "objectives"])
 def test_knobs_follow_the_law_across_a_death(slot: str, tmp_path: Path) -> None:
     """Replayed offline over what it was told, the law gives the values that the run's knobs took, killed or not."""
-    topology = tiny(tmp_path, slot, STEPS, SLOW)
+    topology = tiny(tmp_path, slot, STEPS, SLOW_PARTS if slot == "objectives" else SLOW)
     if slot == "constraints":
         topology.write_text(topology.read_text() + LIMITS)
     with Up(tmp_path, topology) as up:
@@ -40,7 +42,7 @@ def test_knobs_follow_the_law_across_a_death(slot: str, tmp_path: Path) -> None:
     took: dict[str, set[float]] = {}
     for move in events(up.path, "knob"):
         took.setdefault(move["values"]["knob"], set()).add(move["values"]["value"])
-    replay = clip if slot == "clip" else constraints
+    replay = {"clip": clip, "constraints": constraints, "objectives": objectives}[slot]
     for values, expected in zip(decided(decisions), replay(decisions), strict=True):
         assert values == expected
     steered = decided(decisions)[-1].keys() - {"optim.lr"}
@@ -78,4 +80,17 @@ def constraints(decisions: list[dict[str, Any]]) -> list[dict[str, float]]:
         out.append({KNOBS[name]: value for name, value in coefficients.items()})
         assert {one["values"][f"status/{name}"] for name in bounds} <= {"satisfied", "violated", "infeasible"}
         assert json.loads(one["values"]["state"])["step"] == one["values"]["at_step"]
+    return out
+
+
+def objectives(decisions: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """The same of three rewards, whose means are metrics of every step."""
+    ranges = {"exact": (0.0, 1.0), "prefix": (0.0, 1.0), "length": (-1.0, 0.0)}
+    law = MultiObjectiveOptimizer(list(WEIGHTS), WEIGHTS, "tchebycheff", ranges=ranges, temperature=0.1)
+    out = []
+    for one in decisions:
+        values = one["values"]
+        weights = law.update({name: values[f"objective/{name}"] for name in WEIGHTS}, values["at_step"])
+        out.append({f"objectives.weights.{name}": value for name, value in weights.items()})
+        assert values["front_size"] == len(law.get_pareto_front())
     return out

@@ -24,6 +24,8 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 REWARD = Path(__file__).with_name("e2e_reward.py")
 SLOW = Path(__file__).with_name("e2e_slow_reward.py")
 """For runs that are interrupted at a certain step."""
+SLOW_PARTS = Path(__file__).with_name("e2e_slow_parts.py")
+"""The same with three named rewards."""
 DEADLINE_S = 120.0
 LOOK_S = 0.01
 

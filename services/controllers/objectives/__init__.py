@@ -1,0 +1,5 @@
+"""The objectives controller: holds the weights of named rewards and moves them by a multi-objective method."""
+
+from .law import MultiObjectiveOptimizer, ParetoMethod
+
+__all__ = ["MultiObjectiveOptimizer", "ParetoMethod"]

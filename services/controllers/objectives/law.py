@@ -1,0 +1,294 @@
+"""Several objectives at once: a pure state machine over floats (feature E3, algorithms 5).
+
+`update` takes what was measured of each objective and says how much each is to count now: weights w that a learner
+multiplies the named rewards by, -w being the gradient of a loss at the measured values f. Every objective is maximised,
+in units of its scale s (its range if one is given, else its running standard deviation, or 1 in a weighted sum); one
+with a negative weight is minimised.
+
+- weighted_sum: w_i / s_i, the weights as given.
+- tchebycheff: mostly the objective furthest below the ideal point z, which is the best seen and a little more: the loss
+  is max_i w_i (z_i - f_i) / s_i + rho sum_i w_i (z_i - f_i) / s_i; with `temperature` t > 0 the maximum is the smooth
+  t log sum exp(. / t).
+- pareto_dominance: the weighted sum times exp(-rank + diversity_weight c): rank among the archive and f (0 if nothing
+  dominates f), c in [0, 1] how uncrowded f is there. Not differentiable, so its direction is the weighted sum's.
+- hypervolume: what f adds to the volume that the archive dominates above a reference point; where it adds nothing, the
+  distance to the nearest point of the archive that dominates it. Of the given weights it knows only the signs.
+
+Weights are rescaled to the sum of the given ones, so that a change of method is no change of step size.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, cast, get_args
+
+from .archive import Archive
+from .pareto import Point, crowding, dominates, exclusive, gradient, ranks
+from .scale import Running
+
+ParetoMethod = Literal["weighted_sum", "tchebycheff", "pareto_dominance", "hypervolume"]
+
+BEYOND = 1e-3
+"""The ideal point lies this share of the range beyond the best that was seen."""
+BELOW = 0.1
+"""The reference point lies this share of the range below the worst."""
+BRIEF = 20
+"""Points of the archive that a successor goes on from."""
+SETTLE = 10
+"""Updates after which the reference point is fixed for good, out of what was seen."""
+
+
+@dataclass(slots=True)
+class MultiObjectiveOptimizer:
+    """Scalarises objectives; see the module for the methods.
+
+    objectives: names. objective_weights: 1 where omitted; applied as given. ranges: name to (low, high), the scale of
+    an objective in place of its running statistics. rho, temperature: of tchebycheff. `method` is an alias of
+    `pareto_method`. Raises ValueError at construction when a parameter makes no sense. Measurements of which one is
+    not finite move nothing and are counted in `nonfinite`.
+    """
+
+    objectives: Sequence[str]
+    objective_weights: Mapping[str, float] = field(default_factory=dict)
+    pareto_method: ParetoMethod = "weighted_sum"
+    diversity_weight: float = 0.1
+    archive_size: int = 100
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    rho: float = 0.05
+    temperature: float = 0.0
+    method: ParetoMethod | None = None
+    step: int = field(init=False, default=0)
+    nonfinite: int = field(init=False, default=0)
+    reference: Point | None = field(init=False, default=None)
+    archive: Archive = field(init=False)
+    _given: dict[str, float] = field(init=False, repr=False)
+    _seen: dict[str, Running] = field(init=False, repr=False)
+    _weights: dict[str, float] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.pareto_method = self.method or self.pareto_method
+        if self.pareto_method not in get_args(ParetoMethod):
+            known = ", ".join(get_args(ParetoMethod))
+            raise ValueError(f"pareto_method: expected one of {known} (got {self.pareto_method!r})")
+        names = list(self.objectives)
+        for kind, given in (("objective_weights", self.objective_weights), ("ranges", self.ranges)):
+            if unknown := sorted(set(given) - set(names)):
+                raise ValueError(f"{kind} names {unknown[0]!r}, which is no objective of {', '.join(names)}")
+        self._given = {name: float(self.objective_weights.get(name, 1.0)) for name in names}
+        if not names or len(set(names)) < len(names):
+            raise ValueError("objectives: name at least one, each once")
+        if not all(map(math.isfinite, self._given.values())) or not any(self._given.values()):
+            raise ValueError("objective_weights must be finite, and one of them not 0")
+        if any(not low < high for low, high in self.ranges.values()):
+            raise ValueError("ranges: low must be less than high")
+        if not all(math.isfinite(x) and x >= 0 for x in (self.diversity_weight, self.rho, self.temperature)):
+            raise ValueError("diversity_weight, rho and temperature must be finite and at least 0")
+        self.archive = Archive(self.archive_size)
+        self._seen = {name: Running() for name in names}
+        self._weights = dict(self._given)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """How much each objective counts now."""
+        return dict(self._weights)
+
+    @property
+    def doubts(self) -> list[str]:
+        """Objectives with a negative weight that were never above 0: a penalty passed as -x, rewarded after all?"""
+        return [n for n, w in self._given.items() if w < 0 and self._seen[n].n and self._seen[n].high <= 0]
+
+    def update(self, measured: Mapping[str, float], step: int) -> dict[str, float]:
+        """Take what was measured at `step`, by objective; return the weights for the next step."""
+        self.step = step
+        if not all(math.isfinite(measured[name]) for name in self._seen):
+            self.nonfinite += 1
+            return self.weights
+        for name, running in self._seen.items():
+            running.add(measured[name])
+        point = self._point(measured)
+        if self.reference is None and self._seen[self.objectives[0]].n >= SETTLE:
+            self.reference = self._below()
+        raw = self._pull(point)
+        self.archive.add(point, step)
+        self._weights = self._raised(raw)
+        return self.weights
+
+    def brief(self) -> dict[str, object]:
+        """The state with the BRIEF least crowded points of the archive only."""
+        points = self.archive.points
+        order = sorted(range(len(points)), key=crowding(points).__getitem__, reverse=True) if points else []
+        kept = [self.archive.entries[i] for i in sorted(order[:BRIEF])]
+        return self.state_dict() | {"archive": kept}
+
+    def state_dict(self) -> dict[str, object]:
+        """The state as plain values; a round trip through JSON is exact."""
+        return {
+            "seen": {name: asdict(running) for name, running in self._seen.items() if running.n},
+            "archive": list(self.archive.entries),
+            "reference": self.reference,
+            "weights": self.weights,
+            "step": self.step,
+            "nonfinite": self.nonfinite,
+        }
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Continue from `state_dict()` of the same objectives, also under another method.
+
+        Raises ValueError, changing nothing.
+        """
+        try:
+            seen = {name: Running(**one) for name, one in cast("dict[str, Any]", state["seen"]).items()}
+            pairs = cast("list[tuple[Point, int]]", state["archive"])
+            entries = [(self._checked(point), int(tag)) for point, tag in pairs]
+            reference = None if state["reference"] is None else self._checked(cast(Point, state["reference"]))
+            weights = {name: float(x) for name, x in cast("dict[str, float]", state["weights"]).items()}
+            step, nonfinite = int(cast(int, state["step"])), int(cast(int, state["nonfinite"]))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"state of the objectives controller is incomplete or mistyped: {error!r}") from error
+        if set(weights) != set(self._seen) or not set(seen) <= set(self._seen):
+            raise ValueError(f"state of the objectives controller is of {', '.join(sorted(weights))}")
+        self._seen = {name: seen.get(name, Running()) for name in self._seen}
+        self.archive.load(entries)
+        self.reference, self._weights, self.step, self.nonfinite = reference, weights, step, nonfinite
+
+    def _checked(self, point: Sequence[float]) -> Point:
+        found = tuple(map(float, point))
+        if len(found) != len(self._given) or not all(map(math.isfinite, found)):
+            raise ValueError(f"{found} is no point of {len(self._given)} objectives")
+        return found
+
+    def compute_pareto_loss(self, values: Mapping[str, Any]) -> Any:
+        """The loss at `values` (floats, or tensors of one element, through which a gradient flows), to be minimised.
+
+        Its gradient is minus the weights of the method there, before their rescaling; nothing is remembered.
+        """
+        floats = {name: float(getattr(values[name], "detach", lambda n=name: values[n])()) for name in self._seen}
+        point = self._point(floats)
+        slopes = dict(zip(self._seen, self._pull(point), strict=True))
+        linear = sum(self._sign(n) * slopes[n] / self._scale(n) * (values[n] - floats[n]) for n in self._seen)
+        return self._value(point) - linear
+
+    def update_pareto_archive(self, values: Mapping[str, float], step: int = 0) -> bool:
+        """Offer a solution to the archive; whether it was taken."""
+        return self.archive.add(self._point(values), step)
+
+    def get_pareto_front(self) -> list[dict[str, float]]:
+        """Every solution in the archive, by objective, with the `step` it was offered at."""
+        return [
+            {**{n: self._sign(n) * x for n, x in zip(self._seen, point, strict=True)}, "step": tag}
+            for point, tag in self.archive.entries
+        ]
+
+    def _sign(self, name: str) -> float:
+        return -1.0 if self._given[name] < 0 else 1.0
+
+    def _point(self, measured: Mapping[str, float]) -> Point:
+        """In the direction of more is better, in the objectives' own units, so that old points stay comparable."""
+        return tuple(self._sign(name) * float(measured[name]) for name in self._seen)
+
+    def _scale(self, name: str) -> float:
+        if name in self.ranges:
+            return self.ranges[name][1] - self.ranges[name][0]
+        return 1.0 if self.pareto_method == "weighted_sum" else self._seen[name].deviation or 1.0
+
+    def _bounds(self, name: str) -> tuple[float, float]:
+        """Lowest and highest of an objective, more being better."""
+        low, high = self.ranges.get(name, (self._seen[name].low, self._seen[name].high))
+        return (-high, -low) if self._sign(name) < 0 else (low, high)
+
+    def _below(self) -> Point:
+        bounds = [self._bounds(name) for name in self._seen]
+        return tuple(low - BELOW * ((high - low) or 1.0) for low, high in bounds)
+
+    def _gaps(self, point: Point) -> list[float]:
+        """w_i (z_i - f_i) / s_i."""
+        gaps = []
+        for name, value in zip(self._seen, point, strict=True):
+            low, high = self._bounds(name)
+            ideal = max(high, value) + BEYOND * (high - low)
+            gaps.append(abs(self._given[name]) * (ideal - value) / self._scale(name))
+        return gaps
+
+    def _pull(self, point: Point) -> list[float]:
+        """-d loss / d (f_i / s_i), all at least 0."""
+        given = [abs(w) for w in self._given.values()]
+        match self.pareto_method:
+            case "weighted_sum":
+                return given
+            case "pareto_dominance":
+                fitness = math.exp(self._fitness(point))
+                return [fitness * w for w in given]
+            case "tchebycheff":
+                shares = _softmax(self._gaps(point), self.temperature)
+                return [w * (share + self.rho) for w, share in zip(given, shares, strict=True)]
+            case "hypervolume":
+                return list(self._volume_pull(point))
+
+    def _value(self, point: Point) -> float:
+        total = sum(abs(w) * x / self._scale(n) for (n, w), x in zip(self._given.items(), point, strict=True))
+        match self.pareto_method:
+            case "weighted_sum":
+                return -total
+            case "pareto_dominance":
+                return -math.exp(self._fitness(point)) * total
+            case "tchebycheff":
+                gaps = self._gaps(point)
+                return _maximum(gaps, self.temperature) + self.rho * sum(gaps)
+            case "hypervolume":
+                others, reference = self._scaled()
+                gain = exclusive(self._in_scale(point), others, reference)
+                return -gain if gain else self._distance(self._in_scale(point), others)
+
+    def _fitness(self, point: Point) -> float:
+        """-rank + diversity_weight * c, with c = crowding / (crowding + 1), 1 at the extremes."""
+        points = [*(p for p in self.archive.points if p != point), point]
+        gap = crowding(points)[-1]
+        return -ranks(points)[-1] + self.diversity_weight * (1.0 if math.isinf(gap) else gap / (gap + 1.0))
+
+    def _in_scale(self, point: Point) -> Point:
+        return tuple(x / self._scale(name) for name, x in zip(self._seen, point, strict=True))
+
+    def _scaled(self) -> tuple[list[Point], Point]:
+        return [self._in_scale(p) for p in self.archive.points], self._in_scale(self.reference or self._below())
+
+    def _volume_pull(self, point: Point) -> Point:
+        """The volume's gradient; from below the front or the reference, the way up to it."""
+        others, reference = self._scaled()
+        here = self._in_scale(point)
+        slope = gradient(here, others, reference)
+        return slope if any(slope) else self._way_up(here, others, reference)
+
+    def _way_up(self, here: Point, others: Sequence[Point], reference: Point) -> Point:
+        above = [p for p in others if dominates(p, here)] or [reference]
+        nearest = min(above, key=lambda p: math.dist(p, here))
+        distance = math.dist(nearest, here)
+        way = tuple(max(0.0, x - y) / distance if distance else 0.0 for x, y in zip(nearest, here, strict=True))
+        return way if any(way) else tuple(1.0 for _ in here)
+
+    def _distance(self, here: Point, others: Sequence[Point]) -> float:
+        above = [p for p in others if dominates(p, here)]
+        return min((math.dist(p, here) for p in above), default=0.0)
+
+    def _raised(self, pull: Sequence[float]) -> dict[str, float]:
+        """Signed, per unit of the objective, with the sum of the given weights."""
+        per_unit = [self._sign(n) * x / self._scale(n) for n, x in zip(self._seen, pull, strict=True)]
+        total, wanted = sum(map(abs, per_unit)), sum(map(abs, self._given.values()))
+        return {n: x * wanted / total for n, x in zip(self._seen, per_unit, strict=True)} if total else self.weights
+
+
+def _softmax(values: Sequence[float], temperature: float) -> list[float]:
+    """exp(v / t) / sum; at t = 0 the largest has it all, the first of equals."""
+    top = max(values)
+    if not temperature:
+        first = values.index(top)
+        return [float(i == first) for i in range(len(values))]
+    raised = [math.exp((v - top) / temperature) for v in values]
+    return [x / sum(raised) for x in raised]
+
+
+def _maximum(values: Sequence[float], temperature: float) -> float:
+    """t log sum exp(v / t): the largest at t = 0, a little more above."""
+    top = max(values)
+    if not temperature:
+        return top
+    return top + temperature * math.log(sum(math.exp((v - top) / temperature) for v in values))
