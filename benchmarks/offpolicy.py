@@ -27,8 +27,10 @@ ARMS: Final[dict[str, dict[str, Any]]] = {
     "decoupled": {"loss": "decoupled_ppo"},
     "CISPO": {"loss": "cispo", "tis_cap": 5.0},
     "PPO clip": {"loss": "bypass_ppo"},
-    "V-trace + critic": {"loss": "ppo", "adv": {"estimator": "vtrace"}, "critic": CRITIC},
-    "Retrace + critic": {"loss": "bypass_ppo", "adv": {"estimator": "retrace"}, "critic": CRITIC},
+    "V-trace + critic": {"loss": "ppo", "adv": {"estimator": "vtrace", "center": True}, "critic": CRITIC},
+    "Retrace + critic": {"loss": "bypass_ppo", "adv": {"estimator": "retrace", "center": True}, "critic": CRITIC},
+    "TOPR": {"loss": "topr"},
+    "Retrace + critic, TOPR": {"loss": "topr", "adv": {"estimator": "retrace", "center": True}, "critic": CRITIC},
 }
 """Name -> what of the learner it sets."""
 

@@ -5,15 +5,18 @@ checkpoint: the share of 512 held-out prompts answered exactly, sampled at tempe
 with the same prompts and seeds for every run. CPU seconds are those of all its processes, imports included.
 """
 
+import contextlib
 import hashlib
+import io
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +26,7 @@ os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 import torch
 import yaml
+from common import machine
 
 from midflight.services.data.tasks import read_task
 from midflight.services.learner.snapshot import load_model_tensors
@@ -36,7 +40,6 @@ BUILD = ROOT / "build" / "bench"
 HELD_OUT = "task:rev6-10?rows=512&split=eval"
 NEW_TOKENS = 12
 RUN_S = 900.0
-_evaluating = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ def run_all(cells: Sequence[Cell], results: Path, jobs: int) -> list[dict[str, A
     """Run the cells that `results` does not hold yet; -> the lines of all of them, in order. A failed run is told."""
     known = read(results)
     missing = [cell for cell in cells if cell.key not in known]
-    with ThreadPoolExecutor(jobs) as pool:
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
         list(pool.map(warm_start, sorted({cell.seed for cell in missing})))
         futures = {pool.submit(_run, cell): cell for cell in missing}
         for number, future in enumerate(as_completed(futures), 1):
@@ -111,9 +114,15 @@ def _run(cell: Cell) -> dict[str, Any]:
         cpu_s = _up(folder)
         series = _series(folder / "run/metrics.jsonl", cell.metrics)
         checkpoint = max((folder / "run/checkpoints").glob("step-*"))
-        with _evaluating:
-            accuracy = held_out(model, checkpoint)
-    kept = {"key": cell.key, **asdict(cell), "accuracy": accuracy, "cpu_s": round(cpu_s, 1), "series": series}
+        accuracy = held_out(model, checkpoint)
+    kept = {
+        "key": cell.key,
+        **asdict(cell),
+        "accuracy": accuracy,
+        "cpu_s": round(cpu_s, 1),
+        "cpu": machine()["cpu"],
+        "series": series,
+    }
     return {name: value for name, value in kept.items() if name not in ("services", "metrics")}
 
 
@@ -147,7 +156,8 @@ def _series(metrics: Path, names: Sequence[str]) -> dict[str, list[float]]:
 def held_out(model: Path, checkpoint: Path) -> float:
     """Share of the held-out prompts that a checkpoint answers exactly, sampled at temperature 1."""
     torch.set_num_threads(1)
-    tokenizer, lm = open_model({"path": str(model)}, seed=0)
+    with contextlib.redirect_stderr(io.StringIO()):  # a progress bar
+        tokenizer, lm = open_model({"path": str(model)}, seed=0)
     load_model_tensors(checkpoint, lm)
     rows = [row.fields for row in read_task(HELD_OUT, "prompt")]
     prompts = [prompt_ids(tokenizer, cast("list[dict[str, Any]]", row["messages"])) for row in rows]

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from . import fast
 from .recurrence import recur, windowed
 from .steps import Steps
 
@@ -25,6 +26,8 @@ class Estimate(NamedTuple):
 
 def gae(steps: Steps, gamma: float = 0.99, lamda: float = 0.95) -> Estimate:
     """Generalised advantage estimation: A_t = delta_t + gamma lambda A_{t+1} (Schulman 2016, eq. 16). On-policy."""
+    if found := fast.gae(steps, gamma, lamda):
+        return Estimate(*found)
     advantages = recur(steps.going_on(gamma * lamda), steps.delta(gamma))
     return Estimate(advantages, advantages + steps.values)
 
@@ -48,10 +51,11 @@ def vtrace(
     c_bar: float = 1.0,
     pg_rho_bar: float | None = None,
 ) -> Estimate:
-    """V-trace (Espeholt 2018, eq. 1 and 4), with q_t = r_t + gamma vs_{t+1}:
+    """V-trace (Espeholt 2018, eq. 1 and 4):
 
         vs_t - V_t = min(rho_bar, rho_t) delta_t + gamma lambda min(c_bar, rho_t) (vs_{t+1} - V_{t+1})
-        A_t        = min(pg_rho_bar, rho_t) (q_t - V_t)
+        A_t        = min(pg_rho_bar, rho_t) (r_t + gamma vs_{t+1} - V_t)
+                   = min(pg_rho_bar, rho_t) (delta_t + gamma (vs_{t+1} - V_{t+1}))
 
     The advantages hold the ratio pi / mu: a loss may clip around the proximal policy but not weigh by it again.
     The value function tends to that of the policy min(rho_bar mu, pi), normalised. Raises ValueError if
@@ -59,13 +63,16 @@ def vtrace(
     """
     if rho_bar < c_bar:
         raise ValueError(f"V-trace needs rho_bar >= c_bar, got {rho_bar:g} < {c_bar:g}")
-    rho = steps.ratio
-    trace = steps.going_on(gamma * lamda) * rho.clamp(max=c_bar)
-    correction = recur(trace, rho.clamp(max=rho_bar) * steps.delta(gamma))
-    targets = steps.values + correction
-    after = torch.where(steps.cut, steps.bootstrap, _shifted(targets))
-    weight = rho.clamp(max=rho_bar if pg_rho_bar is None else pg_rho_bar)
-    return Estimate(weight * (steps.rewards + gamma * after - steps.values), targets)
+    most = rho_bar if pg_rho_bar is None else pg_rho_bar
+    if found := fast.vtrace(steps, gamma, lamda, rho_bar, c_bar, most):
+        return Estimate(*found)
+    rho, delta = steps.ratio, steps.delta(gamma)
+    weight = rho.clamp(max=rho_bar)
+    kept = weight if c_bar == rho_bar else rho.clamp(max=c_bar)
+    correction = recur(steps.going_on(gamma * lamda) * kept, weight * delta)
+    ahead = torch.where(steps.cut, 0.0, _shifted(correction))
+    advantages = (weight if most == rho_bar else rho.clamp(max=most)) * torch.add(delta, ahead, alpha=gamma)
+    return Estimate(advantages, steps.values + correction)
 
 
 def retrace(steps: Steps, gamma: float = 0.99, lamda: float = 0.95) -> Estimate:

@@ -4,14 +4,16 @@ a_t = 0 cuts: nothing from later reaches t, not even a NaN. a_t = 1 with b_t = 0
 not be there.
 """
 
+import importlib.util
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 Fold = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(b, a, y) -> b + a y."""
+"""(b, a, y) -> b + a y, in the place of b."""
 
 
 @torch.no_grad()
@@ -21,8 +23,20 @@ def recur(a: Tensor, b: Tensor) -> Tensor:
     Not differentiable: advantages are constants of a loss. A value that is not finite reaches exactly what it should;
     to see to that costs a second pass, taken only when there is one.
     """
-    y = _scan(a, b, torch.addcmul)
-    return y if bool(y.isfinite().all()) else _scan(a, b, _fold_exactly)
+    if b.is_cuda and (kernel := _gpu_kernel()):
+        return kernel(a.expand_as(b), b)
+    y = _scan(a, b, Tensor.addcmul_)
+    return y if bool(y.sum().isfinite()) else _scan(a, b, _fold_exactly_into)
+
+
+@lru_cache(maxsize=1)
+def _gpu_kernel() -> Callable[[Tensor, Tensor], Tensor] | None:
+    """The Triton kernel, which comes with torch for GPUs; None where it does not."""
+    if importlib.util.find_spec("triton") is None:
+        return None
+    from .scan_cuda import recur as on_gpu
+
+    return on_gpu
 
 
 def _scan(a: Tensor, b: Tensor, fold: Fold) -> Tensor:
@@ -30,19 +44,23 @@ def _scan(a: Tensor, b: Tensor, fold: Fold) -> Tensor:
 
     Blelloch 1990, "Prefix sums and their applications", with C the root of T.
     """
+    if not b.numel():
+        return b.clone()
     length = b.shape[-1]
     block = max(1, math.isqrt(length))
     blocks = -(-length // block)
     coefficient, y = (_by_step(x, block, blocks) for x in (a, b))
     reach = coefficient.clone()  # product of `a` from a step to the end of its block
+    ys, factors, reaches = y.unbind(), coefficient.unbind(), reach.unbind()
     for step in range(block - 2, -1, -1):
-        y[step] = fold(y[step], coefficient[step], y[step + 1])
-        reach[step].mul_(reach[step + 1])
-    carry = torch.zeros_like(y[0])  # y at the first step of the block behind
-    for index in range(blocks - 2, -1, -1):
-        carry[:, index] = fold(y[0, :, index + 1], reach[0, :, index + 1], carry[:, index + 1])
-    y = fold(y, reach, carry)
-    return y.permute(1, 2, 0).flatten(1)[:, :length].reshape(b.shape)
+        fold(ys[step], factors[step], ys[step + 1])
+        reaches[step].mul_(reaches[step + 1])
+    firsts, factors = (x[0].t().clone(memory_format=torch.contiguous_format).unbind() for x in (y, reach))
+    behind = [torch.zeros_like(firsts[0])]  # y at the first step of the block behind, the last block's first
+    for index in range(blocks - 1, 0, -1):
+        behind.append(fold(firsts[index], factors[index], behind[-1]))
+    fold(y, reach, torch.stack(behind[::-1], dim=1))
+    return y.permute(1, 2, 0).reshape(len(ys[0]), -1)[:, :length].reshape(b.shape)
 
 
 @torch.no_grad()
@@ -66,6 +84,10 @@ def windowed(a: Tensor, b: Tensor, n: int) -> Tensor:
     return total
 
 
+def _fold_exactly_into(b: Tensor, a: Tensor, y: Tensor) -> Tensor:
+    return b.copy_(_fold_exactly(b, a, y))
+
+
 def _fold_exactly(b: Tensor, a: Tensor, y: Tensor) -> Tensor:
     """b + a y, and b where a is 0, also when y is not finite."""
     return b + torch.where(a == 0, 0.0, a * y)
@@ -74,8 +96,9 @@ def _fold_exactly(b: Tensor, a: Tensor, y: Tensor) -> Tensor:
 def _by_step(x: Tensor, block: int, blocks: int) -> Tensor:
     """A copy [block, rows, blocks] of x [..., T], zeros behind its end: one slice holds the same step of each block."""
     flat = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
-    padded = torch.nn.functional.pad(flat, (0, block * blocks - x.shape[-1]))
-    return padded.view(len(flat), blocks, block).permute(2, 0, 1).contiguous()
+    over = block * blocks - x.shape[-1]
+    padded = torch.nn.functional.pad(flat, (0, over)) if over else flat
+    return padded.view(len(flat), blocks, block).permute(2, 0, 1).clone(memory_format=torch.contiguous_format)
 
 
 def _ahead(x: Tensor, by: int) -> Tensor:

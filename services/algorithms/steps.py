@@ -64,7 +64,7 @@ class Steps:
 
     def delta(self, gamma: float) -> Tensor:
         """TD error r_t + gamma V(s_{t+1}) - V(s_t)."""
-        return self.rewards + gamma * self.bootstrap - self.values
+        return torch.add(self.rewards - self.values, self.bootstrap, alpha=gamma)
 
     def going_on(self, factor: float) -> Tensor:
         """`factor` where the trajectory goes on, 0 at cuts: the coefficient of a recurrence."""

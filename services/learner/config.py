@@ -72,6 +72,9 @@ class AdvantageConfig(Config):
         "token", description="What makes one step; token traces decay with length, see `trace_mean`."
     )
     dead_band: float = Field(0.0, ge=0, description="Log-ratios within this many nats count as 0.")
+    center: bool = Field(
+        False, description="With a critic: rewards less their group's mean first, so that V only learns what is left."
+    )
     whiten: bool = Field(False, description="Advantages to mean 0 and variance 1 over the batch.")
 
 

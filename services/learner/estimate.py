@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from midflight.services.algorithms import estimators
-from midflight.services.algorithms.baselines import Advantages, count_groups
+from midflight.services.algorithms.baselines import Advantages, advantages, count_groups
 from midflight.services.algorithms.estimators import Estimate
 from midflight.services.algorithms.ratios import log_ratio
 from midflight.services.algorithms.segments import collapse, dead_band, segments, spread
@@ -23,8 +23,11 @@ def assign_estimates(batch: RolloutBatch, updates: list[list[Micro]], settings: 
     its length limit ended there: its reward is that of what it said, and nothing follows.
     """
     micros = [micro for update in updates for micro in update]
+    rewards = batch.rewards.double()
+    if settings.critic.center:
+        rewards = advantages(rewards, batch.group, "dr_grpo").values
     for micro in micros:
-        _assign(micro, batch.rewards, settings)
+        _assign(micro, rewards, settings)
     counted = torch.cat([micro.mask for micro in micros])
     every = torch.cat([_given(micro.advantage) for micro in micros])
     if settings.critic.whiten:

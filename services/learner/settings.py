@@ -21,7 +21,8 @@ class CriticSettings:
     """How values enter the advantages of the estimators that use them, and how they are learned.
 
     gamma, lamda, rho_bar, c_bar, clip_ratio, n_steps, bootstrap_method: see `algorithms.estimators`. trace_level: what
-    makes one step. dead_band: nats within which a ratio is 1. whiten: advantages to mean 0, variance 1 over the batch.
+    makes one step. dead_band: nats within which a ratio is 1. center: rewards less their group's mean.
+    whiten: advantages to mean 0, variance 1 over the batch.
     value_clip: see `algorithms.values`. coef: weight of the value loss. warmup_steps: batches in which only the critic
     learns.
     """
@@ -35,6 +36,7 @@ class CriticSettings:
     bootstrap_method: Bootstrap = "gae"
     trace_level: TraceLevel = "token"
     dead_band: float = 0.0
+    center: bool = False
     whiten: bool = False
     value_clip: float | None = 0.5
     coef: float = 0.5

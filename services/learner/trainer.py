@@ -277,6 +277,7 @@ def critic_settings(config: LearnerConfig) -> CriticSettings:
         bootstrap_method=adv.bootstrap_method,
         trace_level=adv.trace_level,
         dead_band=adv.dead_band,
+        center=adv.center,
         whiten=adv.whiten,
         value_clip=critic.clip,
         coef=critic.coef,
