@@ -2,8 +2,8 @@
 
 Names and formulas: dr_grpo (Liu 2025, arXiv 2503.20783), grpo (Shao 2024, arXiv 2402.03300), rloo (Kool 2019,
 Ahmadian 2024), reinforce with a batch baseline, opo (arXiv 2505.23585), maxrl (arXiv 2602.02710), reinforce_pp and its
-baseline form (REINFORCE++, arXiv 2501.03262, undiscounted). Computed in float64. A group of one has no baseline: its
-advantage is 0 and it is counted, never the raw reward and never NaN.
+baseline form (REINFORCE++, arXiv 2501.03262, undiscounted), and ema, which compares with what came before. Computed in
+float64. A group of one has no baseline: its advantage is 0 and it is counted, never the raw reward and never NaN.
 """
 
 from dataclasses import dataclass
@@ -12,8 +12,10 @@ from typing import Final, Literal
 import torch
 from torch import Tensor
 
-Estimator = Literal["dr_grpo", "grpo", "rloo", "opo", "maxrl", "reinforce", "reinforce_pp", "reinforce_pp_baseline"]
-GROUP_FREE: Final[frozenset[Estimator]] = frozenset({"reinforce", "reinforce_pp"})
+Estimator = Literal[
+    "dr_grpo", "grpo", "rloo", "opo", "maxrl", "reinforce", "reinforce_pp", "reinforce_pp_baseline", "ema"
+]
+GROUP_FREE: Final[frozenset[Estimator]] = frozenset({"reinforce", "reinforce_pp", "ema"})
 """Estimators that need no second response to a prompt."""
 
 STD_EPSILON = 1e-6
@@ -42,13 +44,15 @@ def advantages(
     estimator: Estimator = "dr_grpo",
     norm_var: bool = False,
     lengths: Tensor | None = None,
+    baseline: float | None = None,
 ) -> Advantages:
     """Advantage of each of N sequences. rewards float [N]; group int64 [N], any labels.
 
     dr_grpo: R - mean_g. grpo, and dr_grpo with norm_var: that over (std_g + 1e-6), unbiased std.
     rloo: R - mean of the others in g. opo: R - mean_g weighed by lengths. maxrl: (R - mean_g) / mean_g, 0 where that
     mean is not positive. reinforce: R - batch mean, with norm_var over the batch std. reinforce_pp: R whitened over all
-    action tokens of the batch; reinforce_pp_baseline: R - mean_g, whitened so.
+    action tokens of the batch; reinforce_pp_baseline: R - mean_g, whitened so. ema: R - baseline (`moved`), the batch's
+    own mean when there is none yet; with norm_var over the batch std.
     lengths int [N]: action tokens of each sequence, for opo and the last two; 1 each when omitted.
     """
     reward = rewards.double()
@@ -59,7 +63,10 @@ def advantages(
         index = torch.zeros_like(index)
         values = _against_mean(reward, index, reward.new_tensor([len(reward)]), norm_var)
         values = _whitened(reward, length) if estimator == "reinforce_pp" else values
-        values = torch.where((reward == reward[:1]).all(), 0.0, values)
+        if estimator != "ema" or baseline is None:
+            values = torch.where((reward == reward[:1]).all(), 0.0, values)
+        else:
+            values = reward - baseline if not norm_var else (reward - baseline) / (reward.std() + STD_EPSILON)
     else:
         values = _of_groups(reward, index, count, length, estimator, norm_var)
         values = torch.where(flat[index], 0.0, values)
@@ -91,6 +98,12 @@ def _whitened(values: Tensor, length: Tensor) -> Tensor:
     centred = values - (length * values).sum() / tokens.clamp(min=1)
     variance = (length * centred.square()).sum() / (tokens - 1).clamp(min=1)
     return centred * (variance + VAR_EPSILON).rsqrt()
+
+
+def moved(baseline: float | None, rewards: Tensor, decay: float) -> float:
+    """The exponential mean of the batches' mean rewards, after one more; it begins with the first."""
+    mean = float(rewards.double().mean())
+    return mean if baseline is None else decay * baseline + (1 - decay) * mean
 
 
 def count_groups(rewards: Tensor, group: Tensor, values: Tensor) -> Advantages:

@@ -18,6 +18,16 @@ def log_ratio(numerator: Tensor, denominator: Tensor, mask: Tensor | None = None
     return (numerator - denominator).clamp(-LOG_LIMIT, LOG_LIMIT)
 
 
+def between(current: Tensor, behaviour: Tensor, lag: Tensor) -> Tensor:
+    """log pi_old without a forward pass: log mu + a (log pi - log mu), a = lag / (lag + 1), detached.
+
+    A-3PO (arXiv 2512.06547, eq. 5): pi_old is one version behind pi and `lag` ahead of mu, and lies about there between
+    them, token by token. current, behaviour: log-probs under pi and mu, nats. lag: versions, of each token, >= 0.
+    """
+    share = (lag / (lag + 1)).to(current.dtype)
+    return behaviour + share * (current.detach() - behaviour)
+
+
 def truncated(log_weight: Tensor, cap: float) -> Tensor:
     """min(exp(log_weight), cap), detached: truncated importance weight (Ionides 2008; TIS)."""
     return log_weight.detach().exp().clamp(max=cap)

@@ -53,6 +53,7 @@ class AdvantageConfig(Config):
         "reinforce",
         "reinforce_pp",
         "reinforce_pp_baseline",
+        "ema",
         "gae",
         "td_lambda",
         "vtrace",
@@ -61,6 +62,7 @@ class AdvantageConfig(Config):
         "multistep",
     ] = Field("dr_grpo", description="Group baseline or, from `gae` on, an estimator that needs a `critic`.")
     norm_var: bool = Field(False, description="Divide by the group's standard deviation (GRPO).")
+    ema_decay: float = Field(0.9, ge=0, lt=1, description="ema: decay of the baseline, a batch.")
     gamma: float = Field(1.0, ge=0, le=1, description="Discount a token; 0.99 over 4,000 tokens erases all credit.")
     lamda: float = Field(1.0, ge=0, le=1, description="Lambda of the estimators that have one.")
     rho_bar: float = Field(1.0, gt=0, description="vtrace: cap of the ratio in the targets.")
@@ -142,6 +144,9 @@ class LearnerConfig(ServiceSpec):
     clip: float = Field(0.2, gt=0, le=1, description="Start value of the knob `clip.range`.")
     clip_high: float | None = Field(None, gt=0, description="Upper clip range, when it differs from `clip`.")
     tis_cap: float = Field(2.0, gt=0, description="Cap of the truncated importance weight.")
+    proximal: Literal["recomputed", "loglinear"] = Field(
+        "recomputed", description="How pi_old is had: by a forward pass, or guessed between mu and pi, which saves it."
+    )
     update_per_rollout: int = Field(1, ge=1, description="Optimizer updates a batch.")
     aggregation: Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "const"] = Field(
         "const", description="How token losses become one number; `const` divides by `max_new_tokens` (Dr. GRPO)."

@@ -24,13 +24,15 @@ from .settings import RlSettings
 class RolloutBatch:
     """N scored samples. rewards float [N]; group int64 [N], samples of one prompt share a label.
 
-    version: the policy version being trained; a token's lag is version minus its own.
+    version: the policy version being trained; a token's lag is version minus its own. baseline: what rewards are
+    compared with under estimator ema; their own mean when None.
     """
 
     documents: Sequence[Document]
     rewards: Tensor
     group: Tensor
     version: int
+    baseline: float | None = None
 
     def __post_init__(self) -> None:
         n = len(self.documents)
@@ -104,7 +106,8 @@ def score(
         for micro in micros:
             if reference is not None:
                 micro.reference = reference.score(micro.pack, micro.actions, settings.temperature)[0]
-            if critic or settings.masks or (settings.loss in USES_PROXIMAL and index):
+            later = settings.loss in USES_PROXIMAL and index > 0 and not settings.guesses_proximal
+            if critic or settings.masks or later:
                 scored = policy.score_and_hidden(micro.pack, micro.actions, settings.temperature)
                 micro.proximal = scored[0]
                 if critic:
@@ -125,7 +128,9 @@ def assign_advantages(batch: RolloutBatch, updates: list[list[Micro]], settings:
     lengths = torch.zeros(len(rewards), dtype=torch.int64)
     for micro in micros:
         lengths.index_add_(0, micro.actions.sequence.cpu(), micro.mask.cpu().long())
-    adv = advantages(rewards, batch.group, cast(Estimator, settings.estimator), settings.norm_var, lengths)
+    adv = advantages(
+        rewards, batch.group, cast(Estimator, settings.estimator), settings.norm_var, lengths, batch.baseline
+    )
     for micro, kl in zip(micros, penalties, strict=True):
         values = adv.values.to(kl)[micro.actions.sequence]
         micro.advantage = values - settings.kl_coef * kl if settings.kl_type == "advantage" else values

@@ -7,13 +7,14 @@ from midflight.services.algorithms.aggregate import Aggregation
 from midflight.services.algorithms.baselines import Estimator
 from midflight.services.algorithms.estimators import Bootstrap
 from midflight.services.algorithms.kl import KlEstimator
-from midflight.services.algorithms.losses import LossKind
+from midflight.services.algorithms.losses import USES_PROXIMAL, LossKind
 from midflight.services.algorithms.masks import Limits, MaskName, Row, choose
 from midflight.services.algorithms.segments import TraceLevel
 
 CriticEstimator = Literal["gae", "td_lambda", "vtrace", "retrace", "clipped_is", "multistep"]
 CRITIC_ESTIMATORS: Final[frozenset[str]] = frozenset(get_args(CriticEstimator))
 KlType = Literal["reward", "loss", "advantage"]
+Proximal = Literal["recomputed", "loglinear"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +51,9 @@ class RlSettings:
     loss, masks: see `algorithms.losses` and `algorithms.masks`; limits: bounds of the masks. table: chooses both by the
     largest lag in a batch; empty: they are as they stand.
     estimator, norm_var: see `advantages`. clip_low, clip_high: PPO range below and above 1.
-    tis_cap: cap of importance weights. update_per_rollout: optimizer updates a batch; rows are cut in order,
-    or shuffled by (seed, step) when `shuffle`. aggregation: `const` divides by max_new_tokens, the most
+    tis_cap: cap of importance weights. proximal: pi_old scored before the first update, or guessed (`ratios.between`).
+    ema_decay: of the baseline of estimator ema, a batch. update_per_rollout: optimizer updates a batch; rows are cut in
+    order, or shuffled by (seed, step) when `shuffle`. aggregation: `const` divides by max_new_tokens, the most
     action tokens a document may have. kl_coef: nats of penalty per nat, placed by kl_type; the reward and
     advantage terms use kl_reward_estimator, the loss kl_loss_estimator. entropy_coef: bonus per nat.
     temperature: that of the rollouts. max_length_per_device: positions of a micro-batch.
@@ -67,6 +69,8 @@ class RlSettings:
     clip_low: float = 0.2
     clip_high: float = 0.2
     tis_cap: float = 2.0
+    proximal: Proximal = "recomputed"
+    ema_decay: float = 0.9
     update_per_rollout: int = 1
     shuffle: bool = False
     seed: int = 0
@@ -90,6 +94,11 @@ class RlSettings:
         for name in ("update_per_rollout", "max_new_tokens", "max_length_per_device", "temperature", "tis_cap"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+
+    @property
+    def guesses_proximal(self) -> bool:
+        """Whether pi_old is a point between mu and pi."""
+        return self.proximal == "loglinear" and self.loss in USES_PROXIMAL
 
     @property
     def uses_critic(self) -> bool:

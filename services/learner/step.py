@@ -15,7 +15,7 @@ from midflight.services.algorithms.baselines import Advantages
 from midflight.services.algorithms.kl import kl_estimate
 from midflight.services.algorithms.losses import Sampled, token_loss
 from midflight.services.algorithms.masks import together
-from midflight.services.algorithms.ratios import log_ratio, truncated
+from midflight.services.algorithms.ratios import between, log_ratio, truncated
 from midflight.services.algorithms.values import explained_variance, value_loss
 
 from .critic import CriticTraining
@@ -124,6 +124,8 @@ def _loss(
     now = logp.detach()
     assert micro.advantage is not None  # set for every micro-batch by assign_advantages
     proximal = now if micro.proximal is None else micro.proximal
+    if settings.guesses_proximal:
+        proximal = between(now, actions.behaviour_logp, (version - actions.versions).clamp(min=0))
     drift = log_ratio(proximal, actions.behaviour_logp, mask)
     sampled = Sampled(
         logp=logp,

@@ -14,6 +14,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
+from midflight.services.algorithms.baselines import moved
 from midflight.services.algorithms.masks import BY_LAG, Limits, Row
 from midflight.services.data import BadRow, DataError, PromptStream, sft_rows
 from midflight.services.model.chat import supervised
@@ -75,6 +76,8 @@ class Trainer:
         self.live: dict[str, float] = {}
         """Values set while running, by field or knob; they outlive a change of stage."""
         self.objective_weights = dict(config.objective_weights)
+        self.baseline: float | None = None
+        """Mean reward of the batches so far, for estimator ema."""
         self.bad_rows: list[str] = []
         self._examples: PromptStream[Document] | None = None
         if self.stage == "rl":
@@ -103,6 +106,9 @@ class Trainer:
 
     def rl_step(self, batch: RolloutBatch) -> StepReport:
         """One RL batch; `step` counts it."""
+        if self.settings.estimator == "ema":
+            batch = replace(batch, baseline=self.baseline)
+            self.baseline = moved(self.baseline, batch.rewards, self.settings.ema_decay)
         report = rl_update(self.policy, self.reference, self.optimizer, batch, self.settings, self.critic)
         self.step += 1
         return report
@@ -129,6 +135,7 @@ class Trainer:
             "step": self.step,
             "sft_done": self.sft_done,
             "live": self.live,
+            "baseline": self.baseline,
             "recent": [[sample, step] for sample, step in self.recent.items()],
             **extra,
         }
@@ -147,6 +154,7 @@ class Trainer:
         values = found.manifest.extra
         self.stage, self.step, self.sft_done = str(values["stage"]), int(values["step"]), int(values["sft_done"])
         self.live = {name: float(value) for name, value in values["live"].items()}
+        self.baseline = values.get("baseline")
         self.recent = {int(sample): int(step) for sample, step in values["recent"]}
         if self.stage == "rl":
             self.optimizer = self._optimizer(self.config.optim, self.config.steps)
@@ -250,6 +258,8 @@ def rl_settings(config: LearnerConfig, seed: int) -> RlSettings:
         clip_low=config.clip,
         clip_high=config.clip_high or config.clip,
         tis_cap=config.tis_cap,
+        proximal=config.proximal,
+        ema_decay=config.adv.ema_decay,
         update_per_rollout=config.update_per_rollout,
         seed=seed,
         aggregation=config.aggregation,

@@ -39,7 +39,7 @@ def tianshou() -> dict[str, list[list[float]]]:
 
 
 def stable_baselines() -> list[list[float]]:
-    """Advantages of its rollout buffer, a row an environment, all ends terminations, the last step cut by a time limit."""
+    """Advantages of its rollout buffer, a row an environment; all ends terminations, the last step a time limit."""
     buffers = importlib.import_module("stable_baselines3.common.buffers")
     spaces = importlib.import_module("gymnasium.spaces")
     steps = some_steps(1)

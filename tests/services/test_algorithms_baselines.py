@@ -6,7 +6,7 @@ import statistics
 import pytest
 import torch
 
-from midflight.services.algorithms.baselines import Estimator, advantages, fold_kl
+from midflight.services.algorithms.baselines import Estimator, advantages, fold_kl, moved
 
 ESTIMATORS: list[Estimator] = [
     "dr_grpo", "grpo", "rloo", "opo", "maxrl", "reinforce", "reinforce_pp", "reinforce_pp_baseline",
@@ -120,6 +120,18 @@ def test_reinforce_std() -> None:
     values = advantages(rewards, torch.arange(50), "reinforce", norm_var=True).values
     assert values.mean().abs() < 1e-14
     assert values.std().item() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_ema_compares_with_what_came_before() -> None:
+    """The first batch with itself, later ones with the decaying mean; a batch of equal rewards teaches then."""
+    batches = [[0.0, 1.0], [1.0, 1.0], [0.5, 0.0]]
+    baseline: float | None = None
+    expected = [[-0.5, 0.5], [0.5, 0.5], [0.5 - 0.6, 0.0 - 0.6]]
+    for rewards, wanted in zip(batches, expected, strict=True):
+        found = advantages(torch.tensor(rewards), torch.arange(2), "ema", baseline=baseline)
+        assert found.values.tolist() == pytest.approx(wanted)
+        baseline = moved(baseline, torch.tensor(rewards), decay=0.8)
+    assert baseline == pytest.approx(0.8 * 0.6 + 0.2 * 0.25)
 
 
 def test_kl_is_folded_onto_its_own_sequence() -> None:

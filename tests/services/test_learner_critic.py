@@ -44,12 +44,18 @@ def settings_for(estimator: CriticEstimator, **choices: Any) -> RlSettings:
     return RlSettings(estimator=estimator, loss=loss, **choices)
 
 
+@pytest.mark.parametrize("center", [False, True])
 @pytest.mark.parametrize("estimator", ["gae", "vtrace", "retrace"])
-def test_estimates_of_every_document(estimator: CriticEstimator) -> None:
-    """Value by value: the head on transformers' own hidden states, the reward on the last action, no tool tokens."""
+def test_estimates_of_every_document(estimator: CriticEstimator, center: bool) -> None:
+    """Value by value: the head on transformers' own hidden states, the reward on the last action, no tool tokens.
+
+    With `center` the reward is what is left of it beside its group's mean.
+    """
     batch, policy = random_batch(0), tiny_policy(1)
     critic = critic_for(policy)
-    settings = settings_for(estimator, critic=CriticSettings(gamma=0.9, lamda=0.8, rho_bar=1.2, c_bar=0.9))
+    settings = settings_for(
+        estimator, critic=CriticSettings(gamma=0.9, lamda=0.8, rho_bar=1.2, c_bar=0.9, center=center)
+    )
     updates = plan(batch, settings, 0, torch.device("cpu"))
     score(policy, None, critic.module, updates, settings)
     assign_estimates(batch, updates, settings)
@@ -69,7 +75,8 @@ def test_estimates_of_every_document(estimator: CriticEstimator) -> None:
         ]
         rho = torch.tensor(rho, dtype=torch.float64).exp().tolist()
         last = [t == len(at) - 1 for t in range(len(at))]
-        r = [float(batch.rewards[row]) if end else 0.0 for end in last]
+        mates = batch.rewards[batch.group == batch.group[row]]
+        r = [float(batch.rewards[row] - (mates.mean() if center else 0.0)) if end else 0.0 for end in last]
         vn = [*v[1:], 0.0]
         plain = (r, v, vn, [False] * len(at), last)
         if estimator == "gae":

@@ -186,6 +186,24 @@ def test_proximal_is_the_policy_before_the_first_update() -> None:
     assert (gradients(moved) - gradients(policy)).abs().max() < 1e-9
 
 
+def test_a_guessed_proximal_lies_between() -> None:
+    """log pi_old = log mu + lag / (lag + 1) (log pi - log mu), token by token: decoupled PPO's gradient with it."""
+    batch, policy = random_batch(4), tiny_policy(1)
+    run(batch, policy, loss="decoupled_ppo", proximal="loglinear")
+    lm = tiny_lm(1)
+    total = torch.zeros((), dtype=torch.float64)
+    for i, document in enumerate(batch.documents):
+        a = batch.rewards[i] - batch.rewards[batch.group == batch.group[i]].mean()
+        new, mu = slow_logp(lm, document)[0], behaviour(document)
+        sampled = [v for v, on in zip(document.versions, document.action_mask, strict=True) if on]
+        lag = torch.tensor([batch.version - v for v in sampled], dtype=torch.float64)
+        old = (mu + lag / (lag + 1) * (new - mu)).detach()
+        weight, ratio = (old - mu).exp().clamp(max=2), (new - old).exp()
+        total = total - (weight * torch.minimum(ratio * a, ratio.clamp(0.8, 1.2) * a)).sum()
+    torch.autograd.backward(total / (len(batch.documents) * 32))
+    assert (gradients(lm) - gradients(policy)).abs().max() < 1e-9
+
+
 @pytest.mark.parametrize("kl_type", ["reward", "loss", "advantage"])
 def test_kl_placement(kl_type: str) -> None:
     """The KL penalty in the reward, the loss and the advantage equals its definition: within 1e-9."""
