@@ -44,6 +44,24 @@ def test_matches_reference(kind: ControllerType, kls: list[float]) -> None:
     assert ours == pytest.approx(reference(kind, kls), rel=1e-10, abs=1e-13)
 
 
+@pytest.mark.parametrize("kind", ["exponential", "linear", "pid"])
+@given(kls=kls)
+@settings(max_examples=30, deadline=None)
+def test_smoothing_is_a_mean_in_front(kind: ControllerType, kls: list[float]) -> None:
+    """With smoothing a law says what it would without, had it been told the exponential mean; so after a restart."""
+    smooth, plain = (
+        AdaptiveKLController(controller_type=kind, smoothing=0.7),
+        AdaptiveKLController(controller_type=kind),
+    )
+    mean = kls[0]
+    for step, kl in enumerate(kls):
+        mean = 0.7 * mean + 0.3 * kl if step else kl
+        assert smooth.update(kl, step) == pytest.approx(plain.update(mean, step), rel=1e-9, abs=1e-12)
+        again = AdaptiveKLController(controller_type=kind, smoothing=0.7)
+        again.load_state_dict(smooth.state_dict())
+        smooth = again
+
+
 @given(kls=kls)
 @settings(deadline=None)
 def test_pid_equals_positional_form_while_unsaturated(kls: list[float]) -> None:
@@ -166,6 +184,7 @@ def test_history_is_bounded() -> None:
         ("schedule_type", "step"),
         ("schedule_steps", 0),
         ("exp_decay", 1.5),
+        ("smoothing", 1.0),
         ("max_coef", math.inf),
     ],
 )

@@ -33,6 +33,7 @@ class KlConfig(ServiceSpec):
         "cosine", description="schedule: its shape."
     )
     schedule_steps: int = Field(1000, ge=1, description="schedule: steps until it reaches `min_coef`.")
+    smoothing: float = Field(0.0, ge=0, lt=1, description="Decay of the mean of the KL that the law reads, a step.")
 
     @model_validator(mode="after")
     def _starts_within_its_clamps(self) -> Self:

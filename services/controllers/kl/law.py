@@ -11,6 +11,8 @@ Four laws move the coefficient from one measured KL to the next; every result is
   unsaturated; since the clamped coefficient is the state, nothing winds up at the limits. On the first update
   e1 = e2 = e, so there is no kick.
 - schedule: a function of the step alone, from initial_coef to min_coef over schedule_steps.
+
+A batch's KL is a noisy estimate; with `smoothing` s the laws see m = s m + (1 - s) kl in its place.
 """
 
 import math
@@ -81,12 +83,14 @@ class AdaptiveKLController:
     kd: float = 0.001
     schedule_type: ScheduleType = "cosine"
     schedule_steps: int = 1000
+    smoothing: float = 0.0
     coef: float = field(init=False)
     step: int = field(init=False, default=0)
     nonfinite: int = field(init=False, default=0)
     history: deque[tuple[int, float, float]] = field(init=False, repr=False)
     _e1: float | None = field(init=False, default=None)
     _e2: float | None = field(init=False, default=None)
+    _mean: float | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self._check()
@@ -99,7 +103,8 @@ class AdaptiveKLController:
             self.nonfinite += 1
             return self.coef
         self.step = step
-        self.coef = _clip(self._next(kl, step), self.min_coef, self.max_coef)
+        self._mean = kl if self._mean is None else self.smoothing * self._mean + (1 - self.smoothing) * kl
+        self.coef = _clip(self._next(self._mean, step), self.min_coef, self.max_coef)
         self.history.append((step, kl, self.coef))
         return self.coef
 
@@ -109,6 +114,7 @@ class AdaptiveKLController:
             "coef": self.coef,
             "e1": self._e1,
             "e2": self._e2,
+            "mean": self._mean,
             "step": self.step,
             "nonfinite": self.nonfinite,
             "history": [list(entry) for entry in self.history],
@@ -119,14 +125,15 @@ class AdaptiveKLController:
         try:
             coef, step, nonfinite = (cast(float, state[key]) for key in ("coef", "step", "nonfinite"))
             e1, e2 = (cast("float | None", state[key]) for key in ("e1", "e2"))
+            mean = cast("float | None", state.get("mean"))
             rows = [(int(s), float(k), float(c)) for s, k, c in cast("list[list[float]]", state["history"])]
-            finite = all(math.isfinite(x) for x in (coef, step, nonfinite, e1 or 0.0, e2 or 0.0))
+            finite = all(math.isfinite(x) for x in (coef, step, nonfinite, e1 or 0.0, e2 or 0.0, mean or 0.0))
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"state of the KL controller is incomplete or mistyped: {error!r}") from error
         if not finite or (e1 is None) != (e2 is None):
             raise ValueError("state of the KL controller holds a non-finite number or half a PID memory")
         self.coef = _clip(float(coef), self.min_coef, self.max_coef)
-        self.step, self.nonfinite, self._e1, self._e2 = int(step), int(nonfinite), e1, e2
+        self.step, self.nonfinite, self._e1, self._e2, self._mean = int(step), int(nonfinite), e1, e2, mean
         self.history = deque(rows, maxlen=HISTORY)
 
     def _next(self, kl: float, step: int) -> float:
@@ -160,6 +167,8 @@ class AdaptiveKLController:
         if not self.min_coef <= self.initial_coef <= self.max_coef:
             limits = f"[{self.min_coef}, {self.max_coef}]"
             raise ValueError(f"initial_coef: {self.initial_coef} lies outside [min_coef, max_coef] = {limits}")
+        if not 0 <= self.smoothing < 1:
+            raise ValueError(f"smoothing must lie in [0, 1) (got {self.smoothing})")
         if self.exp_factor < 1 or not 0 < self.exp_decay <= 1:
             raise ValueError("exp_factor must be >= 1 and exp_decay in (0, 1]")
         if self.schedule_type == "exponential" and self.controller_type == "schedule" and self.min_coef == 0:

@@ -50,4 +50,5 @@ def law_of(config: KlConfig) -> AdaptiveKLController:
         kd=config.kd,
         schedule_type=config.schedule_type,
         schedule_steps=config.schedule_steps,
+        smoothing=config.smoothing,
     )
