@@ -3,9 +3,9 @@
     python benchmarks/klcontrol.py [--seeds 5] [--arms NAME ...] [--jobs 2]
 
 100 batches, target 0.08 nats a token (k3 against the warm start). Of each run is told: the share of steps after the first
-20 whose KL lies within 25 % of the target, for single batches and for the mean of the last 5, since one batch's estimate
-is noisy by itself; the mean; the largest over the target; the accuracy at the end. `entropy floor` holds the entropy
-above 0.15 instead. Results are appended to benchmarks/klcontrol.jsonl; what is there is not run again.
+20 whose KL lies within 25 % of the target, for single batches and for means of 5, since one batch's estimate is noisy by
+itself; the mean; the largest over the target; the accuracy at the end. `entropy floor` holds the entropy above 0.15
+instead. Results are appended to benchmarks/klcontrol.jsonl; what is there is not run again.
 """
 
 import argparse

@@ -21,6 +21,7 @@ SIZES: dict[str, tuple[list[str], list[str]]] = {
     "kernel": ([], ["--messages=5000", "--rounds=2"]),
     "ledger": ([], ["--samples=5000"]),
     "engine": ([], ["--rounds=3"]),
+    "estimators": ([], ["--rounds=3"]),
     "faults": ([], ["--n=2"]),
     "trl_peer": ([], ["--seeds=0", "--threads=1"]),
 }
@@ -59,6 +60,12 @@ def ledger_service(result: dict[str, Any]) -> float:
     return float(round(1e3 * result["cpu_ms_per_step"]["ledger"] / result["samples_per_step"], 1))
 
 
+def estimator(result: dict[str, Any], above: str, below: str, small: bool = False, worst: Any = max) -> float:
+    """The worst ratio of two times over GAE and V-trace, on the two large shapes or on the small one."""
+    rows = [row for row in result["rows"] if (row["shape"][0] == 8) == small]
+    return float(round(worst(row[above] / row[below] for row in rows), 2))
+
+
 FIGURES = (
     Figure("kernel / bare echo, messages per CPU", "kernel", lambda r: r["ratio"], "", 0.45, aim=0.6),
     Figure("kernel, messages per CPU second", "kernel", lambda r: r["per_cpu_s"]["kernel"], "/s"),
@@ -69,6 +76,14 @@ FIGURES = (
     Figure("engine / generate, distinct prompts", "engine", lambda r: r["over_generate"]["engine"], "", 3),
     Figure("engine / generate, groups of 8", "engine", lambda r: r["over_generate"]["engine_groups"], "", 3),
     Figure("engine / bare matrix products", "engine", lambda r: r["over_matmul"]["engine"], ""),
+    Figure("estimators, kernels / memory limit", "estimators", lambda r: estimator(r, "fast", "copy"), "", 4, False),
+    Figure(
+        "estimators, plain torch / memory limit", "estimators", lambda r: estimator(r, "torch", "copy"), "", 40, False
+    ),
+    Figure(
+        "estimators, loop over time / kernels", "estimators", lambda r: estimator(r, "loop", "fast", worst=min), "", 20
+    ),
+    Figure("the same at 8 x 128", "estimators", lambda r: estimator(r, "loop", "fast", small=True, worst=min), "", 100),
     Figure("service SIGKILL to replacement", "faults", lambda r: r["service_s"], "s", 1.0, least=False),
     Figure("kernel SIGKILL to all re-adopted", "faults", lambda r: r["kernel_s"], "s", 1.5, least=False),
     Figure("weights published and read, demo", "faults", lambda r: r["weights_demo"]["both_ms"], "ms"),

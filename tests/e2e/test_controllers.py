@@ -10,6 +10,7 @@ from support.e2e_run import SLOW, SLOW_PARTS, Up, events, hit, tiny
 
 from midflight.services.controllers.clip import AdaptiveClipper
 from midflight.services.controllers.constraints import Bound, ConstraintOptimizer
+from midflight.services.controllers.kl import AdaptiveKLController
 from midflight.services.controllers.objectives import MultiObjectiveOptimizer
 
 STEPS = 10
@@ -27,7 +28,7 @@ KNOBS = {"kl": "kl.coef", "entropy": "entropy.coef", "lr": "optim.lr"}
 WEIGHTS = {"exact": 1.0, "prefix": 0.5, "length": 0.5}
 
 
-@pytest.mark.parametrize("slot", ["clip", "constraints", "objectives"])
+@pytest.mark.parametrize("slot", ["clip", "constraints", "objectives", "entropy"])
 def test_knobs_follow_the_law_across_a_death(slot: str, tmp_path: Path) -> None:
     """Replayed offline over what it was told, the law gives the values that the run's knobs took, killed or not."""
     topology = tiny(tmp_path, slot, STEPS, SLOW_PARTS if slot == "objectives" else SLOW)
@@ -42,7 +43,7 @@ def test_knobs_follow_the_law_across_a_death(slot: str, tmp_path: Path) -> None:
     took: dict[str, set[float]] = {}
     for move in events(up.path, "knob"):
         took.setdefault(move["values"]["knob"], set()).add(move["values"]["value"])
-    replay = {"clip": clip, "constraints": constraints, "objectives": objectives}[slot]
+    replay = {"clip": clip, "constraints": constraints, "objectives": objectives, "entropy": entropy}[slot]
     for values, expected in zip(decided(decisions), replay(decisions), strict=True):
         assert values == expected
     steered = decided(decisions)[-1].keys() - {"optim.lr"}
@@ -81,6 +82,14 @@ def constraints(decisions: list[dict[str, Any]]) -> list[dict[str, float]]:
         assert {one["values"][f"status/{name}"] for name in bounds} <= {"satisfied", "violated", "infeasible"}
         assert json.loads(one["values"]["state"])["step"] == one["values"]["at_step"]
     return out
+
+
+def entropy(decisions: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """The same of an entropy bonus that is annealed."""
+    law = AdaptiveKLController(
+        0.01, min_coef=0.0, controller_type="schedule", schedule_type="linear", schedule_steps=100
+    )
+    return [{"entropy.coef": law.update(one["values"]["entropy"], one["values"]["at_step"])} for one in decisions]
 
 
 def objectives(decisions: list[dict[str, Any]]) -> list[dict[str, float]]:
