@@ -4,7 +4,6 @@
 on a CPU. Everything else takes the few lines of `estimators`, which are the definition.
 """
 
-import importlib.util
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -53,11 +52,11 @@ def _run(kernel: Callable[..., int], steps: Steps, more: tuple[Tensor, ...], *nu
 
 @lru_cache(maxsize=1)
 def _kernels() -> Any:
-    """The module of kernels, None without numba."""
-    if importlib.util.find_spec("numba") is None:
+    """The module of kernels, None without numba, or with one that does not go with this numpy."""
+    try:
+        from . import scan_cpu
+    except ImportError:
         return None
-    from . import scan_cpu
-
     return scan_cpu
 
 

@@ -4,7 +4,6 @@ a_t = 0 cuts: nothing from later reaches t, not even a NaN. a_t = 1 with b_t = 0
 not be there.
 """
 
-import importlib.util
 import math
 from collections.abc import Callable
 from functools import lru_cache
@@ -32,10 +31,10 @@ def recur(a: Tensor, b: Tensor) -> Tensor:
 @lru_cache(maxsize=1)
 def _gpu_kernel() -> Callable[[Tensor, Tensor], Tensor] | None:
     """The Triton kernel, which comes with torch for GPUs; None where it does not."""
-    if importlib.util.find_spec("triton") is None:
+    try:
+        from .scan_cuda import recur as on_gpu
+    except ImportError:
         return None
-    from .scan_cuda import recur as on_gpu
-
     return on_gpu
 
 

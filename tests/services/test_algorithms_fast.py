@@ -1,6 +1,7 @@
 """The fused kernels against the lines they stand for: any shape, any end inside, whatever is not finite."""
 
 import math
+import sys
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from midflight.services import algorithms
 from midflight.services.algorithms import estimators, fast
 from midflight.services.algorithms.estimators import Estimate
 from midflight.services.algorithms.steps import Steps
@@ -102,3 +104,16 @@ def test_views_and_gradients() -> None:
         for ours, wanted in zip(getattr(estimators, name)(other), getattr(estimators, name)(steps), strict=True):
             assert not ours.requires_grad
             assert torch.equal(ours, wanted)
+
+
+def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plain way, and no word about it."""
+    with monkeypatch.context() as patch:
+        patch.delattr(algorithms, "scan_cpu", raising=False)
+        patch.setitem(sys.modules, f"{algorithms.__name__}.scan_cpu", None)
+        fast._kernels.cache_clear()
+        steps = noise(11, 2, 30, torch.float32)
+        assert fast.gae(steps, 0.99, 0.95) is None
+        close(estimators.gae(steps), estimators.gae(noise(11, 2, 30, torch.float64)))
+    fast._kernels.cache_clear()
+    assert fast.gae(steps, 0.99, 0.95) is not None
