@@ -74,7 +74,9 @@ def speed() -> list[dict[str, Any]]:
             target = torch.empty_like(source)
             copy = milliseconds(target.copy_, source)
             ours = milliseconds(getattr(estimators, name), steps)
-            torch_only = milliseconds(recurrence._scan, steps.values, steps.rewards, torch.Tensor.addcmul_)
+            torch_only = milliseconds(
+                recurrence._scan, steps.values, steps.rewards, torch.Tensor.addcmul_, torch.Tensor.mul_
+            )
             kernel = milliseconds(recurrence.recur, steps.values, steps.rewards)
             row = {"shape": list(shape), "name": name, "ms": ours, "copy_ms": copy, "over_copy": ours / copy}
             rows.append({**row, "recurrence_ms": kernel, "recurrence_without_triton_ms": torch_only})

@@ -52,7 +52,7 @@ def advantages(
     rloo: R - mean of the others in g. opo: R - mean_g weighed by lengths. maxrl: (R - mean_g) / mean_g, 0 where that
     mean is not positive. reinforce: R - batch mean, with norm_var over the batch std. reinforce_pp: R whitened over all
     action tokens of the batch; reinforce_pp_baseline: R - mean_g, whitened so. ema: R - baseline (`moved`), the batch's
-    own mean when there is none yet; with norm_var over the batch std.
+    own mean when there is none yet; norm_var says nothing to it.
     lengths int [N]: action tokens of each sequence, for opo and the last two; 1 each when omitted.
     """
     reward = rewards.double()
@@ -66,7 +66,7 @@ def advantages(
         if estimator != "ema" or baseline is None:
             values = torch.where((reward == reward[:1]).all(), 0.0, values)
         else:
-            values = reward - baseline if not norm_var else (reward - baseline) / (reward.std() + STD_EPSILON)
+            values = reward - baseline
     else:
         values = _of_groups(reward, index, count, length, estimator, norm_var)
         values = torch.where(flat[index], 0.0, values)

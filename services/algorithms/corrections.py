@@ -88,15 +88,14 @@ def fresh(lag: Tensor, most: int) -> Tensor:
     return lag <= most
 
 
-def kept_by_length(keep: Tensor, sequence: Tensor, mask: Tensor) -> tuple[float, float]:
-    """Share of tokens kept in the shorter and in the longer half of the sequences: a wide gap is the length trap."""
-    _, index, size = torch.unique_consecutive(sequence, return_inverse=True, return_counts=True)
-    counted = mask.new_zeros(len(size), dtype=torch.float64).index_add(0, index, mask.double())
-    longer = mask & (counted > counted.median())[index] if len(size) else mask
-    shares = []
-    for half in (mask & ~longer, longer):
-        count = int(half.sum())
-        shares.append(float((keep & half).sum()) / count if count else 1.0)
+def kept_by_length(kept: Tensor, counted: Tensor) -> tuple[float, float]:
+    """Share of tokens kept in the shorter and in the longer half of the sequences: a wide gap is the length trap.
+
+    kept, counted: tokens of each sequence, [S]; those without a counted one are left out.
+    """
+    kept, counted = kept[counted > 0], counted[counted > 0]
+    longer = counted > counted.median() if len(counted) else counted > 0
+    shares = [float(kept[half].sum() / counted[half].sum()) if bool(half.any()) else 1.0 for half in (~longer, longer)]
     return shares[0], shares[1]
 
 

@@ -69,7 +69,7 @@ def vtrace(
     rho, delta = steps.ratio, steps.delta(gamma)
     weight = rho.clamp(max=rho_bar)
     kept = weight if c_bar == rho_bar else rho.clamp(max=c_bar)
-    correction = recur(steps.going_on(gamma * lamda) * kept, weight * delta)
+    correction = recur(steps.traces(gamma * lamda, kept), weight * delta)
     ahead = torch.where(steps.cut, 0.0, _shifted(correction))
     advantages = (weight if most == rho_bar else rho.clamp(max=most)) * torch.add(delta, ahead, alpha=gamma)
     return Estimate(advantages, steps.values + correction)
@@ -85,7 +85,7 @@ def retrace(steps: Steps, gamma: float = 0.99, lamda: float = 0.95) -> Estimate:
     centred, so off-policy it is biased where Retrace proper is not.
     """
     kept = steps.ratio.clamp(max=1.0)
-    advantages = recur(steps.going_on(gamma * lamda) * _shifted(kept), steps.delta(gamma))
+    advantages = recur(steps.traces(gamma * lamda, _shifted(kept)), steps.delta(gamma))
     return Estimate(advantages, steps.values + kept * advantages)
 
 
@@ -96,7 +96,7 @@ def retrace_q(q: Tensor, expected_next_q: Tensor, steps: Steps, gamma: float = 0
     """
     kept = steps.ratio.clamp(max=1.0)
     delta = steps.rewards + gamma * torch.where(steps.terminated, 0.0, expected_next_q) - q
-    return q + recur(steps.going_on(gamma * lamda) * _shifted(kept), delta)
+    return q + recur(steps.traces(gamma * lamda, _shifted(kept)), delta)
 
 
 def clipped_is(steps: Steps, gamma: float = 0.99, lamda: float = 0.95, clip_ratio: float = 0.2) -> Estimate:
@@ -105,7 +105,7 @@ def clipped_is(steps: Steps, gamma: float = 0.99, lamda: float = 0.95, clip_rati
     Clipped on both sides, so that a long product of weights hardly drifts. clip_ratio = 0 is GAE.
     """
     weight = steps.ratio.clamp(1 - clip_ratio, 1 + clip_ratio)
-    advantages = recur(steps.going_on(gamma * lamda) * weight, weight * steps.delta(gamma))
+    advantages = recur(steps.traces(gamma * lamda, weight), weight * steps.delta(gamma))
     return Estimate(advantages, advantages + steps.values)
 
 

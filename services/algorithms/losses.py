@@ -5,7 +5,7 @@ ratio against pi_old (decoupled PPO). All tensors are [A]; log-probs in nats; `m
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import torch
@@ -103,14 +103,17 @@ def cispo(t: Sampled) -> TokenLoss:
 def gspo(t: Sampled) -> TokenLoss:
     """`surrogates.gspo` against mu, clipped by clip_low and clip_high (3e-4 and 4e-4 in its paper)."""
     x, _, advantage = _prepared(t, t.behaviour)
-    return _plain(surrogates.gspo(x, advantage, t.sequence, t.mask, t.clip_low, t.clip_high), x.detach().exp())
+    loss = surrogates.gspo(x, advantage, t.sequence, t.mask, t.clip_low, t.clip_high)
+    shared = surrogates.sequence_mean(x, t.sequence, t.mask).exp()
+    return _flagged(_plain(loss, x.detach().exp()), *_outside(shared, advantage, t))
 
 
 def dppo(t: Sampled) -> TokenLoss:
     """`surrogates.dppo` against mu; clip_low is the most that a token's probability may have moved."""
     x, logp, advantage = _prepared(t, t.behaviour)
     anchor = torch.where(t.mask, t.behaviour, 0.0)
-    return _plain(surrogates.dppo(x, logp, anchor, advantage, t.clip_low), x.detach().exp())
+    up, down = surrogates.beyond(logp, anchor, advantage, t.clip_low)
+    return _flagged(_plain(surrogates.dppo(x, logp, anchor, advantage, t.clip_low), x.detach().exp()), down, up)
 
 
 def sapo(t: Sampled) -> TokenLoss:
@@ -150,14 +153,24 @@ def _prepared(t: Sampled, anchor: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _clipped(t: Sampled, anchor: Tensor) -> TokenLoss:
     x, _, advantage = _prepared(t, anchor)
     now = x.detach().exp()
+    low, high = _outside(now, advantage, t)
     return TokenLoss(
         loss=surrogates.ppo(x, advantage, t.clip_low, t.clip_high),
         ratio=now,
         weight=torch.ones_like(now),
-        clipped_low=(now < 1 - t.clip_low) & (advantage < 0),
-        clipped_high=(now > 1 + t.clip_high) & (advantage > 0),
+        clipped_low=low,
+        clipped_high=high,
         capped=torch.zeros_like(t.mask),
     )
+
+
+def _outside(ratio: Tensor, advantage: Tensor, t: Sampled) -> tuple[Tensor, Tensor]:
+    """Where PPO's clip takes the gradient away, below and above."""
+    return (ratio < 1 - t.clip_low) & (advantage < 0), (ratio > 1 + t.clip_high) & (advantage > 0)
+
+
+def _flagged(inner: TokenLoss, low: Tensor, high: Tensor) -> TokenLoss:
+    return replace(inner, clipped_low=low, clipped_high=high)
 
 
 def _plain(loss: Tensor, ratio: Tensor, capped: Tensor | None = None) -> TokenLoss:

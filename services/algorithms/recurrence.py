@@ -13,6 +13,8 @@ from torch import Tensor
 
 Fold = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(b, a, y) -> b + a y, in the place of b."""
+Product = Callable[[Tensor, Tensor], Tensor]
+"""(a, b) -> a b, in the place of a."""
 
 
 @torch.no_grad()
@@ -24,8 +26,8 @@ def recur(a: Tensor, b: Tensor) -> Tensor:
     """
     if b.is_cuda and (kernel := _gpu_kernel()):
         return kernel(a.expand_as(b), b)
-    y = _scan(a, b, Tensor.addcmul_)
-    return y if bool(y.sum().isfinite()) else _scan(a, b, _fold_exactly_into)
+    y = _scan(a, b, Tensor.addcmul_, Tensor.mul_)
+    return y if bool(y.sum().isfinite()) else _scan(a, b, _fold_exactly_into, _times_exactly_into)
 
 
 @lru_cache(maxsize=1)
@@ -38,7 +40,7 @@ def _gpu_kernel() -> Callable[[Tensor, Tensor], Tensor] | None:
     return on_gpu
 
 
-def _scan(a: Tensor, b: Tensor, fold: Fold) -> Tensor:
+def _scan(a: Tensor, b: Tensor, fold: Fold, times: Product) -> Tensor:
     """Two levels: with blocks of C steps, C operations over all blocks at once, then T / C over the blocks' ends.
 
     Blelloch 1990, "Prefix sums and their applications", with C the root of T.
@@ -53,7 +55,7 @@ def _scan(a: Tensor, b: Tensor, fold: Fold) -> Tensor:
     ys, factors, reaches = y.unbind(), coefficient.unbind(), reach.unbind()
     for step in range(block - 2, -1, -1):
         fold(ys[step], factors[step], ys[step + 1])
-        reaches[step].mul_(reaches[step + 1])
+        times(reaches[step], reaches[step + 1])
     firsts, factors = (x[0].t().clone(memory_format=torch.contiguous_format).unbind() for x in (y, reach))
     behind = [torch.zeros_like(firsts[0])]  # y at the first step of the block behind, the last block's first
     for index in range(blocks - 1, 0, -1):
@@ -75,10 +77,10 @@ def windowed(a: Tensor, b: Tensor, n: int) -> Tensor:
     while n:
         if n & 1:
             total = _fold_exactly(total, reach, _ahead(window, offset))
-            reach = reach * _ahead(factor, offset)
+            reach = _times_exactly(reach, _ahead(factor, offset))
             offset += size
         window = _fold_exactly(window, factor, _ahead(window, size))
-        factor = factor * _ahead(factor, size)
+        factor = _times_exactly(factor, _ahead(factor, size))
         size, n = 2 * size, n >> 1
     return total
 
@@ -87,9 +89,18 @@ def _fold_exactly_into(b: Tensor, a: Tensor, y: Tensor) -> Tensor:
     return b.copy_(_fold_exactly(b, a, y))
 
 
+def _times_exactly_into(a: Tensor, b: Tensor) -> Tensor:
+    return a.copy_(_times_exactly(a, b))
+
+
+def _times_exactly(a: Tensor, b: Tensor) -> Tensor:
+    """a b, and 0 where a is 0, also when b is not finite."""
+    return torch.where(a == 0, 0.0, a * b)
+
+
 def _fold_exactly(b: Tensor, a: Tensor, y: Tensor) -> Tensor:
     """b + a y, and b where a is 0, also when y is not finite."""
-    return b + torch.where(a == 0, 0.0, a * y)
+    return b + _times_exactly(a, y)
 
 
 def _by_step(x: Tensor, block: int, blocks: int) -> Tensor:

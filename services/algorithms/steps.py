@@ -69,3 +69,7 @@ class Steps:
     def going_on(self, factor: float) -> Tensor:
         """`factor` where the trajectory goes on, 0 at cuts: the coefficient of a recurrence."""
         return (~self.cut).to(self.rewards.dtype) * factor
+
+    def traces(self, factor: float, weight: Tensor) -> Tensor:
+        """The same times a weight of each step, 0 at cuts whatever that is there."""
+        return torch.where(self.cut, 0.0, factor * weight)

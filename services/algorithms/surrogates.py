@@ -40,13 +40,16 @@ def gspo(x: Tensor, advantage: Tensor, sequence: Tensor, mask: Tensor, low: floa
     In its token form sg(s) pi / sg(pi), so that a sequence's tokens share its ratio and keep their own gradients. Meant
     for the aggregation `seq_mean_token_mean`.
     """
+    return ppo(sequence_mean(x, sequence, mask) + x - x.detach(), advantage, low, high)
+
+
+def sequence_mean(x: Tensor, sequence: Tensor, mask: Tensor) -> Tensor:
+    """Mean of x over the counted tokens of each sequence, at each of its tokens, detached: log s_i of `gspo`."""
     _, index = torch.unique_consecutive(sequence, return_inverse=True)
     groups = int(index[-1]) + 1 if len(index) else 0
-    counted = mask.to(x.dtype)
     total = x.new_zeros(groups).index_add(0, index, torch.where(mask, x.detach(), 0.0))
-    count = x.new_zeros(groups).index_add(0, index, counted)
-    mean = (total / count.clamp(min=1))[index]
-    return ppo(mean + x - x.detach(), advantage, low, high)
+    count = x.new_zeros(groups).index_add(0, index, mask.to(x.dtype))
+    return (total / count.clamp(min=1))[index]
 
 
 def dppo(x: Tensor, logp: Tensor, anchor: Tensor, advantage: Tensor, delta: float = 0.2) -> Tensor:
@@ -55,10 +58,15 @@ def dppo(x: Tensor, logp: Tensor, anchor: Tensor, advantage: Tensor, delta: floa
     Divergence in place of a ratio: a rare token may change many-fold, a likely one may not move far (binary total
     variation). logp, anchor: log-probs under pi and the anchor.
     """
-    moved = logp.detach().exp() - anchor.exp()
-    beyond = ((advantage > 0) & (moved > delta)) | ((advantage < 0) & (moved < -delta))
+    up, down = beyond(logp, anchor, advantage, delta)
     ratio = x.exp().clamp(max=RATIO_LIMIT)
-    return torch.where(beyond, 0.0, -ratio * advantage)
+    return torch.where(up | down, 0.0, -ratio * advantage)
+
+
+def beyond(logp: Tensor, anchor: Tensor, advantage: Tensor, delta: float) -> tuple[Tensor, Tensor]:
+    """bool [A] each: tokens whose probability has moved by more than delta, up with A > 0, and down with A < 0."""
+    moved = logp.detach().exp() - anchor.exp()
+    return (advantage > 0) & (moved > delta), (advantage < 0) & (moved < -delta)
 
 
 def sapo(x: Tensor, advantage: Tensor, up: float = 1.0, down: float = 1.05) -> Tensor:

@@ -69,7 +69,8 @@ class Tally:
     unmasked: int = 0
     masked: int = 0
     kept: Counter[str] = field(default_factory=Counter)
-    halves: list[tuple[float, float]] = field(default_factory=list)
+    by_sequence: Tensor | None = None
+    """Tokens kept by every mask, and tokens counted, of each row [2, sequences]."""
 
     def add(self, r: TokenRecord) -> None:
         """Add a micro-batch."""
@@ -104,7 +105,9 @@ class Tally:
             everything = together(r.kept, r.mask)
             for name, keep in (*r.kept.items(), ("all", everything)):
                 self.kept[name] += int((keep & r.mask).sum())
-            self.halves.append(kept_by_length(everything, r.sequence, r.mask))
+            tokens = torch.stack([everything, r.mask]).double()
+            rows = tokens.new_zeros(2, self.sequences) if self.by_sequence is None else self.by_sequence
+            self.by_sequence = rows.index_add(1, r.sequence, tokens)
 
     def report(self) -> dict[str, float]:
         """Means, maxima and effective sample sizes; empty when no token was added.
@@ -130,8 +133,8 @@ class Tally:
 
     def _kept(self) -> dict[str, float]:
         """Shares of tokens that masks keep; kept_short and kept_long: in the shorter and the longer sequences."""
-        if not self.halves:
+        if self.by_sequence is None:
             return {}
-        short, long = (sum(shares) / len(shares) for shares in zip(*self.halves, strict=True))
+        short, long = kept_by_length(*self.by_sequence)
         named = {f"kept_{name}": count / self.unmasked for name, count in self.kept.items()}
         return {**named, "kept_short": short, "kept_long": long}

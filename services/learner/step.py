@@ -178,7 +178,7 @@ def _summary(
         "micro_batches": float(sum(len(u) for u in updates)),
         "reward_mean": rewards.mean().item(),
         "reward_std": rewards.std(correction=0).item(),
-        "advantage_std": adv.values.std(correction=0).item(),
+        "advantage_std": adv.values.std(correction=0).item() if adv.values.numel() else 0.0,
         "groups": float(adv.groups),
         "singleton_groups": float(adv.singletons),
         "flat_groups": float(adv.flat),

@@ -118,9 +118,12 @@ def test_length_trap_is_visible() -> None:
     x = torch.full((220,), 0.012)
     mask = torch.ones(220, dtype=torch.bool)
     keep = c.sequence_band(x, sequence, mask, 0.0, 3.0)
-    assert c.kept_by_length(keep, sequence, mask) == (1.0, 0.0)
-    assert c.kept_by_length(c.geometric_band(x, sequence, mask, 0.9, 1.1), sequence, mask) == (1.0, 1.0)
-    assert c.kept_by_length(mask[:0], sequence[:0], mask[:0]) == (1.0, 1.0)
+    counted = sequence.bincount()
+    assert c.kept_by_length(sequence[keep].bincount(minlength=4), counted) == (1.0, 0.0)
+    kept = c.geometric_band(x, sequence, mask, 0.9, 1.1)
+    assert c.kept_by_length(sequence[kept].bincount(minlength=4), counted) == (1.0, 1.0)
+    assert c.kept_by_length(counted[:0], counted[:0]) == (1.0, 1.0)
+    assert c.kept_by_length(torch.tensor([0, 3, 4]), torch.tensor([0, 4, 8])) == (0.75, 0.5)
 
 
 def test_lag() -> None:
