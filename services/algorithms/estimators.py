@@ -1,8 +1,8 @@
 """Advantages and value targets of transitions, each a few lines over one recurrence.
 
 Every function takes `Steps` and returns an `Estimate` of the same shape. Which ratio a policy-gradient loss may still
-apply differs, and is said by each: the correction may act once only. Maths in the dtype of the rewards; float32 is
-enough (error 1e-4 at 32,768 steps of gamma = lambda = 1), bfloat16 is not.
+apply differs, and is said by each: the correction may act once only. What they return carries no gradient. Maths in the
+dtype of the rewards; float32 is enough (relative error 2e-5 at 32,768 steps of gamma = lambda = 1), bfloat16 is not.
 """
 
 from typing import Literal, NamedTuple
@@ -24,6 +24,7 @@ class Estimate(NamedTuple):
     returns: Tensor
 
 
+@torch.no_grad()
 def gae(steps: Steps, gamma: float = 0.99, lamda: float = 0.95) -> Estimate:
     """Generalised advantage estimation: A_t = delta_t + gamma lambda A_{t+1} (Schulman 2016, eq. 16). On-policy."""
     if found := fast.gae(steps, gamma, lamda):
@@ -32,6 +33,7 @@ def gae(steps: Steps, gamma: float = 0.99, lamda: float = 0.95) -> Estimate:
     return Estimate(advantages, advantages + steps.values)
 
 
+@torch.no_grad()
 def td_lambda(steps: Steps, gamma: float = 0.99, lamda: float = 0.95) -> Estimate:
     """Lambda-return G_t = r_t + gamma ((1 - lambda) V(s_{t+1}) + lambda G_{t+1}) (Sutton and Barto 2018, eq. 12.18).
 
@@ -43,6 +45,7 @@ def td_lambda(steps: Steps, gamma: float = 0.99, lamda: float = 0.95) -> Estimat
     return Estimate(returns - steps.values, returns)
 
 
+@torch.no_grad()
 def vtrace(
     steps: Steps,
     gamma: float = 0.99,
@@ -75,6 +78,7 @@ def vtrace(
     return Estimate(advantages, steps.values + correction)
 
 
+@torch.no_grad()
 def retrace(steps: Steps, gamma: float = 0.99, lamda: float = 0.95) -> Estimate:
     """Retrace(lambda) with a state-value baseline (Munos 2016, eq. 4, V in place of Q):
 
@@ -89,6 +93,7 @@ def retrace(steps: Steps, gamma: float = 0.99, lamda: float = 0.95) -> Estimate:
     return Estimate(advantages, steps.values + kept * advantages)
 
 
+@torch.no_grad()
 def retrace_q(q: Tensor, expected_next_q: Tensor, steps: Steps, gamma: float = 0.99, lamda: float = 0.95) -> Tensor:
     """Retrace targets of Q(s_t, a_t) (Munos 2016, eq. 4).
 
@@ -99,6 +104,7 @@ def retrace_q(q: Tensor, expected_next_q: Tensor, steps: Steps, gamma: float = 0
     return q + recur(steps.traces(gamma * lamda, _shifted(kept)), delta)
 
 
+@torch.no_grad()
 def clipped_is(steps: Steps, gamma: float = 0.99, lamda: float = 0.95, clip_ratio: float = 0.2) -> Estimate:
     """GAE with every step weighed by w_t = clip(rho_t, 1 - clip_ratio, 1 + clip_ratio): A_t = w_t (delta_t + ...).
 
@@ -109,6 +115,7 @@ def clipped_is(steps: Steps, gamma: float = 0.99, lamda: float = 0.95, clip_rati
     return Estimate(advantages, advantages + steps.values)
 
 
+@torch.no_grad()
 def multistep(
     steps: Steps,
     gamma: float = 0.99,
@@ -137,6 +144,7 @@ def reinforce(steps: Steps, gamma: float = 0.99) -> Estimate:
     return multistep(steps, gamma, bootstrap_method="mc")
 
 
+@torch.no_grad()
 def trace_reach(steps: Steps, lamda: float = 1.0, c_bar: float = 1.0) -> Tensor:
     """w_t = prod_{j>t} lambda min(c_bar, rho_j) up to the cut: how much of the end's news reaches step t, [..., T].
 

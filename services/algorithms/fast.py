@@ -4,6 +4,7 @@
 on a CPU. Everything else takes the few lines of `estimators`, which are the definition.
 """
 
+import warnings
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -13,6 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from .steps import Steps
+
+SMALLEST = 512
+"""Elements below which compiling, once a machine, would cost more than it ever saves."""
 
 
 class Fused(NamedTuple):
@@ -52,15 +56,18 @@ def _run(kernel: Callable[..., int], steps: Steps, more: tuple[Tensor, ...], *nu
 
 @lru_cache(maxsize=1)
 def _kernels() -> Any:
-    """The module of kernels, None without numba, or with one that does not go with this numpy."""
+    """The module of kernels; None without numba, or where it cannot compile, which is told once."""
     try:
         from . import scan_cpu
     except ImportError:
+        return None
+    except Exception as error:  # a cache it cannot write or read, a processor it does not know: none of them our user's
+        warnings.warn(f"the fused estimators are done without: {error!r}", RuntimeWarning, stacklevel=4)
         return None
     return scan_cpu
 
 
 def _fits(steps: Steps) -> bool:
-    x = steps.rewards
-    floats = x.dtype is steps.values.dtype is steps.next_values.dtype is steps.log_ratio.dtype is torch.float32
-    return floats and x.is_cpu and x.numel() > 0 and _kernels() is not None
+    columns = (steps.rewards, steps.values, steps.next_values, steps.log_ratio)
+    plain = all(type(x) is Tensor and x.dtype is torch.float32 and x.is_cpu for x in columns)
+    return plain and steps.rewards.numel() >= SMALLEST and _kernels() is not None

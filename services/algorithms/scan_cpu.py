@@ -16,6 +16,7 @@ WIDTH = 16
 FLOATS = ir.VectorType(ir.FloatType(), WIDTH)
 INTS = ir.VectorType(ir.IntType(32), WIDTH)
 BYTES = ir.VectorType(ir.IntType(8), WIDTH)
+MOST = 87.0
 ROUND = 1.5 * 2.0**23
 """Added and taken away again it leaves the nearest whole number of a small float."""
 LOG2_E, LN2_HIGH, LN2_LOW = 1.44269504, 0.693359375, -2.12194440e-4
@@ -77,11 +78,12 @@ class Lanes:
         return self.builder.extract_element(self.value, ir.Constant(ir.IntType(32), 0))
 
     def exp(self):
-        """e^x for |x| <= 20, to 2 ulp: 2^k e^r, k = round(x / ln 2)."""
+        """e^x for x within +-87, where it is finite, to 2 ulp: 2^k e^r, k = round(x / ln 2)."""
         b = self.builder
-        round_ = Lanes.all(b, ROUND)
-        k = self * Lanes.all(b, LOG2_E) + round_ - round_
-        r = self - k * Lanes.all(b, LN2_HIGH) - k * Lanes.all(b, LN2_LOW)
+        zero, most, round_ = Lanes.all(b, 0.0), Lanes.all(b, MOST), Lanes.all(b, ROUND)
+        x = zero - (zero - self.at_most(most)).at_most(most)
+        k = x * Lanes.all(b, LOG2_E) + round_ - round_
+        r = x - k * Lanes.all(b, LN2_HIGH) - k * Lanes.all(b, LN2_LOW)
         power = Lanes.all(b, EXP[0])
         for coefficient in EXP[1:]:
             power = power * r + Lanes.all(b, coefficient)

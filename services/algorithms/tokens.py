@@ -85,6 +85,8 @@ class Actions:
         worth = flat.isfinite() & (flat != 0)
         worth[self.where] = True
         at = worth.nonzero().squeeze(1)
+        if not len(self.where):
+            return flat.new_zeros(0)
         action = torch.searchsorted(self.where, at, right=True) - 1
         known = (action >= 0) & (self.sequence[action.clamp(min=0)] == _owner(self.begins, at))
         return flat.new_zeros(len(self.where)).index_add_(0, action[known], flat[at[known]])

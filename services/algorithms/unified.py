@@ -1,7 +1,7 @@
 """`compute_advantages_unified`: every estimator behind one call, for those who hold trajectories and not tensors."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -71,13 +71,20 @@ def compute_advantages_unified(
     }
     if method not in estimators:
         raise ValueError(f"unknown method {method!r}: use one of {', '.join(estimators)}")
+    if bootstrap_method not in get_args(Bootstrap):
+        raise ValueError(f"unknown bootstrap_method {bootstrap_method!r}: use one of {', '.join(get_args(Bootstrap))}")
+    if isinstance(data_list, Mapping):
+        raise ValueError("data_list is one trajectory: put it into a list")
+    for name, number in (("gamma", gamma), ("lamda", chosen), ("clip_ratio", clip_ratio)):
+        if not 0 <= number <= 1:
+            raise ValueError(f"{name} must lie in [0, 1], got {number}")
     off_policy = method in ("vtrace", "retrace", "clipped_is")
     out: list[tuple[Estimate, Actions]] = []
     for number, data in enumerate(data_list):
         try:
             actions = _actions(data)
             out.append((estimators[method](_steps(data, actions, off_policy)), actions))
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError, RuntimeError, IndexError, AttributeError) as error:
             raise ValueError(f"trajectory {number}: {error}") from error
     if method == "reinforce" and out and not any("values" in data for data in data_list):
         mean = torch.cat([estimate.returns for estimate, _ in out]).mean()
@@ -86,10 +93,10 @@ def compute_advantages_unified(
 
 
 def _actions(data: Data) -> Actions:
-    unknown = set(data) - KEYS
+    unknown = sorted(map(str, set(data) - KEYS))
     if unknown:
-        raise ValueError(f"unknown key {min(unknown)!r}: use {', '.join(sorted(KEYS))}")
-    if "rewards" not in data:
+        raise ValueError(f"unknown key {unknown[0]!r}: use {', '.join(sorted(KEYS))}")
+    if "rewards" not in data or not len(data["rewards"]):
         raise ValueError("rewards are missing")
     mask = torch.as_tensor(data.get("action_mask", [True] * len(data["rewards"]))).bool()
     if mask.shape != (len(data["rewards"]),):
@@ -103,7 +110,7 @@ def _steps(data: Data, actions: Actions, off_policy: bool) -> Steps:
     columns = {name: actions.take(_column(data, name, actions)).to(rewards) for name in COLUMNS if name in data}
     values = columns.get("values", torch.zeros_like(rewards))
     last = torch.as_tensor(data.get("next_value", 0.0)).to(rewards).reshape(1)
-    after = columns.get("next_values", torch.cat([values[1:], last]))
+    after = columns.get("next_values", torch.cat([values[1:], last])[: len(values)])
     ratio = None
     if off_policy:
         missing = [name for name in ("log_probs", "behaviour_log_probs") if name not in columns]

@@ -1,1 +1,8 @@
-"""Controllers: services that hold a knob and move it. None of them imports torch."""
+"""Controllers: services that hold a knob and move it. None of them imports torch. Their laws can be had from here."""
+
+from .clip import AdaptiveClipper
+from .constraints import Bound, ConstraintOptimizer
+from .kl import AdaptiveKLController
+from .objectives import MultiObjectiveOptimizer
+
+__all__ = ["AdaptiveClipper", "AdaptiveKLController", "Bound", "ConstraintOptimizer", "MultiObjectiveOptimizer"]

@@ -25,6 +25,8 @@ from midflight.messages.wire import Received
 
 ANSWER_S = 5.0
 RETRY_S = 2.0
+PATIENCE = 5
+"""Steps in a row without a metric after which people are told."""
 LOST = ("owner", "epoch", "unknown")
 """Codes of a refusal that says the knob was taken from us: it is asked for again. Any other is about the value."""
 
@@ -56,6 +58,7 @@ class Holder(Actor):
         self._log = structlog.get_logger()
         self._name = ",".join(self.held)
         self._next_ask = 0.0
+        self._missed = 0
 
     def decide(self, measured: Mapping[str, float], step: int) -> Mapping[str, float]:
         """Take the metrics of a training step; -> a value for every knob held."""
@@ -109,9 +112,22 @@ class Holder(Actor):
         if event.topic == "controller" and event.body.get("knob") == self._name:
             self._resume(event)
         measured = {name: value for name in self.metrics if isinstance(value := event.body.get(name), int | float)}
-        if event.topic == "metrics" and event.step is not None and len(measured) == len(self.metrics):
-            self.progress += 1
-            self._decide(measured, event.step)
+        if event.topic == "metrics" and event.step is not None:
+            if len(measured) == len(self.metrics):
+                self.progress += 1
+                self._missed = 0
+                self._decide(measured, event.step)
+            else:
+                self._miss(sorted(set(self.metrics) - set(measured)), event.step)
+
+    def _miss(self, missing: Sequence[str], step: int) -> None:
+        """A metric that keeps not coming: most likely a slip of the pen, and nothing is steered meanwhile."""
+        self._missed += 1
+        self.stats = {"waiting": ", ".join(missing)}
+        if self._missed == PATIENCE:
+            text = f"{PATIENCE} steps came without {', '.join(missing)}: nothing is steered by it (step {step})"
+            self._log.warning("metrics missing", metrics=missing, step=step)
+            self.event("note", {"level": "warning", "text": f"{self.identity}: {text}"[:900]})
 
     def _resume(self, event: Event) -> None:
         """A predecessor's state: take it over, unless it is our own decision coming back."""

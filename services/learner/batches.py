@@ -1,6 +1,6 @@
 """`batch` messages to a batch the trainer takes: pieces collected, columns cut into documents, rewards weighed."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -56,13 +56,13 @@ def cut(message: Batch, views: Mapping[str, "memoryview[Any]"]) -> list[tuple[Ba
     return out
 
 
-def objective_means(parts: list[tuple[BatchPart, Document]]) -> dict[str, float]:
-    """Mean of each named reward over the samples that have it, as metrics; nothing for a single unnamed one."""
+def objective_means(parts: list[tuple[BatchPart, Document]], weighed: Collection[str]) -> dict[str, float]:
+    """Mean of each named reward over the samples that have it, as metrics; of a bare number only if it is weighed."""
     found: dict[str, list[float]] = {}
     for part, _ in parts:
         for name, value in part.rewards.items():
             found.setdefault(name, []).append(value)
-    if set(found) == {"reward"}:
+    if set(found) == {"reward"} and "reward" not in weighed:
         return {}
     return {f"objective/{name}": sum(values) / len(values) for name, values in sorted(found.items())}
 

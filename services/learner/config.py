@@ -1,7 +1,7 @@
 """What the learner can be told. Names and defaults are RL2's, and those of the papers `services/algorithms` names."""
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -39,6 +39,9 @@ class KlTermConfig(Config):
     )
     reward_estimator: Literal["k1", "k2", "k3"] = Field("k1", description="Estimator in the reward or advantage.")
     loss_estimator: Literal["k1", "k2", "k3"] = Field("k2", description="Estimator in the loss.")
+
+
+CriticEstimatorName = Literal["gae", "td_lambda", "vtrace", "retrace", "clipped_is", "multistep"]
 
 
 class AdvantageConfig(Config):
@@ -145,7 +148,9 @@ class LearnerConfig(ServiceSpec):
     clip_high: float | None = Field(None, gt=0, description="Upper clip range, when it differs from `clip`.")
     tis_cap: float = Field(2.0, gt=0, description="Cap of the truncated importance weight.")
     proximal: Literal["recomputed", "loglinear"] = Field(
-        "recomputed", description="How pi_old is had: by a forward pass, or guessed between mu and pi, which saves it."
+        "recomputed",
+        description="How pi_old is had: by a forward pass, or guessed between mu and pi, which saves it from "
+        "the second update of a batch on, where no mask or critic needs it.",
     )
     update_per_rollout: int = Field(1, ge=1, description="Optimizer updates a batch.")
     aggregation: Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "const"] = Field(
@@ -184,6 +189,13 @@ class LearnerConfig(ServiceSpec):
     def _one_correction(self) -> Self:
         if self.adv.estimator == "vtrace" and (self.loss != "ppo" or self.by_lag is not None):
             raise ValueError("vtrace's advantages hold the ratio pi / mu, which only loss: ppo leaves alone; set it")
+        critic = self.adv.estimator in get_args(CriticEstimatorName)
+        if self.adv.center and not critic:
+            raise ValueError(f"adv.center is for estimators with a critic; {self.adv.estimator} has its own baseline")
+        if self.adv.estimator == "ema" and self.kl.type == "reward":
+            raise ValueError("adv.estimator ema knows nothing of a KL in the reward: set kl.type to loss or advantage")
+        if self.proximal == "loglinear" and self.by_lag is None and self.loss not in ("decoupled_ppo", "ppo"):
+            raise ValueError(f"proximal: loglinear is for losses that read pi_old, and {self.loss} does not")
         if self.adv.c_bar > self.adv.rho_bar:
             raise ValueError(f"adv.c_bar {self.adv.c_bar:g} must not exceed adv.rho_bar {self.adv.rho_bar:g}")
         return self

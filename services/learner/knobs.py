@@ -12,6 +12,7 @@ WEIGHT_KNOB: Final = "objectives.weights."
 STEERABLE: Final = re.compile(r"[a-z0-9_]{1,40}")
 """Names of rewards whose weight can be a knob."""
 MOST_WEIGHT: Final = 1e6
+"""As the controller of objectives knows it."""
 
 
 def declarations(config: LearnerConfig) -> tuple[KnobDeclaration, ...]:

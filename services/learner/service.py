@@ -246,7 +246,7 @@ class Learner(Worker):
         self.holding.hand_in(leases, Trained(step=trainer.step, leases=[list(lease) for lease in leases]))
         body = {
             **report.metrics,
-            **objective_means(parts),
+            **objective_means(parts, trainer.objective_weights),
             "train_s": seconds,
             "wait_s": waited,
             "version": self.version,

@@ -35,7 +35,8 @@ class RolloutConfig(ServiceSpec):
         ge=0,
         le=1024,
         description="Generate with the policy of this many versions ago, kept in memory: staleness on purpose, for "
-        "studies; there can be no evaluation rounds then, for they measure the newest.",
+        "studies; there can be no evaluation rounds then, for they measure the newest. A rollout that starts again "
+        "begins anew with what it is offered.",
     )
 
     def conflicts(self, others: Mapping[str, ServiceSpec]) -> Iterator[tuple[str, str]]:
@@ -45,5 +46,9 @@ class RolloutConfig(ServiceSpec):
             slack = getattr(ledger, "version_slack", self.policy_delay)
             if self.policy_delay > slack:
                 yield "policy_delay", f"{self.policy_delay} versions, but {name}.version_slack is {slack}: raise that"
+            most = getattr(ledger, "max_lag", self.policy_delay)
+            if getattr(ledger, "on_stale", "train") == "drop" and self.policy_delay > most:
+                text = f"{name}.max_lag is {most}, and drops what is older: raise it or set on_stale to train"
+                yield "policy_delay", f"{self.policy_delay} versions, but {text}"
             if getattr(getattr(ledger, "data", None), "evaluation", None) is not None:
                 yield "policy_delay", f"evaluation measures the newest policy: set {name}.data.evaluation to null"

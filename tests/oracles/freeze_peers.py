@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from support.some_steps import some_steps
 
-GAMMA, LAMDA, N_STEPS = 0.97, 0.9, 3
+GAMMA, LAMDA = 0.97, 0.9
 OUT = Path(__file__).with_name("peers.json")
 COSTS = [1.0 + random.Random(4).uniform(-0.6, 1.0) * (1 + n % 7) / 7 for n in range(60)]
 """About a limit of 1."""

@@ -1,7 +1,9 @@
 """The fused kernels against the lines they stand for: any shape, any end inside, whatever is not finite."""
 
+import dataclasses
 import math
 import sys
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -13,6 +15,14 @@ from midflight.services import algorithms
 from midflight.services.algorithms import estimators, fast
 from midflight.services.algorithms.estimators import Estimate
 from midflight.services.algorithms.steps import Steps
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _whatever_the_size() -> Iterator[None]:
+    """Small arrays go through the kernels as well."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fast, "SMALLEST", 1)
+        yield
 
 
 def noise(seed: int, rows: int, length: int, dtype: torch.dtype, spread: float = 1.0) -> Steps:
@@ -100,10 +110,35 @@ def test_views_and_gradients() -> None:
 
     other = Steps(*(turned(getattr(steps, name)) for name in Steps.__slots__))
     other.values.requires_grad_()
+    assert not estimators.gae(dataclasses.replace(other, values=other.values.double())).returns.requires_grad
     for name in ("gae", "vtrace"):
         for ours, wanted in zip(getattr(estimators, name)(other), getattr(estimators, name)(steps), strict=True):
             assert not ours.requires_grad
             assert torch.equal(ours, wanted)
+
+
+def test_a_ratio_beyond_all_limits() -> None:
+    """Steps made by hand may hold one: it counts as e^87, or its inverse, and stays finite."""
+    flags = torch.ones(1, 1, dtype=torch.bool)
+    for x, wanted in ((500.0, math.exp(87)), (-500.0, math.exp(-87))):
+        one = torch.ones(1, 1)
+        found = fast.vtrace(Steps(one, 0 * one, one, flags, flags, x * one), 1.0, 1.0, 1e38, 1e38, 1e38)
+        assert found is not None
+        assert found.advantages.item() == pytest.approx(wanted, rel=1e-5)
+
+
+def test_kernels_that_do_not_compile_are_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache that cannot be written ends no run."""
+
+    def broken(*words: object) -> None:
+        raise RuntimeError("no locator available")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.__import__", broken)
+        fast._kernels.cache_clear()
+        with pytest.warns(RuntimeWarning, match="no locator"):
+            assert fast._kernels() is None
+    fast._kernels.cache_clear()
 
 
 def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:

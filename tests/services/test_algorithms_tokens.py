@@ -169,12 +169,34 @@ def test_unified_defaults() -> None:
         ({"rewards": [1.0], "values": [1.0, 2.0]}, "gae", "trajectory 0: values has shape"),
         ({"rewards": [1.0], "values": [1.0]}, "vtrace", "trajectory 0: log_probs are missing"),
         ({"rewards": [1.0]}, "gaee", "unknown method 'gaee'"),
+        ({"rewards": []}, "gae", "trajectory 0: rewards are missing"),
+        ({"rewards": 1.0}, "gae", "trajectory 0: "),
+        ({"rewards": [1.0], "values": None}, "gae", "trajectory 0: "),
+        ({"rewards": [1.0], "next_value": [1.0, 2.0]}, "gae", "trajectory 0: "),
     ],
 )
 def test_unified_refusals(data: dict[str, list[float]], method: str, said: str) -> None:
     """What does not fit is told with the trajectory's number."""
     with pytest.raises(ValueError, match=said):
         compute_advantages_unified([data], method)  # type: ignore[arg-type]
+
+
+def test_unified_refuses_numbers_that_mean_nothing() -> None:
+    """Settings by name; one trajectory that is not in a list."""
+    data = [{"rewards": [1.0, 2.0]}]
+    with pytest.raises(ValueError, match="unknown bootstrap_method 'TD'"):
+        compute_advantages_unified(data, "multistep", bootstrap_method="TD")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="put it into a list"):
+        compute_advantages_unified(data[0])  # type: ignore[arg-type]
+    for name in ("gamma", "lamda", "clip_ratio"):
+        with pytest.raises(ValueError, match=f"{name} must lie in"):
+            compute_advantages_unified(data, **{name: 1.5})  # type: ignore[arg-type]
+
+
+def test_unified_of_a_trajectory_without_an_action() -> None:
+    """Zeros, whatever was earned in it."""
+    (found,) = compute_advantages_unified([{"rewards": [1.0, 2.0], "action_mask": [False, False]}])
+    assert found.advantages.tolist() == found.returns.tolist() == [0.0, 0.0]
 
 
 def test_compute_gae_of_vectorised_environments() -> None:

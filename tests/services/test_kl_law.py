@@ -74,6 +74,18 @@ def test_pid_equals_positional_form_while_unsaturated(kls: list[float]) -> None:
     assert got == pytest.approx(positional, abs=1e-9)
 
 
+def test_a_pid_goes_on_from_another_law_without_a_kick() -> None:
+    """At the target nothing moves, whatever the errors were when a PID last saw them."""
+    pid = AdaptiveKLController(controller_type="pid", initial_coef=1.0)
+    pid.update(0.5, 1)
+    other = AdaptiveKLController(controller_type="exponential")
+    other.load_state_dict(pid.state_dict())
+    for step in range(2, 6):
+        held = other.update(0.01, step)
+    pid.load_state_dict(other.state_dict())
+    assert pid.update(0.01, 6) == held
+
+
 def test_first_pid_update_has_no_kick() -> None:
     """Only the integral term acts on the first update."""
     law = AdaptiveKLController(controller_type="pid")
@@ -194,7 +206,17 @@ def test_bad_parameters_are_refused_by_name(key: str, value: object) -> None:
         AdaptiveKLController(**{key: value})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("change", [{"coef": math.nan}, {"coef": "x"}, {"e1": 0.5}, {"history": 3}, {"step": None}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"coef": math.nan},
+        {"coef": "x"},
+        {"e1": None},
+        {"history": 3},
+        {"history": [[math.inf, 0.0, 0.0]]},
+        {"step": None},
+    ],
+)
 def test_bad_state_is_refused_and_changes_nothing(change: dict[str, object]) -> None:
     """A damaged state raises ValueError and leaves the controller as it was."""
     law = AdaptiveKLController()

@@ -208,3 +208,61 @@ def test_refuses_parameters() -> None:
     ):
         with pytest.raises(ValueError, match=why):
             MultiObjectiveOptimizer(**options)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_rounding_is_no_variation(method: ParetoMethod) -> None:
+    """A constant whose mean wavers in its last digits is no more important, nor less, than one that does not."""
+    weights = []
+    for waver in (0.0, 1e-17):
+        law = MultiObjectiveOptimizer(["fixed", "exact"], {}, method)
+        for step in range(20):
+            law.update({"fixed": 0.1 + waver * (step % 3), "exact": step / 20}, step)
+        weights.append(law.weights)
+    assert weights[0] == pytest.approx(weights[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_state_knows_its_names_and_directions(method: ParetoMethod) -> None:
+    """In another order it means the same; where an objective is turned round, so are the points on the front."""
+    saved = json.loads(json.dumps(grown(method).state_dict()))
+    other = MultiObjectiveOptimizer(NAMES[::-1], GIVEN, method)
+    other.load_state_dict(saved)
+    plain = grown(method)
+    by_step = {int(point["step"]): point for point in other.get_pareto_front()}
+    assert by_step == {int(point["step"]): point for point in plain.get_pareto_front()}
+    measured = history(9, 1)[0]
+    assert other.update(measured, 31) == pytest.approx(plain.update(measured, 31), rel=1e-9)
+    turned = MultiObjectiveOptimizer(NAMES, {**GIVEN, "short": 0.5}, method)
+    turned.load_state_dict(saved)
+    assert turned.weights["short"] > 0
+    assert all(point["short"] > 5 for point in turned.get_pareto_front())  # a cost of about 9, whichever way it counts
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_before_anything_is_known(method: ParetoMethod) -> None:
+    """A loss of the first values is a number; what is missing or beyond all numbers moves nothing and is counted."""
+    law = MultiObjectiveOptimizer(NAMES, GIVEN, method)
+    assert math.isfinite(law.compute_pareto_loss({"good": 1.0, "short": 2.0, "kind": 3.0}))
+    for measured in ({"good": 1.0}, {"good": 1e308, "short": 0.0, "kind": 0.0}):
+        assert law.update(measured, 0) == GIVEN
+    assert law.nonfinite == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weights": {"good": math.nan, "short": 1.0, "kind": 1.0}},
+        {"seen": {"good": {"n": "x"}}},
+        {"step": math.inf},
+        {"signs": {"good": 1.0}},
+        {"archive": [[[1.0, math.nan, 1.0], 1]]},
+    ],
+)
+def test_refuses_a_damaged_state(change: dict[str, object]) -> None:
+    """By a ValueError, with nothing changed."""
+    law = grown("hypervolume")
+    before = law.state_dict()
+    with pytest.raises(ValueError, match="state of the objectives controller"):
+        law.load_state_dict({**before, **change})
+    assert law.state_dict() == before

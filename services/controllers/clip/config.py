@@ -6,6 +6,7 @@ from typing import ClassVar, Final, Literal
 from pydantic import Field
 
 from midflight.kernel.spec import ServiceSpec
+from midflight.services.controllers.rivals import held_by_others
 
 CLIPPED_AROUND_MU: Final = ("bypass_ppo", "gspo", "dppo")
 """The learner's losses whose clip bounds what the lag did; with one update a batch no other clip ever acts."""
@@ -24,6 +25,7 @@ class ClipConfig(ServiceSpec):
 
     def conflicts(self, others: Mapping[str, ServiceSpec]) -> Iterator[tuple[str, str]]:
         """A clip that never acts cannot be steered."""
+        yield from held_by_others(self, ["clip.range"], others)
         losses = [getattr(other, "loss", None) for other in others.values() if other.part == "learner"]
         if any(loss not in CLIPPED_AROUND_MU for loss in losses):
             known = ", ".join(CLIPPED_AROUND_MU)

@@ -55,10 +55,11 @@ class AdaptiveClipper:
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Continue from `state_dict()`. Raises ValueError, changing nothing."""
         try:
-            value, step, nonfinite = (float(cast(float, state[key])) for key in ("value", "step", "nonfinite"))
-        except (KeyError, TypeError, ValueError) as error:
+            value = float(cast(float, state["value"]))
+            step, nonfinite = (int(cast(float, state[key])) for key in ("step", "nonfinite"))
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"state of the clip controller is incomplete or mistyped: {error!r}") from error
         if not math.isfinite(value) or value <= 0:
             raise ValueError(f"state of the clip controller holds the range {value}")
         self.value = max(self.init_value / WIDEST, min(self.init_value * WIDEST, value))
-        self.step, self.nonfinite = int(step), int(nonfinite)
+        self.step, self.nonfinite = step, nonfinite

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from midflight.kernel.spec import Config, ServiceSpec
 from midflight.services.controllers.kl.config import needs_a_kl_term
+from midflight.services.controllers.rivals import held_by_others
 
 
 class LimitConfig(Config):
@@ -53,14 +54,12 @@ class ConstraintsConfig(ServiceSpec):
 
     def conflicts(self, others: Mapping[str, ServiceSpec]) -> Iterator[tuple[str, str]]:
         """Two integrators on one quantity wind each other up; a coefficient that no loss reads steers nothing."""
+        yield from held_by_others(self, [limit.knob for limit in self.limits.values()], others)
         rivals = {slot: spec for slot, spec in others.items() if spec.part in ("kl", "constraints")}
         for name, limit in self.limits.items():
             for slot, rival in rivals.items():
                 bounds = getattr(rival, "limits", {"": rival}).values()
-                if any(limit.metric == one.metric or limit.knob == one.knob for one in bounds):
-                    yield (
-                        f"limits.{name}",
-                        f"{slot} steers by {limit.metric} or {limit.knob} too: leave one of them out",
-                    )
+                if any(limit.metric == one.metric for one in bounds):
+                    yield f"limits.{name}", f"{slot} steers by {limit.metric} too: leave one of them out"
             if needs_a_kl_term(limit.knob, others):
                 yield f"limits.{name}.knob", "the learner has no KL term: set its kl.type to reward, loss or advantage"

@@ -128,9 +128,9 @@ class ConstraintOptimizer:
             return self._pid(lam, bound, e)
         if self.method == "log":
             raised = max(lam.value, LEAST_LOG) * math.exp(min(self.lagrangian_lr * lam.mean, 50.0))
-            lam.value = max(LEAST_LOG, min(bound.most, raised))
+            lam.value = lam.integral = max(LEAST_LOG, min(bound.most, raised))
             return lam.value
-        lam.value = max(0.0, min(bound.most, lam.value + self.lagrangian_lr * lam.mean))
+        lam.value = lam.integral = max(0.0, min(bound.most, lam.value + self.lagrangian_lr * lam.mean))
         return lam.value + self.mu * e if self.method == "augmented" else lam.value
 
     def _pid(self, lam: _Multiplier, bound: Bound, e: float) -> float:
@@ -167,7 +167,7 @@ class ConstraintOptimizer:
             each = cast("dict[str, dict[str, object]]", state["constraints"])
             known = {name: _read(each[name]) for name in self.bounds if name in each}
             step, nonfinite = int(cast(float, state["step"])), int(cast(float, state["nonfinite"]))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ValueError(f"state of the constraint controller is incomplete or mistyped: {error!r}") from error
         for name, (lam, coef) in known.items():
             most = self.bounds[name].most

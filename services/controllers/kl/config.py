@@ -6,6 +6,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from midflight.kernel.spec import ServiceSpec
+from midflight.services.controllers.rivals import held_by_others
 
 
 class KlConfig(ServiceSpec):
@@ -40,10 +41,13 @@ class KlConfig(ServiceSpec):
         if not self.min_coef <= self.initial_coef <= self.max_coef:
             low, high = f"min_coef {self.min_coef:g}", f"max_coef {self.max_coef:g}"
             raise ValueError(f"initial_coef {self.initial_coef:g} must lie between {low} and {high}")
+        if (self.controller_type, self.schedule_type, self.min_coef) == ("schedule", "exponential", 0.0):
+            raise ValueError("an exponential schedule never reaches 0: give min_coef > 0")
         return self
 
     def conflicts(self, others: Mapping[str, ServiceSpec]) -> Iterator[tuple[str, str]]:
-        """A coefficient that no loss reads cannot be steered."""
+        """A coefficient that no loss reads, or that another steers, cannot be steered."""
+        yield from held_by_others(self, [self.knob], others)
         if needs_a_kl_term(self.knob, others):
             yield "knob", "the learner has no KL term: set its kl.type to reward, loss or advantage, or leave this out"
 

@@ -127,8 +127,10 @@ class AdaptiveKLController:
             e1, e2 = (cast("float | None", state[key]) for key in ("e1", "e2"))
             mean = cast("float | None", state.get("mean"))
             rows = [(int(s), float(k), float(c)) for s, k, c in cast("list[list[float]]", state["history"])]
-            finite = all(math.isfinite(x) for x in (coef, step, nonfinite, e1 or 0.0, e2 or 0.0, mean or 0.0))
-        except (KeyError, TypeError, ValueError) as error:
+            finite = all(
+                math.isfinite(x) for x in (coef, step, nonfinite, e1 or 0.0, e2 or 0.0, mean or 0.0, *sum(rows, ()))
+            )
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"state of the KL controller is incomplete or mistyped: {error!r}") from error
         if not finite or (e1 is None) != (e2 is None):
             raise ValueError("state of the KL controller holds a non-finite number or half a PID memory")
@@ -138,6 +140,8 @@ class AdaptiveKLController:
 
     def _next(self, kl: float, step: int) -> float:
         ratio = kl / self.target_kl
+        if self.controller_type != "pid":  # so that a PID that goes on from here has no kick
+            self._e1 = self._e2 = _clip(ratio - 1.0, -1.0, 5.0)
         if self.controller_type == "exponential":
             if kl == self.target_kl:
                 return self.coef

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 
 from .pareto import Point, crowding, weakly_dominates
 
-SAME = 1e-12
-
 
 class Archive:
     """Non-dominated points with a tag each (the step they were measured at), in order of arrival.
@@ -27,7 +25,7 @@ class Archive:
 
     def add(self, point: Point, tag: int) -> bool:
         """Take a point unless one that is held is as good in everything; those it is as good as leave."""
-        if any(weakly_dominates(other, point) or _same(other, point) for other, _ in self.entries):
+        if any(weakly_dominates(other, point) for other, _ in self.entries):
             return False
         self.entries = [entry for entry in self.entries if not weakly_dominates(point, entry[0])]
         self.entries.append((point, tag))
@@ -41,7 +39,3 @@ class Archive:
         self.entries = []
         for point, tag in entries:
             self.add(point, tag)
-
-
-def _same(a: Point, b: Point) -> bool:
-    return all(abs(x - y) <= SAME for x, y in zip(a, b, strict=True))

@@ -34,6 +34,10 @@ BELOW = 0.1
 """The reference point lies this share of the range below the worst."""
 BRIEF = 20
 """Points of the archive that a successor goes on from."""
+MOST_VOLUME = 5
+"""Objectives that an exact hypervolume is affordable for."""
+MOST = 1e100
+"""Values beyond it would overflow in a square."""
 SETTLE = 10
 """Updates after which the reference point is fixed for good, out of what was seen."""
 
@@ -45,7 +49,7 @@ class MultiObjectiveOptimizer:
     objectives: names. objective_weights: 1 where omitted; applied as given. ranges: name to (low, high), the scale of
     an objective in place of its running statistics. rho, temperature: of tchebycheff. `method` is an alias of
     `pareto_method`. Raises ValueError at construction when a parameter makes no sense. Measurements of which one is
-    not finite move nothing and are counted in `nonfinite`.
+    missing or not finite move nothing and are counted in `nonfinite`.
     """
 
     objectives: Sequence[str]
@@ -77,10 +81,16 @@ class MultiObjectiveOptimizer:
         self._given = {name: float(self.objective_weights.get(name, 1.0)) for name in names}
         if not names or len(set(names)) < len(names):
             raise ValueError("objectives: name at least one, each once")
-        if not all(map(math.isfinite, self._given.values())) or not any(self._given.values()):
+        if not all(abs(w) < MOST for w in self._given.values()) or not any(self._given.values()):
             raise ValueError("objective_weights must be finite, and one of them not 0")
-        if any(not low < high for low, high in self.ranges.values()):
-            raise ValueError("ranges: low must be less than high")
+        if any(not -MOST < low < high < MOST or high - low < 1 / MOST for low, high in self.ranges.values()):
+            raise ValueError("ranges: low must be less than high, and both finite")
+        if self.pareto_method == "hypervolume" and len(names) > MOST_VOLUME:
+            raise ValueError(f"hypervolume takes at most {MOST_VOLUME} objectives, got {len(names)}")
+        if self.archive_size < 2 * len(names):
+            raise ValueError(
+                f"archive_size must be at least {2 * len(names)}, two an objective (got {self.archive_size})"
+            )
         if not all(math.isfinite(x) and x >= 0 for x in (self.diversity_weight, self.rho, self.temperature)):
             raise ValueError("diversity_weight, rho and temperature must be finite and at least 0")
         self.archive = Archive(self.archive_size)
@@ -100,7 +110,7 @@ class MultiObjectiveOptimizer:
     def update(self, measured: Mapping[str, float], step: int) -> dict[str, float]:
         """Take what was measured at `step`, by objective; return the weights for the next step."""
         self.step = step
-        if not all(math.isfinite(measured[name]) for name in self._seen):
+        if not all(abs(measured.get(name, math.nan)) < MOST for name in self._seen):
             self.nonfinite += 1
             return self.weights
         for name, running in self._seen.items():
@@ -123,6 +133,7 @@ class MultiObjectiveOptimizer:
     def state_dict(self) -> dict[str, object]:
         """The state as plain values; a round trip through JSON is exact."""
         return {
+            "signs": {name: self._sign(name) for name in self._seen},
             "seen": {name: asdict(running) for name, running in self._seen.items() if running.n},
             "archive": list(self.archive.entries),
             "reference": self.reference,
@@ -137,25 +148,34 @@ class MultiObjectiveOptimizer:
         Raises ValueError, changing nothing.
         """
         try:
-            seen = {name: Running(**one) for name, one in cast("dict[str, Any]", state["seen"]).items()}
+            signs = {str(n): float(x) for n, x in cast("dict[str, float]", state["signs"]).items()}
+            seen = {name: Running.of(one) for name, one in cast("dict[str, Any]", state["seen"]).items()}
             pairs = cast("list[tuple[Point, int]]", state["archive"])
-            entries = [(self._checked(point), int(tag)) for point, tag in pairs]
-            reference = None if state["reference"] is None else self._checked(cast(Point, state["reference"]))
+            entries = [(self._turned(point, signs), int(tag)) for point, tag in pairs]
+            below = cast("Point | None", state["reference"])
+            reference = None if below is None or not self._as_before(signs) else self._turned(below, signs)
             weights = {name: float(x) for name, x in cast("dict[str, float]", state["weights"]).items()}
             step, nonfinite = int(cast(int, state["step"])), int(cast(int, state["nonfinite"]))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ValueError(f"state of the objectives controller is incomplete or mistyped: {error!r}") from error
         if set(weights) != set(self._seen) or not set(seen) <= set(self._seen):
             raise ValueError(f"state of the objectives controller is of {', '.join(sorted(weights))}")
+        if not all(map(math.isfinite, weights.values())):
+            raise ValueError("state of the objectives controller holds a weight that is not finite")
         self._seen = {name: seen.get(name, Running()) for name in self._seen}
         self.archive.load(entries)
-        self.reference, self._weights, self.step, self.nonfinite = reference, weights, step, nonfinite
+        self.reference, self.step, self.nonfinite = reference, step, nonfinite
+        self._weights = weights if self._as_before(signs) else dict(self._given)
 
-    def _checked(self, point: Sequence[float]) -> Point:
-        found = tuple(map(float, point))
-        if len(found) != len(self._given) or not all(map(math.isfinite, found)):
-            raise ValueError(f"{found} is no point of {len(self._given)} objectives")
-        return found
+    def _as_before(self, signs: Mapping[str, float]) -> bool:
+        return all(signs[name] == self._sign(name) for name in self._seen)
+
+    def _turned(self, point: Sequence[float], signs: Mapping[str, float]) -> Point:
+        """A saved point in our order and our directions."""
+        saved = dict(zip(signs, map(float, point), strict=True))
+        if set(saved) != set(self._given) or not all(map(math.isfinite, saved.values())):
+            raise ValueError(f"{list(point)} is no point of {', '.join(self._given)}")
+        return tuple(self._sign(name) * signs[name] * saved[name] for name in self._seen)
 
     def compute_pareto_loss(self, values: Mapping[str, Any]) -> Any:
         """The loss at `values` (floats, or tensors of one element, through which a gradient flows), to be minimised.
@@ -183,17 +203,23 @@ class MultiObjectiveOptimizer:
         return -1.0 if self._given[name] < 0 else 1.0
 
     def _point(self, measured: Mapping[str, float]) -> Point:
-        """In the direction of more is better, in the objectives' own units, so that old points stay comparable."""
-        return tuple(self._sign(name) * float(measured[name]) for name in self._seen)
+        """In the direction of more is better, in the objectives' own units, so that old points stay comparable.
+
+        To 12 digits: means of equal rewards differ in their last ones, and would dominate one another by that.
+        """
+        return tuple(self._sign(name) * float(f"{measured[name]:.12g}") for name in self._seen)
 
     def _scale(self, name: str) -> float:
         if name in self.ranges:
             return self.ranges[name][1] - self.ranges[name][0]
-        return 1.0 if self.pareto_method == "weighted_sum" else self._seen[name].deviation or 1.0
+        varies = self.pareto_method != "weighted_sum" and self._seen[name].varies
+        return self._seen[name].deviation if varies else 1.0
 
     def _bounds(self, name: str) -> tuple[float, float]:
         """Lowest and highest of an objective, more being better."""
-        low, high = self.ranges.get(name, (self._seen[name].low, self._seen[name].high))
+        seen = self._seen[name]
+        known = (seen.low, seen.high if seen.varies else seen.low) if seen.n else (0.0, 0.0)
+        low, high = self.ranges.get(name, known)
         return (-high, -low) if self._sign(name) < 0 else (low, high)
 
     def _below(self) -> Point:
