@@ -142,7 +142,7 @@ class LearnerConfig(ServiceSpec):
     by_lag: list[LagRow] | None = Field(
         None,
         description="Loss and masks by the largest lag in a batch, in place of `loss` and `masks`; `[]` is the default "
-        "table: tis at 0, decoupled_ppo up to 4, with opsm up to 16, beyond that tis with m2po.",
+        "table: bypass_ppo up to 4, beyond that topr.",
     )
     clip: float = Field(0.2, gt=0, le=1, description="Start value of the knob `clip.range`.")
     clip_high: float | None = Field(None, gt=0, description="Upper clip range, when it differs from `clip`.")

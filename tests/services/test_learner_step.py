@@ -137,15 +137,14 @@ def test_masks_do_not_see_the_cut_and_leave_the_denominators(name: MaskName) -> 
 
 
 def test_the_table_chooses_by_the_oldest_token() -> None:
-    """A batch at lag 3 under the default table is trained like decoupled PPO, one at lag 0 like TIS."""
+    """A batch at lag 3 under the default table is trained with a clip around mu, a very old one by TOPR."""
     batch = random_batch(2)
     assert batch.lag == 3
-    for version, loss in ((3, "decoupled_ppo"), (30, "m2po")):
+    for version, loss in ((3, "bypass_ppo"), (30, "topr")):
         by_table, by_name = tiny_policy(1), tiny_policy(1)
         aged = dataclasses.replace(batch, version=version)
         run(aged, by_table, table=BY_LAG, update_per_rollout=2)
-        named: dict[str, Any] = {"loss": "tis", "masks": ("m2po",)} if loss == "m2po" else {"loss": loss}
-        run(aged, by_name, update_per_rollout=2, **named)
+        run(aged, by_name, update_per_rollout=2, loss=loss)
         assert torch.equal(gradients(by_table), gradients(by_name))
     with pytest.raises(ValueError, match="lags 3 steps, and the table of corrections ends at 2"):
         run(batch, tiny_policy(1), table=(Row(2, "tis"),))

@@ -3,16 +3,8 @@
 `update` takes what was measured of each objective and says how much each is to count now: weights w that a learner
 multiplies the named rewards by, -w being the gradient of a loss at the measured values f. Every objective is maximised,
 in units of its scale s (its range if one is given, else its running standard deviation, or 1 in a weighted sum); one
-with a negative weight is minimised.
-
-- weighted_sum: w_i / s_i, the weights as given.
-- tchebycheff: mostly the objective furthest below the ideal point z, which is the best seen and a little more: the loss
-  is max_i w_i (z_i - f_i) / s_i + rho sum_i w_i (z_i - f_i) / s_i; with `temperature` t > 0 the maximum is the smooth
-  t log sum exp(. / t).
-- pareto_dominance: the weighted sum times exp(-rank + diversity_weight c): rank among the archive and f (0 if nothing
-  dominates f), c in [0, 1] how uncrowded f is there. Not differentiable, so its direction is the weighted sum's.
-- hypervolume: what f adds to the volume that the archive dominates above a reference point; where it adds nothing, the
-  distance to the nearest point of the archive that dominates it. Of the given weights it knows only the signs.
+with a negative weight is minimised. The methods are those of `methods`; of the given weights hypervolume knows only the
+signs.
 
 Weights are rescaled to the sum of the given ones, so that a change of method is no change of step size.
 """
@@ -20,13 +12,12 @@ Weights are rescaled to the sum of the given ones, so that a change of method is
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast
 
 from .archive import Archive
-from .pareto import Point, crowding, dominates, exclusive, gradient, ranks
+from .methods import METHODS, ParetoMethod, View
+from .pareto import Point, crowding
 from .scale import Running
-
-ParetoMethod = Literal["weighted_sum", "tchebycheff", "pareto_dominance", "hypervolume"]
 
 BEYOND = 1e-3
 """The ideal point lies this share of the range beyond the best that was seen."""
@@ -71,9 +62,8 @@ class MultiObjectiveOptimizer:
 
     def __post_init__(self) -> None:
         self.pareto_method = self.method or self.pareto_method
-        if self.pareto_method not in get_args(ParetoMethod):
-            known = ", ".join(get_args(ParetoMethod))
-            raise ValueError(f"pareto_method: expected one of {known} (got {self.pareto_method!r})")
+        if self.pareto_method not in METHODS:
+            raise ValueError(f"pareto_method: expected one of {', '.join(METHODS)} (got {self.pareto_method!r})")
         names = list(self.objectives)
         for kind, given in (("objective_weights", self.objective_weights), ("ranges", self.ranges)):
             if unknown := sorted(set(given) - set(names)):
@@ -118,9 +108,9 @@ class MultiObjectiveOptimizer:
         point = self._point(measured)
         if self.reference is None and self._seen[self.objectives[0]].n >= SETTLE:
             self.reference = self._below()
-        raw = self._pull(point)
+        _, pull = METHODS[self.pareto_method](self._seen_from(point))
         self.archive.add(point, step)
-        self._weights = self._raised(raw)
+        self._weights = self._raised(pull)
         return self.weights
 
     def brief(self) -> dict[str, object]:
@@ -184,9 +174,10 @@ class MultiObjectiveOptimizer:
         """
         floats = {name: float(getattr(values[name], "detach", lambda n=name: values[n])()) for name in self._seen}
         point = self._point(floats)
-        slopes = dict(zip(self._seen, self._pull(point), strict=True))
+        loss, pull = METHODS[self.pareto_method](self._seen_from(point))
+        slopes = dict(zip(self._seen, pull, strict=True))
         linear = sum(self._sign(n) * slopes[n] / self._scale(n) * (values[n] - floats[n]) for n in self._seen)
-        return self._value(point) - linear
+        return loss - linear
 
     def update_pareto_archive(self, values: Mapping[str, float], step: int = 0) -> bool:
         """Offer a solution to the archive; whether it was taken."""
@@ -226,95 +217,30 @@ class MultiObjectiveOptimizer:
         bounds = [self._bounds(name) for name in self._seen]
         return tuple(low - BELOW * ((high - low) or 1.0) for low, high in bounds)
 
-    def _gaps(self, point: Point) -> list[float]:
-        """w_i (z_i - f_i) / s_i."""
-        gaps = []
+    def _seen_from(self, point: Point) -> View:
+        """The point, the archive and the ideal in units of the scales."""
+        scales = [self._scale(name) for name in self._seen]
+
+        def scaled(point: Sequence[float]) -> Point:
+            return tuple(x / scale for x, scale in zip(point, scales, strict=True))
+
+        ideal = []
         for name, value in zip(self._seen, point, strict=True):
             low, high = self._bounds(name)
-            ideal = max(high, value) + BEYOND * (high - low)
-            gaps.append(abs(self._given[name]) * (ideal - value) / self._scale(name))
-        return gaps
-
-    def _pull(self, point: Point) -> list[float]:
-        """-d loss / d (f_i / s_i), all at least 0."""
-        given = [abs(w) for w in self._given.values()]
-        match self.pareto_method:
-            case "weighted_sum":
-                return given
-            case "pareto_dominance":
-                fitness = math.exp(self._fitness(point))
-                return [fitness * w for w in given]
-            case "tchebycheff":
-                shares = _softmax(self._gaps(point), self.temperature)
-                return [w * (share + self.rho) for w, share in zip(given, shares, strict=True)]
-            case "hypervolume":
-                return list(self._volume_pull(point))
-
-    def _value(self, point: Point) -> float:
-        total = sum(abs(w) * x / self._scale(n) for (n, w), x in zip(self._given.items(), point, strict=True))
-        match self.pareto_method:
-            case "weighted_sum":
-                return -total
-            case "pareto_dominance":
-                return -math.exp(self._fitness(point)) * total
-            case "tchebycheff":
-                gaps = self._gaps(point)
-                return _maximum(gaps, self.temperature) + self.rho * sum(gaps)
-            case "hypervolume":
-                others, reference = self._scaled()
-                gain = exclusive(self._in_scale(point), others, reference)
-                return -gain if gain else self._distance(self._in_scale(point), others)
-
-    def _fitness(self, point: Point) -> float:
-        """-rank + diversity_weight * c, with c = crowding / (crowding + 1), 1 at the extremes."""
-        points = [*(p for p in self.archive.points if p != point), point]
-        gap = crowding(points)[-1]
-        return -ranks(points)[-1] + self.diversity_weight * (1.0 if math.isinf(gap) else gap / (gap + 1.0))
-
-    def _in_scale(self, point: Point) -> Point:
-        return tuple(x / self._scale(name) for name, x in zip(self._seen, point, strict=True))
-
-    def _scaled(self) -> tuple[list[Point], Point]:
-        return [self._in_scale(p) for p in self.archive.points], self._in_scale(self.reference or self._below())
-
-    def _volume_pull(self, point: Point) -> Point:
-        """The volume's gradient; from below the front or the reference, the way up to it."""
-        others, reference = self._scaled()
-        here = self._in_scale(point)
-        slope = gradient(here, others, reference)
-        return slope if any(slope) else self._way_up(here, others, reference)
-
-    def _way_up(self, here: Point, others: Sequence[Point], reference: Point) -> Point:
-        above = [p for p in others if dominates(p, here)] or [reference]
-        nearest = min(above, key=lambda p: math.dist(p, here))
-        distance = math.dist(nearest, here)
-        way = tuple(max(0.0, x - y) / distance if distance else 0.0 for x, y in zip(nearest, here, strict=True))
-        return way if any(way) else tuple(1.0 for _ in here)
-
-    def _distance(self, here: Point, others: Sequence[Point]) -> float:
-        above = [p for p in others if dominates(p, here)]
-        return min((math.dist(p, here) for p in above), default=0.0)
+            ideal.append(max(high, value) + BEYOND * (high - low))
+        return View(
+            point=scaled(point),
+            weights=tuple(map(abs, self._given.values())),
+            ideal=scaled(ideal),
+            front=[scaled(p) for p in self.archive.points],
+            reference=scaled(self.reference or self._below()),
+            rho=self.rho,
+            temperature=self.temperature,
+            diversity_weight=self.diversity_weight,
+        )
 
     def _raised(self, pull: Sequence[float]) -> dict[str, float]:
         """Signed, per unit of the objective, with the sum of the given weights."""
         per_unit = [self._sign(n) * x / self._scale(n) for n, x in zip(self._seen, pull, strict=True)]
         total, wanted = sum(map(abs, per_unit)), sum(map(abs, self._given.values()))
         return {n: x * wanted / total for n, x in zip(self._seen, per_unit, strict=True)} if total else self.weights
-
-
-def _softmax(values: Sequence[float], temperature: float) -> list[float]:
-    """exp(v / t) / sum; at t = 0 the largest has it all, the first of equals."""
-    top = max(values)
-    if not temperature:
-        first = values.index(top)
-        return [float(i == first) for i in range(len(values))]
-    raised = [math.exp((v - top) / temperature) for v in values]
-    return [x / sum(raised) for x in raised]
-
-
-def _maximum(values: Sequence[float], temperature: float) -> float:
-    """t log sum exp(v / t): the largest at t = 0, a little more above."""
-    top = max(values)
-    if not temperature:
-        return top
-    return top + temperature * math.log(sum(math.exp((v - top) / temperature) for v in values))
