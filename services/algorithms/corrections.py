@@ -62,7 +62,7 @@ def trust_region_mask(
 def opsm(x: Tensor, sequence: Tensor, mask: Tensor, advantage: Tensor, delta: float = 0.5) -> Tensor:
     """Off-policy sequence masking (DeepSeek-V3.2, eq. 9): drop bad sequences that pi has moved away from.
 
-    Dropped are those with a negative advantage (of their first counted token) and mean(log mu - log pi) > delta nats.
+    Dropped are those with a negative mean advantage and mean(log mu - log pi) > delta nats.
     """
     bad = _means(torch.where(mask, advantage, 0.0), sequence, mask) < 0
     return ~(bad & (-_means(x, sequence, mask) > delta))
