@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import ATTENTION, Documents, register
 from .head import CHUNK_ELEMENTS, chunked_logprob
@@ -16,6 +17,18 @@ BF16_PARAMETERS = 1_000_000
 
 LOGIT_CHANGES = {"final_logit_softcapping": None, "logits_scaling": 1.0, "logit_scale": 1.0}
 """Config entries that change logits after the head; a value other than the one here is not computed."""
+
+
+def recompute_activations(lm: Any) -> None:
+    """Let every layer compute its activations again in the backward pass, instead of keeping them.
+
+    transformers does so in training mode only, which would switch dropout on as well: so only the layers themselves,
+    not what is in them, are told that they train.
+    """
+    lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    for module in lm.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True
 
 
 class Policy(nn.Module):

@@ -27,7 +27,7 @@ from .knobs import WEIGHT_KNOB
 from .metrics import StepReport
 from .optim import OptimSettings, PolicyOptimizer
 from .packing import Document, SequenceTooLong
-from .policy import Policy
+from .policy import Policy, recompute_activations
 from .settings import CriticSettings, RlSettings
 from .sft import sft_update
 from .snapshot import load_learner, load_model_tensors, save_learner
@@ -61,7 +61,7 @@ class Trainer:
         self.device = pick_device(config.device)
         self.tokenizer, lm = open_model(model, seed)
         if config.gradient_checkpointing:
-            lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            recompute_activations(lm)
         self.policy = Policy(lm.to(self.device), bf16=BF16[config.bf16])
         self.reference: Policy | None = None
         self.critic: CriticTraining | None = None

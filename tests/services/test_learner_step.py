@@ -17,7 +17,7 @@ from midflight.services.learner.attention import Documents
 from midflight.services.learner.metrics import StepReport
 from midflight.services.learner.optim import OptimSettings, PolicyOptimizer
 from midflight.services.learner.packing import Document, SequenceTooLong
-from midflight.services.learner.policy import Policy
+from midflight.services.learner.policy import Policy, recompute_activations
 from midflight.services.learner.settings import RlSettings
 from midflight.services.learner.step import RolloutBatch, rl_update
 
@@ -148,6 +148,21 @@ def test_the_table_chooses_by_the_oldest_token() -> None:
         assert torch.equal(gradients(by_table), gradients(by_name))
     with pytest.raises(ValueError, match="lags 3 steps, and the table of corrections ends at 2"):
         run(batch, tiny_policy(1), table=(Row(2, "tis"),))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_recomputed_activations(training: bool) -> None:
+    """Every layer runs once more in the backward pass, whatever mode the model came in; the gradient is the same."""
+    plain, frugal = tiny_policy(1), tiny_policy(1)
+    frugal.lm.train(training)
+    recompute_activations(frugal.lm)
+    calls: list[object] = []
+    for layer in frugal.lm.model.layers:
+        layer.mlp.register_forward_pre_hook(lambda *_: calls.append(1))
+    reports = [run(random_batch(5), policy, loss="tis") for policy in (plain, frugal)]
+    assert len(calls) == 2 * len(frugal.lm.model.layers)
+    assert reports[1].metrics == pytest.approx(reports[0].metrics, abs=1e-12)
+    assert torch.equal(gradients(frugal), gradients(plain))
 
 
 def test_rows_may_be_permuted() -> None:
