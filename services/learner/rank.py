@@ -43,3 +43,13 @@ class Rank:
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, rank=self.rank, world_size=self.world, timeout=TIMEOUT)
         return True
+
+
+def over_ranks(*counts: int) -> tuple[int, ...]:
+    """Each count summed over the group, so that a denominator is that of the whole update; as they are without one."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return counts
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    summed = torch.tensor(counts, dtype=torch.int64, device=device)
+    dist.all_reduce(summed)
+    return tuple(summed.tolist())

@@ -24,6 +24,7 @@ from .metrics import StepReport, Tally, TokenRecord
 from .optim import PolicyOptimizer
 from .policy import Policy
 from .prepare import Micro, RolloutBatch, assign_advantages, assign_masks, plan, score
+from .rank import over_ranks
 from .settings import RlSettings
 
 __all__ = ["RolloutBatch", "rl_update"]
@@ -96,11 +97,8 @@ def _accumulate(
     tally: Tally,
 ) -> float:
     """Forward and backward over one update's micro-batches; returns its loss."""
-    denominators = Denominators(
-        tokens=sum(m.mask.numel() for m in micros),
-        sequences=sum(len(m.pack.cu_seqlens) - 1 for m in micros),
-        max_length=settings.max_new_tokens,
-    )
+    tokens, sequences = over_ranks(sum(m.mask.numel() for m in micros), sum(len(m.pack.cu_seqlens) - 1 for m in micros))
+    denominators = Denominators(tokens, sequences, max_length=settings.max_new_tokens)
     total = 0.0
     for micro in micros:
         loss, record = _loss(policy, critic, micro, denominators, version, settings)

@@ -198,3 +198,14 @@ def test_every_algorithm_a_topology_can_name_is_explained() -> None:
     code = "".join(path.read_text() for folder in folders for path in (ROOT / folder).rglob("*.py"))
     for paper in re.findall(r"arXiv (\d{4}\.\d{5})", page):
         assert paper in code, paper
+
+
+@pytest.mark.parametrize(("study", "table"), [("offpolicy", "tables"), ("klcontrol", "table")])
+def test_the_studies_show_what_was_recorded(study: str, table: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every line of a table is what the study's command prints of its recorded results."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    lines = [json.loads(line) for line in (ROOT / "benchmarks" / f"{study}.jsonl").read_text().splitlines()]
+    page = (ROOT / "docs" / "studies.md").read_text().splitlines()
+    shown = getattr(import_module(study), table)(lines).splitlines()
+    assert len(shown) > 5
+    assert set(shown) <= set(page)
