@@ -68,10 +68,10 @@ def tables(lines: Sequence[dict[str, Any]]) -> str:
     """A table a learning rate: mean +- sd over the seeds and each seed, by arm and lag, with CPU seconds a run."""
     out: list[str] = []
     lags = sorted({line["labels"]["lag"] for line in lines})
-    arms = list(dict.fromkeys(line["labels"]["arm"] for line in lines))
+    arms = [arm for arm in ARMS if arm in {line["labels"]["arm"] for line in lines}]
     for rate in sorted({line["labels"]["rate"] for line in lines}, reverse=True):
         out += [
-            f"### learning rate {rate:g}",
+            f"### Learning rate {rate:g}",
             "",
             "| correction | " + " | ".join(f"k={lag}" for lag in lags) + " | CPU s |",
         ]
@@ -103,7 +103,7 @@ def draw(lines: Sequence[dict[str, Any]], path: Path) -> None:
     from matplotlib import pyplot
 
     rates = sorted({line["labels"]["rate"] for line in lines}, reverse=True)
-    arms = list(dict.fromkeys(line["labels"]["arm"] for line in lines))
+    arms = [arm for arm in ARMS if arm in {line["labels"]["arm"] for line in lines}]
     lags = sorted({line["labels"]["lag"] for line in lines})
     figure, axes = pyplot.subplots(1, len(rates), figsize=(11, 4.2), sharey=True, squeeze=False)
     for panel, rate in zip(axes[0], rates, strict=True):

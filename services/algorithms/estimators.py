@@ -24,13 +24,13 @@ class Estimate(NamedTuple):
     returns: Tensor
 
 
-@torch.no_grad()
 def gae(steps: Steps, gamma: float = 0.99, lamda: float = 0.95) -> Estimate:
     """Generalised advantage estimation: A_t = delta_t + gamma lambda A_{t+1} (Schulman 2016, eq. 16). On-policy."""
     if found := fast.gae(steps, gamma, lamda):
         return Estimate(*found)
-    advantages = recur(steps.going_on(gamma * lamda), steps.delta(gamma))
-    return Estimate(advantages, advantages + steps.values)
+    with torch.no_grad():
+        advantages = recur(steps.going_on(gamma * lamda), steps.delta(gamma))
+        return Estimate(advantages, advantages + steps.values)
 
 
 @torch.no_grad()
@@ -45,7 +45,6 @@ def td_lambda(steps: Steps, gamma: float = 0.99, lamda: float = 0.95) -> Estimat
     return Estimate(returns - steps.values, returns)
 
 
-@torch.no_grad()
 def vtrace(
     steps: Steps,
     gamma: float = 0.99,
@@ -69,13 +68,14 @@ def vtrace(
     most = rho_bar if pg_rho_bar is None else pg_rho_bar
     if found := fast.vtrace(steps, gamma, lamda, rho_bar, c_bar, most):
         return Estimate(*found)
-    rho, delta = steps.ratio, steps.delta(gamma)
-    weight = rho.clamp(max=rho_bar)
-    kept = weight if c_bar == rho_bar else rho.clamp(max=c_bar)
-    correction = recur(steps.traces(gamma * lamda, kept), weight * delta)
-    ahead = torch.where(steps.cut, 0.0, _shifted(correction))
-    advantages = (weight if most == rho_bar else rho.clamp(max=most)) * torch.add(delta, ahead, alpha=gamma)
-    return Estimate(advantages, steps.values + correction)
+    with torch.no_grad():
+        rho, delta = steps.ratio, steps.delta(gamma)
+        weight = rho.clamp(max=rho_bar)
+        kept = weight if c_bar == rho_bar else rho.clamp(max=c_bar)
+        correction = recur(steps.traces(gamma * lamda, kept), weight * delta)
+        ahead = torch.where(steps.cut, 0.0, _shifted(correction))
+        advantages = (weight if most == rho_bar else rho.clamp(max=most)) * torch.add(delta, ahead, alpha=gamma)
+        return Estimate(advantages, steps.values + correction)
 
 
 @torch.no_grad()

@@ -68,6 +68,8 @@ def _kernels() -> Any:
 
 
 def _fits(steps: Steps) -> bool:
-    columns = (steps.rewards, steps.values, steps.next_values, steps.log_ratio)
-    plain = all(type(x) is Tensor and x.dtype is torch.float32 and x.is_cpu for x in columns)
-    return plain and steps.rewards.numel() >= SMALLEST and _kernels() is not None
+    r, v, after, x = steps.rewards, steps.values, steps.next_values, steps.log_ratio
+    plain = type(r) is type(v) is type(after) is type(x) is Tensor  # a subclass may have no memory to read
+    single = r.dtype is v.dtype is after.dtype is x.dtype is torch.float32
+    here = r.is_cpu and v.is_cpu and after.is_cpu and x.is_cpu
+    return plain and single and here and r.numel() >= SMALLEST and _kernels() is not None
