@@ -28,6 +28,14 @@ def study(script: str, results: Path, *words: str) -> dict[str, dict[str, Any]]:
     return {line["labels"]["arm"]: line for line in lines}
 
 
+def test_the_control_study_runs(tmp_path: Path) -> None:
+    """No law has shown a difference that seeds would not turn round: that its command works is all that is held."""
+    (line,) = study("klcontrol.py", tmp_path / "results.jsonl", "--arms", "pid, smoothed").values()
+    assert len(line["series"]["kl"]) == 100
+    assert max(line["series"]["kl"]) > 0.01
+    assert line["accuracy"] > 0.3
+
+
 def test_a_correction_decides_at_a_lag_of_32(tmp_path: Path) -> None:
     """At the larger learning rate: samples taken for the policy's own end far below those the clip keeps it near."""
     lines = study(
