@@ -117,6 +117,8 @@ def _steps(data: Data, actions: Actions, off_policy: bool) -> Steps:
         if missing:
             raise ValueError(f"{missing[0]} are missing, which this method needs")
         ratio = columns["log_probs"] - columns["behaviour_log_probs"]
+    if "truncated" in data and not {"next_value", "next_values"} & set(data):
+        raise ValueError("truncated needs next_value, V behind the last step, or next_values")
     terminated = _flags(data, "terminated" if "terminated" in data else "dones", actions)
     if terminated is None:
         terminated = torch.zeros_like(rewards, dtype=torch.bool)
@@ -154,8 +156,9 @@ def compute_gae(
 ) -> tuple[Tensor, Tensor]:
     """GAE of vectorised environments -> (advantages, returns), all [..., T] with time last.
 
-    dones: true ends. next_value [...]: V behind the last step. truncated: steps ended by a limit, whose next state has
-    the value in final_values [..., T] (before the environment was reset); without it, V of the next step.
+    There is no padding: every slot is a step. dones: true ends. next_value [...]: V behind the last step. truncated: steps
+    ended by a limit, whose next state has the value in final_values [..., T] (before the environment was reset); without
+    it, V of the next step.
     """
     following = torch.cat([values[..., 1:], next_value.unsqueeze(-1)], dim=-1)
     if truncated is not None and final_values is not None:

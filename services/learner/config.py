@@ -188,7 +188,9 @@ class LearnerConfig(ServiceSpec):
     @model_validator(mode="after")
     def _one_correction(self) -> Self:
         if self.adv.estimator == "vtrace" and (self.loss != "ppo" or self.by_lag is not None):
-            raise ValueError("vtrace's advantages hold the ratio pi / mu, which only loss: ppo leaves alone; set it")
+            raise ValueError(
+                "vtrace's advantages hold the ratio pi / mu, which only loss: ppo leaves alone; set it, and no by_lag"
+            )
         critic = self.adv.estimator in get_args(CriticEstimatorName)
         if self.adv.center and not critic:
             raise ValueError(f"adv.center is for estimators with a critic; {self.adv.estimator} has its own baseline")

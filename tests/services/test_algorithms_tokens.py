@@ -213,3 +213,12 @@ def test_compute_gae_of_vectorised_environments() -> None:
     )  # fmt: skip
     expected = slow.gae([1.0] * 3, [0.5, 0.6, 0.7], [0.6, 5.0, 0.9], [False] * 3, [False, True, True], 0.9, 0.8)
     assert_close(found[0], torch.tensor(expected))
+
+
+def test_a_truncation_needs_what_follows() -> None:
+    """A limit is no end: without V behind it the call is refused, and with it the value counts."""
+    data = {"rewards": [1.0, 1.0], "values": [0.0, 0.0], "truncated": True}
+    with pytest.raises(ValueError, match="trajectory 0: truncated needs next_value"):
+        compute_advantages_unified([data])
+    (found,) = compute_advantages_unified([{**data, "next_value": 2.0}], gamma=0.5, lamda=1.0)
+    assert found.advantages.tolist() == [1.0 + 0.5 * (1.0 + 0.5 * 2.0), 1.0 + 0.5 * 2.0]

@@ -18,7 +18,7 @@ Range = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
 class ObjectivesConfig(ServiceSpec):
-    """Holds a weight for each named reward and moves them after every step, towards what is furthest behind."""
+    """Holds a weight for each named reward and moves them after every step, by a multi-objective method."""
 
     entry: ClassVar[str] = "midflight.services.controllers.objectives.service:Objectives"
 
@@ -32,7 +32,9 @@ class ObjectivesConfig(ServiceSpec):
     diversity_weight: float = Field(0.1, ge=0, description="pareto_dominance: how much an uncrowded point is worth.")
     archive_size: int = Field(100, ge=2, description="Non-dominated policies remembered.")
     ranges: dict[str, Range] = Field(
-        {}, description="[low, high] of an objective: its unit; its running deviation when omitted."
+        {},
+        description="[low, high] of an objective: its unit and how good it can get. When omitted, its running deviation "
+        "and the best seen so far, by which a reward never reached is not behind.",
     )
     rho: float = Field(
         0.05, ge=0, description="tchebycheff: weight of the objectives that are not the furthest behind."
