@@ -156,9 +156,9 @@ def compute_gae(
 ) -> tuple[Tensor, Tensor]:
     """GAE of vectorised environments -> (advantages, returns), all [..., T] with time last.
 
-    There is no padding: every slot is a step. dones: true ends. next_value [...]: V behind the last step. truncated: steps
-    ended by a limit, whose next state has the value in final_values [..., T] (before the environment was reset); without
-    it, V of the next step.
+    There is no padding: every slot is a step. dones: true ends. next_value [...]: V behind the last step. truncated:
+    steps ended by a limit, whose next state has the value in final_values [..., T] (before the environment was reset);
+    without it, V of the next step.
     """
     following = torch.cat([values[..., 1:], next_value.unsqueeze(-1)], dim=-1)
     if truncated is not None and final_values is not None:

@@ -33,8 +33,8 @@ class ObjectivesConfig(ServiceSpec):
     archive_size: int = Field(100, ge=2, description="Non-dominated policies remembered.")
     ranges: dict[str, Range] = Field(
         {},
-        description="[low, high] of an objective: its unit and how good it can get. When omitted, its running deviation "
-        "and the best seen so far, by which a reward never reached is not behind.",
+        description="[low, high] of an objective: its unit and how good it can get. When omitted, its running "
+        "deviation and the best seen so far, by which a reward never reached is not behind.",
     )
     rho: float = Field(
         0.05, ge=0, description="tchebycheff: weight of the objectives that are not the furthest behind."
