@@ -12,14 +12,13 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
-from common import machine, show
+from common import best, machine, show
 
 from midflight.services.algorithms import estimators, fast
 from midflight.services.algorithms.steps import Steps
@@ -66,17 +65,6 @@ def vtrace_loop(s: Steps) -> Any:
 LOOPS = {"gae": gae_loop, "vtrace": vtrace_loop}
 
 
-def milliseconds(run: Callable[[], Any], rounds: int) -> float:
-    """The thread's CPU time, best of `rounds`, after one that does not count."""
-    run()
-    times = []
-    for _ in range(rounds):
-        began = time.thread_time_ns()
-        run()
-        times.append(time.thread_time_ns() - began)
-    return min(times) / 1e6
-
-
 def measure(shape: tuple[int, int], name: str, rounds: int) -> dict[str, Any]:
     """One line of the table, in milliseconds."""
     steps = transitions(*shape)
@@ -91,10 +79,10 @@ def measure(shape: tuple[int, int], name: str, rounds: int) -> dict[str, Any]:
     found = {
         "shape": list(shape),
         "name": name,
-        "copy": milliseconds(lambda: target.copy_(source), 4 * rounds),
-        "fast": milliseconds(lambda: ours(steps, GAMMA, LAMDA), 4 * rounds),
-        "torch": milliseconds(plain, rounds),
-        "loop": milliseconds(lambda: LOOPS[name](steps), max(2, rounds // 4)),
+        "copy": 1e3 * best(lambda: target.copy_(source), 4 * rounds),
+        "fast": 1e3 * best(lambda: ours(steps, GAMMA, LAMDA), 4 * rounds),
+        "torch": 1e3 * best(plain, rounds),
+        "loop": 1e3 * best(lambda: LOOPS[name](steps), max(2, rounds // 4)),
     }
     fused = getattr(fast, name)(*([steps, GAMMA, LAMDA] + [1.0, 1.0, 1.0] * (name == "vtrace")))
     exact = LOOPS[name](steps)

@@ -12,7 +12,6 @@ import random
 import resource
 import tempfile
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 import torch.nn.functional as F
+from common import best
 from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -59,17 +59,6 @@ def sample(rng: random.Random, name: int, prompt: int, completion: int) -> Docum
     tokens = [rng.randrange(VOCAB) for _ in range(prompt + completion)]
     logp = [-5.5 - 0.2 * rng.random() for _ in range(completion)]
     return Document.from_completion(str(name), tokens[:prompt], tokens[prompt:], logp, 0)
-
-
-def best(run: Callable[[], object], repeats: int) -> float:
-    """Least processor time of `repeats` runs after one to warm up; seconds of the one thread."""
-    run()
-    times = []
-    for _ in range(repeats):
-        start = time.process_time()
-        run()
-        times.append(time.process_time() - start)
-    return min(times)
 
 
 def step() -> None:

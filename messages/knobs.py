@@ -1,10 +1,18 @@
 """Topic knobs: every steerable quantity of a run, who holds it, and when a change took effect."""
 
-from typing import Annotated, Any, ClassVar, Literal
+import re
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
 from .base import Count, Epoch, KnobName, Message, Name, Part, Scalar, Text
+
+REWARD_KNOB: Final = "objectives.weights."
+"""Begins the knob of a named reward's weight."""
+REWARD_NAME: Final = re.compile(r"[a-z0-9_]{1,40}")
+"""Names of rewards whose weight can be a knob."""
+MOST_REWARD_WEIGHT: Final = 1e6
+"""Bound of such a knob, either way."""
 
 
 class KnobDeclaration(Part):

@@ -83,11 +83,6 @@ def m2po(x: Tensor, mask: Tensor, threshold: float = 0.04) -> Tensor:
     return keep
 
 
-def fresh(lag: Tensor, most: int) -> Tensor:
-    """Keep tokens at most `most` optimizer steps old."""
-    return lag <= most
-
-
 def kept_by_length(kept: Tensor, counted: Tensor) -> tuple[float, float]:
     """Share of tokens kept in the shorter and in the longer half of the sequences: a wide gap is the length trap.
 

@@ -1,6 +1,6 @@
 """The same numbers sooner: fused kernels for the estimators that run on large arrays, where they can be had.
 
-`scan_cpu` needs the extra `fast` (numba; it compiles at the first call, some seconds, and keeps the result) and float32
+`scan_cpu` needs the extra `fast` (numba; it compiles at the first call of a process, some seconds) and float32
 on a CPU. Everything else takes the few lines of `estimators`, which are the definition.
 """
 
@@ -16,7 +16,7 @@ from torch.nn import functional
 from .steps import Steps
 
 SMALLEST = 512
-"""Elements below which compiling, once a machine, would cost more than it ever saves."""
+"""Elements below which it would take long to save what compiling costs."""
 
 
 class Fused(NamedTuple):
@@ -61,7 +61,7 @@ def _kernels() -> Any:
         from . import scan_cpu
     except ImportError:
         return None
-    except Exception as error:  # a cache it cannot write or read, a processor it does not know: none of them our user's
+    except Exception as error:  # a processor or an LLVM it does not know: not our user's mistake
         warnings.warn(f"the fused estimators are done without: {error!r}", RuntimeWarning, stacklevel=4)
         return None
     return scan_cpu

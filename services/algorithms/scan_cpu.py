@@ -4,7 +4,7 @@ Each row is walked from its end, WIDTH steps at a time in vector registers: load
 the one 1, 2, 4, 8 places on; Hillis and Steele 1986), store. numba has no vectors, so that what happens to one block is
 written as LLVM instructions, by `Lanes`, which reads like arithmetic. T must be a multiple of WIDTH. Each kernel says
 whether all its intermediate results are finite; if not, who calls takes the slower way, in which a NaN reaches exactly
-what it should.
+what it should. Compiled anew in each process that wants it: numba keeps compiled code as pickles, which we do not read.
 """
 
 import numpy as np
@@ -165,7 +165,7 @@ def _walk_gae(r, v, after, over, cut, rows, length, gamma, trace, advantages, re
     return odd.sum() == 0.0
 
 
-@cfunc(types.uint8(*[_AT] * 5, _COUNT, _COUNT, _NUMBER, _NUMBER, _AT, _AT), cache=True)
+@cfunc(types.uint8(*[_AT] * 5, _COUNT, _COUNT, _NUMBER, _NUMBER, _AT, _AT))
 def _gae(r, v, after, over, cut, rows, length, gamma, trace, advantages, returns):
     """A = delta + trace A', returns A + V; trace is gamma lambda. `after` is V(s'), `over` a termination."""
     return _walk_gae(r, v, after, over, cut, rows, length, gamma, trace, advantages, returns)
@@ -184,7 +184,7 @@ def _walk_vtrace(r, v, after, over, cut, x, rows, length, gamma, trace, rho_bar,
     return odd.sum() == 0.0
 
 
-@cfunc(types.uint8(*[_AT] * 6, _COUNT, _COUNT, *[_NUMBER] * 5, _AT, _AT), cache=True)
+@cfunc(types.uint8(*[_AT] * 6, _COUNT, _COUNT, *[_NUMBER] * 5, _AT, _AT))
 def _vtrace(r, v, after, over, cut, x, rows, length, gamma, trace, rho_bar, c_bar, pg_bar, advantages, vs):
     """y = min(rho_bar, rho) delta + trace min(c_bar, rho) y', vs = V + y, A = min(pg_bar, rho) (delta + gamma y')."""
     return _walk_vtrace(r, v, after, over, cut, x, rows, length, gamma, trace, rho_bar, c_bar, pg_bar, advantages, vs)

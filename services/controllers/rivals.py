@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from midflight.kernel.spec import ServiceSpec
+from midflight.messages.knobs import REWARD_KNOB
 
 
 def held_by_others(
@@ -23,5 +24,5 @@ def _wanted(spec: ServiceSpec) -> list[str]:
         case "constraints":
             return [limit.knob for limit in getattr(spec, "limits", {}).values()]
         case "objectives":
-            return [f"objectives.weights.{name}" for name in getattr(spec, "objective_weights", {})]
+            return [REWARD_KNOB + name for name in getattr(spec, "objective_weights", {})]
     return []

@@ -1,18 +1,8 @@
 """The knobs the learner applies at a step boundary."""
 
-import re
-from typing import Final
-
-from midflight.messages.knobs import KnobDeclaration
+from midflight.messages.knobs import MOST_REWARD_WEIGHT, REWARD_KNOB, REWARD_NAME, KnobDeclaration
 
 from .config import LearnerConfig
-
-WEIGHT_KNOB: Final = "objectives.weights."
-"""Begins the knob of a named reward's weight."""
-STEERABLE: Final = re.compile(r"[a-z0-9_]{1,40}")
-"""Names of rewards whose weight can be a knob."""
-MOST_WEIGHT: Final = 1e6
-"""As the controller of objectives knows it."""
 
 
 def declarations(config: LearnerConfig) -> tuple[KnobDeclaration, ...]:
@@ -28,9 +18,11 @@ def declarations(config: LearnerConfig) -> tuple[KnobDeclaration, ...]:
     return (
         *([kl] if config.kl.type else []),
         *(
-            knob(WEIGHT_KNOB + name, "", weight, -MOST_WEIGHT, MOST_WEIGHT, f"Weight of the reward {name}.")
+            knob(
+                REWARD_KNOB + name, "", weight, -MOST_REWARD_WEIGHT, MOST_REWARD_WEIGHT, f"Weight of the reward {name}."
+            )
             for name, weight in sorted(config.objective_weights.items())
-            if STEERABLE.fullmatch(name)
+            if REWARD_NAME.fullmatch(name)
         ),
         knob("clip.range", "ratio", config.clip, 0.0, 1.0, "PPO clip range around the proximal policy."),
         knob("entropy.coef", "loss per nat", config.entropy_coef, 0.0, 1.0, "Weight of the entropy bonus."),

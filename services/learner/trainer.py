@@ -14,6 +14,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
+from midflight.messages.knobs import REWARD_KNOB
 from midflight.services.algorithms.baselines import moved
 from midflight.services.algorithms.masks import BY_LAG, Limits, Row
 from midflight.services.data import BadRow, DataError, PromptStream, sft_rows
@@ -23,7 +24,6 @@ from midflight.services.model.open import open_model, pick_device
 from .checkpoint import UnusableCheckpoint, latest_verified, sweep
 from .config import LagRow, LearnerConfig, LimitsConfig, OptimConfig
 from .critic import Critic, CriticTraining
-from .knobs import WEIGHT_KNOB
 from .metrics import StepReport
 from .optim import OptimSettings, PolicyOptimizer
 from .packing import Document, SequenceTooLong
@@ -174,8 +174,8 @@ class Trainer:
                 self.settings = replace(self.settings, clip_low=value, clip_high=self.config.clip_high or value)
             elif field == "entropy_coef":
                 self.settings = replace(self.settings, entropy_coef=value)
-            elif field.startswith(WEIGHT_KNOB):
-                self.objective_weights[field.removeprefix(WEIGHT_KNOB)] = value
+            elif field.startswith(REWARD_KNOB):
+                self.objective_weights[field.removeprefix(REWARD_KNOB)] = value
             elif self.settings.kl_type is not None:
                 self.settings = replace(self.settings, kl_coef=value)
 

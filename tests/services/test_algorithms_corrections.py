@@ -124,8 +124,3 @@ def test_length_trap_is_visible() -> None:
     assert c.kept_by_length(sequence[kept].bincount(minlength=4), counted) == (1.0, 1.0)
     assert c.kept_by_length(counted[:0], counted[:0]) == (1.0, 1.0)
     assert c.kept_by_length(torch.tensor([0, 3, 4]), torch.tensor([0, 4, 8])) == (0.75, 0.5)
-
-
-def test_lag() -> None:
-    """Older tokens go."""
-    assert c.fresh(torch.tensor([0, 4, 5]), 4).tolist() == [True, True, False]

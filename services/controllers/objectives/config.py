@@ -1,19 +1,16 @@
 """What the objectives controller can be told: the parameters of `MultiObjectiveOptimizer`."""
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from midflight.kernel.spec import ServiceSpec
+from midflight.messages.knobs import MOST_REWARD_WEIGHT, REWARD_KNOB, REWARD_NAME
 from midflight.services.controllers.rivals import held_by_others
 
 from .law import MOST_VOLUME
 
-NAME = re.compile(r"[a-z0-9_]{1,40}")
-"""What may be part of a knob's name."""
-MOST_WEIGHT = 1e6
 Range = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
@@ -53,10 +50,10 @@ class ObjectivesConfig(ServiceSpec):
     @model_validator(mode="after")
     def _makes_sense(self) -> Self:
         for name, weight in self.objective_weights.items():
-            if not NAME.fullmatch(name):
+            if not REWARD_NAME.fullmatch(name):
                 raise ValueError(f"objective_weights.{name}: a steered reward is named in a-z, 0-9, _, 40 at most")
-            if abs(weight) > MOST_WEIGHT:
-                raise ValueError(f"objective_weights.{name}: {weight:g} is beyond {MOST_WEIGHT:g}")
+            if abs(weight) > MOST_REWARD_WEIGHT:
+                raise ValueError(f"objective_weights.{name}: {weight:g} is beyond {MOST_REWARD_WEIGHT:g}")
         if not any(self.objective_weights.values()):
             raise ValueError("objective_weights are all 0: nothing would be learned")
         if self.pareto_method == "hypervolume" and len(self.objective_weights) > MOST_VOLUME:
@@ -72,7 +69,7 @@ class ObjectivesConfig(ServiceSpec):
 
     def conflicts(self, others: Mapping[str, ServiceSpec]) -> Iterator[tuple[str, str]]:
         """A weight that the learner does not have, or that another holds, cannot be held."""
-        yield from held_by_others(self, [f"objectives.weights.{name}" for name in self.objective_weights], others)
+        yield from held_by_others(self, [REWARD_KNOB + name for name in self.objective_weights], others)
         for slot, learner in others.items():
             known = getattr(learner, "objective_weights", None)
             for name in sorted(set(self.objective_weights) - set(known or ())) if learner.part == "learner" else ():

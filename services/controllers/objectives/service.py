@@ -10,13 +10,14 @@ from typing import ClassVar, cast
 from midflight.kernel.mail import Bus
 from midflight.kernel.settings import Settings
 from midflight.messages.base import Scalar
+from midflight.messages.knobs import REWARD_KNOB
 from midflight.services.controllers.holder import Holder
 
 from .config import ObjectivesConfig
 from .law import MultiObjectiveOptimizer
 
-MEAN, WEIGHT = "objective/{}", "objectives.weights.{}"
-"""The learner's metric and knob of an objective."""
+MEAN = "objective/{}"
+"""The learner's metric of an objective."""
 SHOWN = 10
 
 
@@ -30,7 +31,7 @@ class Objectives(Holder):
         self.names = list(config.objective_weights)
         self.optimizer = law_of(config)
         self._doubted = False
-        knobs = [WEIGHT.format(name) for name in self.names]
+        knobs = [REWARD_KNOB + name for name in self.names]
         super().__init__(identity, bus, self.optimizer, knobs, [MEAN.format(name) for name in self.names])
 
     def decide(self, measured: Mapping[str, float], step: int) -> Mapping[str, float]:
@@ -40,7 +41,7 @@ class Objectives(Holder):
             self._doubted = True
             text = "its weight is negative and so are its values: what it punishes would be rewarded"
             self.event("note", {"level": "warning", "text": f"objective {self.optimizer.doubts[0]!r}: {text}"})
-        return {WEIGHT.format(name): weight for name, weight in weights.items()}
+        return {REWARD_KNOB + name: weight for name, weight in weights.items()}
 
     def notes(self) -> Mapping[str, Scalar]:
         """The front, newest steps first, and the reference point."""
