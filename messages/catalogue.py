@@ -1,12 +1,13 @@
 """Every message kind of protocol 1, by its name on the wire."""
 
-from . import control, events, knobs, samples, weights
+from . import control, events, knobs, live, samples, weights
 from .base import Message
 
 TOPICS = {
     "control": control.KINDS,
     "knobs": knobs.KINDS,
     "events": events.KINDS,
+    "live": live.KINDS,
     "samples": samples.KINDS,
     "weights": weights.KINDS,
 }

@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from .base import Count, Flat, Identity, Message, Name, Part, Text
+from .base import Count, Flat, Identity, KnobName, Message, Name, Part, Text
 from .knobs import KnobDeclaration
 
 
@@ -18,10 +18,21 @@ class Hello(Message):
     proto_min: Annotated[int, Field(ge=0, le=255, description="lowest major this side speaks")]
     proto_max: Annotated[int, Field(ge=0, le=255, description="highest major this side speaks")]
     pid: Annotated[int, Field(ge=0, description="checked against the warden's table and the socket's peer")]
-    role: Literal["service", "client"]
+    role: Annotated[
+        Literal["service", "client", "controller"],
+        Field(description="service: started by the warden; controller: attached from outside"),
+    ]
     version: Annotated[str, Field(max_length=40, description="package version, for people")]
     knobs: Annotated[list[KnobDeclaration], Field(max_length=256, description="what this service applies")] = []
     ready: Annotated[bool, Field(description="true when it was ready before this hello (kernel restart)")] = False
+    holds: Annotated[list[KnobName], Field(max_length=64, description="knobs this controller wants to steer")] = []
+    slot: Annotated[Name | None, Field(description="attached controller: the slot it steers in")] = None
+    shadow: Annotated[bool, Field(description="attached controller: decide without power until promoted")] = False
+    kind: Annotated[str, Field(max_length=200, description="attached controller: what it is, for people")] = ""
+
+
+Role = Literal["active", "standby", "shadow"]
+"""active: works. standby: loaded, works when told. shadow: a controller that decides and has no power."""
 
 
 class Welcome(Message):
@@ -40,6 +51,8 @@ class Welcome(Message):
     heartbeat_s: Annotated[float, Field(gt=0, description="interval the kernel expects, s")]
     knobs: Annotated[Flat, Field(description="current value of every knob this service declared")] = {}
     versions: Annotated[dict[str, Count], Field(description="version of each of these values")] = {}
+    role: Role = "active"
+    paused: Annotated[bool, Field(description="take no new work until a heartbeat's answer says otherwise")] = False
 
 
 class Refused(Message):
@@ -81,6 +94,8 @@ class HeartbeatOk(Message):
     EXAMPLE: ClassVar[dict[str, Any]] = {"boot": "9f2c", "seq": 1204}
     boot: Annotated[str, Field(max_length=32)]
     seq: Annotated[Count, Field(description="number of the newest event")]
+    role: Role = "active"
+    paused: bool = False
 
 
 class Drain(Message):
@@ -124,6 +139,10 @@ class ServiceStatus(Part):
     waits: list[Wait] = []
     stats: Flat = {}
     cause: Annotated[str | None, Field(max_length=2000, description="why it last ended")] = None
+    slot: Annotated[str, Field(max_length=64)] = ""
+    role: Role = "active"
+    paused: bool = False
+    attached: Annotated[bool, Field(description="from outside: the warden does not restart it")] = False
 
 
 class Status(Message):

@@ -26,15 +26,23 @@ class KnobDeclaration(Part):
     high: float | int | None = None
     choices: Annotated[list[str], Field(max_length=64)] = []
     live: Annotated[bool, Field(description="false: may only be set before the run")] = True
+    when: Annotated[str, Field(max_length=80, description="at which boundary a new value is used")] = "next step"
     description: Text
+
+
+Fallback = Literal["hold", "default", "former"]
+"""What follows when an owner lets go: the value stays, returns to the default, or the former owner has it again."""
 
 
 class KnobAcquire(Message):
     """Controller to kernel: I want to hold this knob."""
 
     KIND: ClassVar[str] = "knob.acquire"
-    EXAMPLE: ClassVar[dict[str, Any]] = {"knob": "kl.coef"}
+    EXAMPLE: ClassVar[dict[str, Any]] = {"knob": "kl.coef", "fallback": "default"}
     knob: KnobName
+    fallback: Annotated[
+        Fallback | None, Field(description="when it leaves; None: former for a knob that was taken, else hold")
+    ] = None
 
 
 class KnobGranted(Message):
@@ -70,6 +78,9 @@ class KnobSet(Message):
     if_version: Annotated[Count | None, Field(description="refuse unless the knob is still at this version")] = None
     take: Annotated[bool, Field(description="a person takes the knob from its owner")] = False
     reason: Text = ""
+    for_steps: Annotated[
+        int | None, Field(ge=1, le=2**40, description="training steps after which the former value, or owner, is back")
+    ] = None
 
 
 class KnobOk(Message):
@@ -93,13 +104,14 @@ class KnobApply(Message):
 
 
 class KnobApplied(Message):
-    """Applying service to kernel: in force since this step."""
+    """Applying service to kernel: in force since this step, or refused: the kernel then takes it back."""
 
     KIND: ClassVar[str] = "knob.applied"
     EXAMPLE: ClassVar[dict[str, Any]] = {"knob": "optim.lr", "version": 5, "step": 42}
     knob: KnobName
     version: Count
     step: Count
+    refused: Annotated[str | None, Field(max_length=500, description="why the service cannot use this value")] = None
 
 
 class KnobGet(Message):
@@ -122,6 +134,7 @@ class KnobStatus(Part):
     applied_step: Count | None = None
     author: Annotated[str, Field(max_length=80)] = ""
     reason: Text = ""
+    until_step: Annotated[Count | None, Field(description="the former value, or owner, is back from this step")] = None
 
 
 class Knobs(Message):
