@@ -15,6 +15,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import structlog
@@ -28,6 +29,7 @@ from midflight.messages.control import (
     HeartbeatOk,
     Hello,
     Refused,
+    Role,
     State,
     StateGet,
     Wait,
@@ -36,7 +38,7 @@ from midflight.messages.control import (
 from midflight.messages.envelope import MAJOR
 from midflight.messages.events import Post, PostOk
 from midflight.messages.knobs import KnobApplied, KnobApply, KnobDeclaration
-from midflight.messages.sockets import Role
+from midflight.messages.sockets import Role as SocketRole
 
 from .mail import Bus, OutboxFull
 from .mistake import UserMistake
@@ -45,23 +47,40 @@ from .node import Letter, Node, handles
 HELLO_RETRY_S = 1.0
 LATER_S = 0.1
 PATIENCE = 20.0
+MOST_STATE = 200_000
+"""Longest state that can be handed over, characters of JSON."""
 SILENCE_S = 30.0
 """Least time that a phase known to be short may be silent, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """A controller that joined a run from outside: the slot it steers in, and what it is, for people."""
+
+    slot: str
+    kind: str
 
 
 class Actor(Node):
     """A service process as seen from inside."""
 
-    PORTS: ClassVar[dict[str, Role]] = {"ctl": "dealer"}
+    PORTS: ClassVar[dict[str, SocketRole]] = {"ctl": "dealer"}
 
     def __init__(self, identity: str, bus: Bus) -> None:
         super().__init__(identity, bus)
         self.boot: str | None = None
+        self.started = False
         self.ready = False
         self.draining: str | None = None
         self.progress = 0
         self.stats: dict[str, Scalar] = {}
         self.newest_event = 0
+        self.role: Role = "active"
+        """standby: loaded, and to work only when this changes. shadow: a controller without power."""
+        self.paused = False
+        """Take no new work; what is in hand is finished."""
+        self.attached: Attached | None = None
+        """Set when it was not started by the warden."""
         self._heartbeat_s = 0.5
         self._next_beat = 0.0
         self._phase: tuple[str, float] | None = None
@@ -69,12 +88,16 @@ class Actor(Node):
         """Longest time each phase has taken, in seconds."""
         self._waits: dict[str, float | None] = {}
         self._posts = 0
-        self._applied: dict[str, tuple[int, int]] = {}
+        self._applied: dict[str, KnobApplied] = {}
 
     # hooks
 
     def start(self) -> None:
         """Load what the service needs."""
+
+    def prepared(self) -> bool:
+        """Whether it may count as ready, once started; asked every turn until it is."""
+        return True
 
     def work(self, now: float) -> bool:
         """One small piece of own work."""
@@ -89,8 +112,15 @@ class Actor(Node):
         return ()
 
     def apply_knob(self, name: str, value: Scalar) -> int:
-        """Use a new value; -> the step from which it is in force."""
+        """Use a new value; -> the step from which it is in force. Raises ValueError for one that it cannot use."""
         raise KeyError(name)
+
+    def holds(self) -> tuple[str, ...]:
+        """The knobs a controller steers, or would."""
+        return ()
+
+    def on_role(self) -> None:
+        """`role` or `paused` has changed."""
 
     def export_state(self) -> tuple[str, dict[str, Any]]:
         """(schema name, plain values) that a successor can go on from; an empty name means there is nothing."""
@@ -100,12 +130,16 @@ class Actor(Node):
         """Go on from a predecessor's state. Raises ValueError for a schema this service does not know."""
         raise ValueError(f"{self.identity} takes no state (offered {schema!r})")
 
-    def ports(self) -> dict[str, Role]:
+    def ports(self) -> dict[str, SocketRole]:
         """The ports this process opens, and as what."""
         return self.PORTS
 
     def close(self) -> None:
         """Last words before the process exits; children are ended here."""
+
+    def works(self) -> bool:
+        """Whether `work` is called: not in a standby, nor in a paused service before it is asked to leave."""
+        return self.role != "standby" and (not self.paused or self.draining is not None)
 
     # what subclasses call
 
@@ -173,7 +207,7 @@ class Actor(Node):
 
     def hears(self, kind: str) -> bool:
         """Until `start` is done only the runtime's own kinds; whatever matters is repeated by its sender."""
-        return self.ready or kind in Actor.HANDLERS
+        return self.started or kind in Actor.HANDLERS
 
     def on_trace(self, trace: str | None) -> None:
         """Log records carry the trace of the message being handled."""
@@ -188,13 +222,16 @@ class Actor(Node):
             if now >= self._next_beat:
                 self._hello(now)
             return LATER_S
-        if not self.ready:
+        if not self.started:
             self.start()
+            self.started = True
+            self.beat()
+        if not self.ready and self.prepared():
             self.ready = True
             self.beat()
         if now >= self._next_beat:
             self.beat()
-        busy = self.work(now)
+        busy = self.work(now) if self.works() else False
         if self.draining and not busy and self.idle() and not self.mail.unsettled():
             self.leave(0)
         return 0.0 if busy else min(LATER_S, max(self._next_beat - self.bus.now(), 0.001))
@@ -205,16 +242,21 @@ class Actor(Node):
             proto_min=MAJOR,
             proto_max=MAJOR,
             pid=os.getpid(),
-            role="service",
+            role="controller" if self.attached else "service",
             version=__version__,
             knobs=list(self.knobs()),
             ready=self.ready,
+            holds=list(self.holds()),
+            slot=self.attached.slot if self.attached else None,
+            shadow=self.role == "shadow",
+            kind=self.attached.kind if self.attached else "",
         )
         self.mail.send("ctl", hello)
 
     @handles(Welcome)
     def _on_welcome(self, message: Welcome, letter: Letter) -> None:
         self.boot, self._heartbeat_s = message.boot, message.heartbeat_s
+        self._stand(message.role, message.paused)
         self.mail.resend("ctl")
         for name, value in message.knobs.items():
             self._apply(name, value, message.versions.get(name, 0))
@@ -226,14 +268,20 @@ class Actor(Node):
     @handles(HeartbeatOk)
     def _on_heartbeat_ok(self, message: HeartbeatOk, letter: Letter) -> None:
         self.newest_event = message.seq
+        self._stand(message.role, message.paused)
         if message.boot != self.boot:
             self._hello(self.bus.now())
+
+    def _stand(self, role: Role, paused: bool) -> None:
+        if (role, paused) != (self.role, self.paused):
+            self.role, self.paused = role, paused
+            self.on_role()
 
     @handles(Refused)
     def _on_refused(self, message: Refused, letter: Letter) -> None:
         if message.code == "identity":  # fenced: a successor owns this name
             self.leave(4)
-        elif message.code == "knob":
+        elif message.code == "knob" or (self.attached and message.code in ("taken", "full")):
             raise UserMistake(message.why)
 
     @handles(PostOk)
@@ -254,16 +302,28 @@ class Actor(Node):
         self._apply(message.knob, message.value, message.version)
 
     def _apply(self, name: str, value: Scalar, version: int) -> None:
-        """Use a value unless a newer one is in use; confirm either way, for the confirmation may have been lost."""
+        """Use a value unless a newer one is known; answer either way, for the answer may have been lost."""
         known = self._applied.get(name)
-        if known is None or version > known[0]:
-            known = self._applied[name] = (version, self.apply_knob(name, value))
-        self.mail.send("ctl", KnobApplied(knob=name, version=known[0], step=known[1]))
+        if known is None or version > known.version:
+            try:
+                known = KnobApplied(knob=name, version=version, step=self.apply_knob(name, value))
+            except ValueError as error:
+                known = KnobApplied(
+                    knob=name, version=version, step=known.step if known else 0, refused=str(error)[:500]
+                )
+            self._applied[name] = known
+        self.mail.send("ctl", known)
 
     @handles(StateGet)
     def _on_state_get(self, message: StateGet, letter: Letter) -> None:
         schema, state = self.export_state()
-        letter.reply(State(schema_name=schema, json_text=json.dumps(state)))
+        text = json.dumps(state)
+        if len(text) > MOST_STATE:
+            letter.reply(
+                Refused(code="state", why=f"the state of {self.identity} is too large: {len(text)} characters")
+            )
+        else:
+            letter.reply(State(schema_name=schema, json_text=text))
 
     @handles(State)
     def _on_state(self, message: State, letter: Letter) -> None:

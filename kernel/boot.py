@@ -27,7 +27,12 @@ def main() -> int:
     """Run one service; -> its exit code."""
     bootstrap_from_environment()
     os.nice(int(os.environ.get("MIDFLIGHT_NICE", "0")))
-    settings = Settings.read(Path(os.environ["MIDFLIGHT_RUN_DIR"]), os.environ["MIDFLIGHT_NAME"])
+    run_dir, name = Path(os.environ["MIDFLIGHT_RUN_DIR"]), os.environ["MIDFLIGHT_NAME"]
+    try:
+        settings = Settings.read(run_dir, name, os.environ.get("MIDFLIGHT_PART", ""))
+    except UserMistake as error:
+        sys.stderr.write(" ".join(str(error).split()) + "\n")
+        return EXIT_MISTAKE
     generation = int(os.environ["MIDFLIGHT_GENERATION"])
     logs.configure(
         settings.run_dir / "logs" / f"{settings.name}.jsonl",
@@ -36,12 +41,10 @@ def main() -> int:
         generation=generation,
     )
     log = structlog.get_logger()
-    for path in settings.python_path:
-        sys.path.append(path)
-    module, _, name = settings.entry.partition(":")
+    module, _, cls = settings.entry.partition(":")
     loop = Loop()
     try:
-        actor: Actor = getattr(import_module(module), name)(f"{settings.name}#{generation}", loop, settings)
+        actor: Actor = getattr(import_module(module), cls)(f"{settings.name}#{generation}", loop, settings)
         for port, role in actor.ports().items():
             identity = actor.identity if role in ("dealer", "router") else ""
             loop.add(port, role, settings.endpoints[port], identity)

@@ -1,5 +1,6 @@
 """What the supervisor asks the kernel to do: plain values, executed in the order of the list."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from midflight.messages.base import Scalar
@@ -13,6 +14,9 @@ class Spawn:
     name: str
     generation: int
     slot: str
+    part: str = ""
+    beside: bool = False
+    """Whether another generation of the name lives, and is to go on living."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,28 @@ class Gone:
 
 
 @dataclass(frozen=True, slots=True)
+class HandOver:
+    """Ask the old one for its state and give it to the new one; then `Supervisor.on_handed`."""
+
+    name: str
+    old: int
+    new: int
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """The new one steers and works from now on: its parameters are declared, the knobs of the old one are its own.
+
+    `kept`: it goes back to one that ruled before, whose parameters had these values.
+    """
+
+    name: str
+    old: int
+    new: int
+    kept: Mapping[str, Scalar] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RunOver:
     """Everything has ended; the run's exit code and its reason. The last command of a run."""
 
@@ -63,4 +89,4 @@ class Emit:
     final: bool = False
 
 
-Command = Spawn | Kill | SendDrain | Gone | RunOver | Emit
+Command = Spawn | Kill | SendDrain | Gone | HandOver | Flip | RunOver | Emit

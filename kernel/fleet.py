@@ -1,7 +1,7 @@
 """What should happen to the children next: start, restart, stop, give up, end. The deciding half of supervision."""
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -31,43 +31,68 @@ class Stop:
 class Fleet:
     """The children, their instances, and the decisions over them."""
 
-    def __init__(self, specs: Mapping[str, ChildSpec], rng: random.Random, ladder: Ladder | None = None) -> None:
+    def __init__(
+        self,
+        specs: Mapping[str, ChildSpec],
+        rng: random.Random,
+        ladder: Ladder | None = None,
+        spec_of: Callable[[str, str], ChildSpec] | None = None,
+    ) -> None:
+        """`spec_of(slot, part)`: the configuration that a swap brought; of part "" that of the topology."""
         self.roster = Roster(specs)
         self.registry = Registry()
         self.ladder = ladder or Ladder()
+        self.spec_of = spec_of or (lambda slot, part: specs[slot])
+        self.parts: dict[str, str] = {}
+        """Slot -> the configuration that its replicas have by now, where it is not the topology's."""
+        self.former: dict[str, str] = {}
+        """Slot -> the configuration before its last swap."""
+        self.swaps = 0
+        """How many swaps there have been."""
         self.stop: Stop | None = None
         self.over = False
         self._rng = rng
         self._started = False
+        self._handing: set[tuple[str, int]] = set()
+        """Successors whose predecessor was asked for its state by this incarnation of the kernel."""
         for child in self.roster:
             self.registry.add(child.name, child.slot, child.spec.kind, child.spec.heartbeat_timeout_s)
+
+    def _add(self, name: str, slot: str) -> Child:
+        """One more child, which starts when it can."""
+        part = self.parts.get(slot, "")
+        child = self.roster.add(name, slot, self.spec_of(slot, part), part)
+        self.registry.add(name, slot, child.spec.kind, child.spec.heartbeat_timeout_s)
+        return child
 
     def dump(self) -> dict[str, Any]:
         """Return everything a successor needs, as plain values for the journal."""
         return {
             "instances": self.registry.dump(),
-            "children": {child.name: child.dump() for child in self.roster},
+            "children": {child.name: {"slot": child.slot, **child.dump()} for child in self.roster},
+            "parts": dict(self.parts),
+            "former": dict(self.former),
+            "swaps": self.swaps,
             "stop": asdict(self.stop) if self.stop else None,
         }
 
     def load(self, state: Mapping[str, Any], *, new_run: bool = False) -> None:
         """Continue from `dump()`, before the first input. With `new_run` (another warden) only generations count."""
         if new_run:
-            for dumped in state["instances"]:
-                if dumped["name"] in self.registry.owned:
-                    self.registry.owned[dumped["name"]].generation = dumped["generation"]
+            self.registry.load_generations(state["instances"])
             return
+        self.parts, self.former, self.swaps = dict(state["parts"]), dict(state["former"]), state["swaps"]
+        for name, dumped in state["children"].items():
+            child = self.roster.by_name.get(name) or self._add(name, dumped["slot"])
+            child.load(dumped)
+            child.configure(child.part, self.spec_of(child.slot, child.part))
         self.registry.load(state["instances"])
-        for child in self.roster:
-            child.load(state["children"].get(child.name, {}))
         self.stop = Stop(**state["stop"]) if state["stop"] else None
 
     def outgrow(self, used: Iterable[tuple[str, int]]) -> None:
         """Never hand out these (name, generation) again; before the first input."""
         for name, generation in used:
-            if name in self.registry.owned:
-                instance = self.registry.owned[name]
-                instance.generation = max(instance.generation, generation)
+            self.registry.outgrow(name, generation)
 
     def _of(self, child: Child) -> Instance:
         return self.registry.owned[child.name]
@@ -80,17 +105,24 @@ class Fleet:
             instance.cause = cause
         return [self._event(child)]
 
-    def _event(self, child: Child) -> Emit:
-        instance = self._of(child)
-        body: dict[str, Scalar] = {"name": child.name, "slot": child.slot, "generation": instance.generation}
-        body |= {"state": instance.state, "pid": instance.pid, "restarts": child.restarts, "cause": instance.cause}
-        return Emit("service.state", child.name, body)
+    def _event(self, child: Child, instance: Instance | None = None) -> Emit:
+        one = instance or self._of(child)
+        body: dict[str, Scalar] = {"name": child.name, "slot": child.slot, "generation": one.generation}
+        body |= {"state": one.state, "pid": one.pid, "restarts": child.restarts, "cause": one.cause}
+        body |= {"role": one.role, "paused": child.paused, "retired": child.retired}
+        if one is self._of(child):
+            return Emit("service.state", child.name, body)
+        return Emit("service.state", one.identity, body, final=not one.live)
 
     def _advance(self, now: float) -> list[Command]:
         """Whatever has become possible: starts, or the next steps of the end."""
         if not self._started or self.over:
             return []
-        return self._walk_down(now) if self.stop else self._start_due(now)
+        return self._walk_down(now) if self.stop else [*self._begin_swaps(now), *self._start_due(now)]
+
+    def _begin_swaps(self, now: float) -> list[Command]:
+        """Replacements that wait for their turn; see `swap.py`."""
+        return []
 
     def _start_due(self, now: float) -> list[Command]:
         out: list[Command] = []
@@ -100,8 +132,9 @@ class Fleet:
             if broken := self._broken_dependency(child):
                 out += self._give_up(child, f"cannot start: it depends on {broken}, which has failed", now)
             elif self._may_start(child):
-                instance = self.registry.begin(child.name, child.spec.start_timeout_s, now)
-                out += [self._event(child), Spawn(child.name, instance.generation, child.slot)]
+                instance = self.registry.begin(child.name, child.spec.start_timeout_s, now, child.part)
+                beside = child.name in self.registry.beside
+                out += [self._event(child), Spawn(child.name, instance.generation, child.slot, child.part, beside)]
         return out
 
     def _may_start(self, child: Child) -> bool:
@@ -165,15 +198,16 @@ class Fleet:
 
     def _ask(self, child: Child, rung: int, now: float, why: str) -> list[Command]:
         """Make a live child end so that it starts again; its exit is then no fault of its own."""
-        if not self._of(child).live or child.rung >= rung:
+        if not self._of(child).live or self._of(child).rung >= rung:
             return []
         child.asked = True
         return self._climb(child, rung, now, why)
 
-    def _climb(self, child: Child, rung: int, now: float, why: str) -> list[Command]:
-        """Go up the stop ladder and say so."""
-        steps = self.ladder.climb(child, self._of(child), rung, now, why)
-        return [self._event(child), *steps] if steps else []
+    def _climb(self, child: Child, rung: int, now: float, why: str, instance: Instance | None = None) -> list[Command]:
+        """Go up the stop ladder and say so; the current incarnation, if no other is meant."""
+        one = instance or self._of(child)
+        steps = self.ladder.climb(child.spec, one, rung, now, why) if one.live else []
+        return [self._event(child, one), *steps] if steps else []
 
     def _stray(self, name: str, generation: int, now: float) -> list[Command]:
         """A process that must not live: of no known name, or of another generation than the current one."""
@@ -185,10 +219,12 @@ class Fleet:
 
     def _adopt(self, child: Child, generation: int, pid: int, now: float) -> Instance:
         """Go on with a process that a former kernel started."""
-        instance = self._of(child)
-        if generation > instance.generation or not instance.live:
-            instance.generation = generation - 1
-            instance = self.registry.begin(child.name, child.spec.start_timeout_s, now)
+        known = [one for one in self.registry.incarnations(child.name) if one.live and one.generation == generation]
+        if known:
+            instance = known[0]
+        else:
+            self.registry.outgrow(child.name, generation - 1)
+            instance = self.registry.begin(child.name, child.spec.start_timeout_s, now, child.part)
         limit = max(instance.phase_deadline - instance.last_seen, 0.0)
         instance.pid = pid
         instance.heard(now, instance.phase, limit)
@@ -224,10 +260,11 @@ class Fleet:
             if not self._holds(child, now) or (child.spec.stop_last and others and rung != KILL):
                 continue
             if rung == KILL or not any(self._holds(d, now) for d in self.roster.dependents(child)):
-                out += self._climb(child, rung, now, self.stop.why)
+                for instance in self.registry.incarnations(child.name):
+                    out += self._climb(child, rung, now, self.stop.why, instance)
         if not any(self._holds(child, now) or child.strays for child in self.roster):
             self.over = True
-            left = [self._of(child).identity for child in self.roster if self._of(child).live]
+            left = [instance.identity for instance in self.registry.all_owned() if instance.live]
             if left:
                 self._raise_code(self.stop.why)
             why = self.stop.why + (f"; did not die: {', '.join(left)}" if left else "")
@@ -237,4 +274,4 @@ class Fleet:
 
     def _holds(self, child: Child, now: float) -> bool:
         """Whether the run's end must still wait for it."""
-        return self._of(child).live and not self.ladder.lost(child, now)
+        return any(one.live and not self.ladder.lost(one, now) for one in self.registry.incarnations(child.name))

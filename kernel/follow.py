@@ -8,7 +8,7 @@ from midflight.messages.wire import Received
 from .events import Follower
 from .mail import Mail
 
-ASK_S = 5.0
+ASK_S = 2.0
 
 
 class Follow:
@@ -27,6 +27,10 @@ class Follow:
     def last(self) -> int:
         """Number of the last event taken."""
         return self._follower.last
+
+    @last.setter
+    def last(self, number: int) -> None:
+        self._follower.last = number
 
     def live(self, event: Event) -> None:
         """An event from the subscription."""

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Self
 
 from midflight.messages.base import Scalar
+from midflight.messages.control import Role
+from midflight.messages.knobs import KnobDeclaration
 
 State = Literal["starting", "loading", "ready", "running", "draining", "stopping", "stopped", "backoff", "failed"]
 LIVE: frozenset[State] = frozenset({"starting", "loading", "ready", "running", "draining", "stopping"})
@@ -45,8 +47,28 @@ class Instance:
     """The kernel boot id it has said hello to."""
     cause: str = ""
     """Why it is stopping, or why it ended."""
+    rung: int = -1
+    """Current step of the stop ladder, -1 for none."""
+    rung_since: float = 0.0
+    part: str = ""
+    """Which configuration it was started with; empty: its slot's in the topology."""
+    standby: bool = False
+    """The successor in a swap that is not yet in force."""
+    shadow: bool = False
+    """A controller without power."""
+    greeted: bool = field(default=False, compare=False)
+    """Whether it has said hello to this incarnation of the kernel."""
+    holds: tuple[str, ...] = ()
+    """Knobs it steers, or would."""
+    declares: tuple[KnobDeclaration, ...] = ()
+    """Knobs it applies."""
     waits: tuple[tuple[str, float | None], ...] = ()
     stats: dict[str, Scalar] = field(default_factory=dict)
+
+    @property
+    def role(self) -> Role:
+        """What it is told to be."""
+        return "standby" if self.standby else "shadow" if self.shadow else "active"
 
     @property
     def identity(self) -> str:
@@ -92,10 +114,11 @@ class Instance:
         self.deadline += gap
         self.phase_deadline += gap
         self.phase_since = min(self.phase_since + gap, now)
+        self.rung_since = min(self.rung_since + gap, now)
 
     def dump(self) -> dict[str, Any]:
-        """Return what a restarted kernel needs, as plain values."""
-        skip = ("waits", "stats")
+        """Return what a restarted kernel needs, as plain values; the rest is said again in the hello."""
+        skip = ("waits", "stats", "greeted", "holds", "declares")
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in skip}
 
     @classmethod

@@ -2,10 +2,11 @@
 
 A writer never raises for the sake of the disk: what cannot be written is kept and tried again; beyond a bound the
 oldest is dropped and counted, and a snapshot follows as soon as the disk takes it. Opening for writing cuts a torn
-tail. At `max_bytes` a new file begins with a snapshot of the caller's state, and the old one is kept beside it as
-`.1`, so that the disk holds at most about twice that.
+tail. At `max_bytes` a new file begins with a snapshot of the caller's state, and the old one is closed: it stays beside
+it under a number, as long as the closed ones together are within `keep_bytes`; the oldest goes first.
 """
 
+import contextlib
 import os
 import struct
 from collections import deque
@@ -14,7 +15,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from .journal_format import HEADER, PLAIN, SNAPSHOT, pack, pack_header, read_header, scan
+from .journal_format import (
+    HEADER,
+    PLACE,
+    PLACE_EVERY,
+    PLAIN,
+    SNAPSHOT,
+    Place,
+    Record,
+    pack,
+    pack_header,
+    read_header,
+    scan,
+)
+from .journal_segments import closed_numbers, closed_path
 
 MAX_PENDING = 4 << 20
 
@@ -29,7 +43,13 @@ class Journal:
     """
 
     def __init__(
-        self, path: Path, snapshot: Callable[[], object], *, max_bytes: int = 64 << 20, salt: int | None = None
+        self,
+        path: Path,
+        snapshot: Callable[[], object],
+        *,
+        max_bytes: int = 64 << 20,
+        keep_bytes: int = 1 << 30,
+        salt: int | None = None,
     ) -> None:
         self.path = path
         self.dropped = 0
@@ -37,7 +57,10 @@ class Journal:
         self.failures = 0
         """Writes that failed or fell short, and rotations that failed."""
         self._snapshot = snapshot
-        self._max_bytes = max_bytes
+        self._max_bytes, self._keep_bytes = max_bytes, keep_bytes
+        self._place = Place()
+        self._unplaced = 0
+        """Bytes appended since the last place."""
         self._pending: deque[bytes] = deque()
         self._pending_bytes = 0
         self._hole = False
@@ -56,7 +79,9 @@ class Journal:
 
     def append(self, value: object) -> None:
         """Buffer one record: plain values only."""
-        self._append(value, PLAIN)
+        place = pack(self._place.dump(), PLACE, self._salt) if self._unplaced >= PLACE_EVERY else b""
+        self._place.take(value)
+        self._append(value, PLAIN, place)
 
     def checkpoint(self) -> None:
         """Write a snapshot now, so that recovery starts here."""
@@ -64,10 +89,10 @@ class Journal:
 
     def flush(self) -> bool:
         """Write what is buffered. False: the disk refused; all of it is kept for the next time."""
-        if self._end + self._pending_bytes > max(self._max_bytes, 2 * self._base):
-            self._rotate()
         if not self._write_pending():
             return False
+        if self._end > max(self._max_bytes, 2 * self._base):
+            self._rotate()
         if self._hole:
             self._hole = False
             self.checkpoint()
@@ -100,21 +125,22 @@ class Journal:
     ) -> None:
         self.close()
 
-    def _append(self, value: object, flag: int) -> None:
+    def _append(self, value: object, flag: int, place: bytes = b"") -> None:
         try:
-            record = pack(value, flag, self._salt)
+            record = place + pack(value, flag, self._salt)
         except (TypeError, ValueError):
             self.dropped += 1
             return
         self._pending.append(record)
         self._pending_bytes += len(record)
+        self._unplaced = len(record) + (0 if place else self._unplaced)
         while self._pending_bytes > MAX_PENDING and len(self._pending) > 1 and not self.flush():
             self._pending_bytes -= len(self._pending.popleft())
             self.dropped += 1
             self._hole = True
 
     def _recover(self, salt: int) -> tuple[int, int]:
-        """Find the end of the last intact record and cut what follows; -> (salt, end)."""
+        """Find the last place and the end of the last intact record, and cut what follows; -> (salt, end)."""
         data = os.pread(self._fd, os.fstat(self._fd).st_size, 0)
         known = read_header(data)
         if known is None:
@@ -124,8 +150,16 @@ class Journal:
                 raise OSError(f"{self.path}: no space for the journal's header")
             return salt, HEADER.size
         end = HEADER.size
+        unplaced: list[Record] = []
         for record in scan(data, known):
             end = record.end
+            if record.flag == PLACE:
+                self._place, unplaced = Place(*record.value()), []
+            elif record.flag == PLAIN:
+                unplaced.append(record)
+        for record in unplaced:
+            self._place.take(record.value())
+        self._unplaced = end - unplaced[0].start if unplaced else 0
         if end < len(data):
             os.ftruncate(self._fd, end)
         return known, end
@@ -159,13 +193,12 @@ class Journal:
             self.failures += 1
 
     def _rotate(self) -> None:
-        """Begin a new file with a snapshot, which covers what is pending too; on failure go on with the old one."""
-        old_fd, old_end, old_salt = self._fd, self._end, self._salt
-        self._write(b"".join(self._pending))
+        """Begin a new file with a snapshot; on failure go on with the old one."""
+        old_fd, old_end = self._fd, self._end
         fresh = self.path.with_name(self.path.name + ".new")
         salt = _new_salt()
         try:
-            first = pack(self._snapshot(), SNAPSHOT, salt)
+            first = pack(self._place.dump(), PLACE, salt) + pack(self._snapshot(), SNAPSHOT, salt)
             self._fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             self._end = 0
             if not self._write(pack_header(salt) + first):
@@ -176,14 +209,36 @@ class Journal:
             self.failures += 1
             if self._fd != old_fd:
                 os.close(self._fd)
-                fresh.unlink(missing_ok=True)
-            self._fd, self._end, self._salt = old_fd, old_end, old_salt
-            self._cut()
+                _remove(fresh)
+            self._fd, self._end = old_fd, old_end
             return
+        self._sync_names()
         os.close(old_fd)
-        self._salt, self._base, self._hole = salt, self._end, False
-        self._pending.clear()
-        self._pending_bytes = 0
+        self._salt, self._base, self._hole, self._unplaced = salt, self._end, False, 0
+        self._drop_oldest()
+
+    def _sync_names(self) -> None:
+        """The new file is in force already: that its name may not survive the machine is counted only."""
+        try:
+            directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(directory)
+            finally:
+                os.close(directory)
+        except OSError:
+            self.failures += 1
+
+    def _drop_oldest(self) -> None:
+        """Closed files beyond the bound go; the newest of them stays, because the next number follows from it."""
+        room = self._keep_bytes
+        try:
+            for age, number in enumerate(reversed(closed_numbers(self.path))):
+                file = closed_path(self.path, number)
+                room -= os.stat(file).st_size
+                if age and room < 0:
+                    os.unlink(file)
+        except OSError:
+            self.failures += 1
 
 
 def _new_salt() -> int:
@@ -191,13 +246,14 @@ def _new_salt() -> int:
 
 
 def _take_place(fresh: Path, path: Path) -> None:
-    """Put `fresh` in the place of `path`, which stays as `.1`; `path` exists at every moment."""
-    old = path.with_name(path.name + ".1")
-    old.unlink(missing_ok=True)
-    os.link(path, old)
+    """Put `fresh` in the place of `path`, which stays under the next number; `path` exists at every moment."""
+    numbers = closed_numbers(path)
+    if numbers and os.path.samefile(closed_path(path, numbers[-1]), path):  # a former attempt got only so far
+        os.unlink(closed_path(path, numbers.pop()))
+    os.link(path, closed_path(path, numbers[-1] + 1 if numbers else 1))
     os.replace(fresh, path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        os.unlink(path)

@@ -5,7 +5,9 @@
 
 A record's crc covers flag, length and payload and starts from the file's salt. The mark lets a reader find the next
 record behind a damaged one; since its first byte never occurs in UTF-8 and the salt is the file's own, text inside a
-payload cannot pose as a record. Flag 1 is a snapshot: recovery needs the last one and what follows it.
+payload cannot pose as a record. Flag 1 is a snapshot: recovery needs the last one and what follows it. Flag 2 is a
+`Place`, written at the beginning of a file that follows another and every 64 KiB: whoever looks for an event or a
+training step jumps to any byte, reads the next place, and knows on which side of it to go on.
 """
 
 import struct
@@ -20,8 +22,10 @@ import msgpack
 MAGIC, VERSION = b"MIDFLJNL", 1
 HEADER, RECORD = struct.Struct("<8sHII"), struct.Struct("<4sBII")
 MARK = b"\xf5JRN"
-PLAIN, SNAPSHOT = 0, 1
+PLAIN, SNAPSHOT, PLACE = 0, 1, 2
 MAX_PAYLOAD = 16 << 20
+PLACE_EVERY = 64 << 10
+"""Bytes between two places."""
 
 
 class NotAJournal(ValueError):
@@ -34,12 +38,34 @@ class Record:
 
     start: int
     end: int
-    snapshot: bool
+    flag: int
     payload: bytes
 
     def value(self) -> Any:
         """Decode the payload. Raises ValueError if it is not msgpack, which the crc makes a defect of the writer."""
         return msgpack.unpackb(self.payload)
+
+
+@dataclass(slots=True)
+class Place:
+    """Where in a run a point of its journal lies: what came before it."""
+
+    seq: int = 0
+    """Number of the newest event."""
+    step: int = -1
+    """Highest training step that was measured."""
+
+    def take(self, value: Any) -> None:
+        """Go past one record."""
+        if isinstance(value, dict) and value.get("t") == "event":
+            self.seq = value["seq"]
+            step = value["step"]
+            if value["topic"] == "metrics" and step is not None and step > self.step:
+                self.step = step
+
+    def dump(self) -> list[int]:
+        """Plain values; `Place(*values)` undoes it."""
+        return [self.seq, self.step]
 
 
 def pack(value: object, flag: int, salt: int) -> bytes:
@@ -72,22 +98,23 @@ def read_header(data: bytes) -> int | None:
     return int(salt)
 
 
-def scan(data: bytes | mmap, salt: int) -> Iterator[Record]:
+def scan(data: bytes | mmap, salt: int, base: int = 0) -> Iterator[Record]:
     """All intact records of `data` in order; damage in between shows as a hole between `end` and `start`.
 
-    What follows the last intact record is unfinished or damaged: nobody can tell until more is written.
+    `base` is where in the file `data` begins. What follows the last intact record is unfinished or damaged: nobody can
+    tell until more is written.
     """
     at = 0
     while (at := data.find(MARK, at)) >= 0:
-        record = _record_at(data, at, salt)
+        record = _record_at(data, at, salt, base)
         if record is None:
             at += 1
         else:
             yield record
-            at = record.end
+            at = record.end - base
 
 
-def _record_at(data: bytes | mmap, at: int, salt: int) -> Record | None:
+def _record_at(data: bytes | mmap, at: int, salt: int, base: int) -> Record | None:
     if at + RECORD.size > len(data):
         return None
     _, flag, length, crc = RECORD.unpack_from(data, at)
@@ -95,7 +122,7 @@ def _record_at(data: bytes | mmap, at: int, salt: int) -> Record | None:
     if length > MAX_PAYLOAD or start + length > len(data):
         return None
     payload = data[start : start + length]
-    return Record(at, start + length, flag == SNAPSHOT, payload) if _crc(flag, payload, salt) == crc else None
+    return Record(base + at, base + start + length, flag, payload) if _crc(flag, payload, salt) == crc else None
 
 
 def _crc(flag: int, payload: bytes, salt: int) -> int:

@@ -1,9 +1,9 @@
 """kernel: knows who is alive and who may steer what, and nothing about learning.
 
-Takes   `hello`, `heartbeat`, `event.post`, the knob requests, `status.get`, `events.get`, `run.stop`, and the
-        warden's reports of processes that started or ended.
-Sends   `welcome` or `refused`, `heartbeat.ok`, `drain`, `knob.apply`, `peer.down` (to its
-        peers), and every event on the publisher; to the warden: spawn, kill, ping.
+Takes   `hello`, `heartbeat`, `event.post`, the knob requests, `status.get`, `events.get`, `run.stop`, what changes a
+        run (`live.py`), and the warden's reports of processes that started or ended.
+Sends   `welcome` or `refused`, `heartbeat.ok`, `drain`, `knob.apply`, `knob.granted`, `state.get`, `state`, `peer.down`
+        (to its peers), and every event on the publisher; to the warden: spawn, kill, ping.
 Stores  journal.bin: events, knob changes and its own state, from which its successor goes on.
 Dies    any time: the warden starts it again, it re-adopts its living services under the same pids, and they say hello
         again when they see its new boot id. It ends itself when the run is over.
@@ -34,11 +34,15 @@ from midflight.messages.events import EventsGet, Post
 from midflight.messages.knobs import KnobAcquire, KnobApplied, KnobApply, KnobGet, KnobRelease, KnobSet
 from midflight.messages.sockets import Incoming
 
-from .commands import Command, Emit, Gone, Kill, RunOver, SendDrain, Spawn
+from .commands import Command, Emit, Flip, Gone, HandOver, Kill, RunOver, SendDrain, Spawn
+from .controllers import ControllerDesk
+from .instance import UP, Instance
 from .knob_desk import KnobDesk
+from .live import Live
 from .mail import Bus
-from .node import Letter, Node, handles
+from .node import Letter, handles
 from .owner import Owner
+from .parts import Parts
 from .refusal import Refusal
 from .registry import Greeting
 from .status import services
@@ -52,22 +56,36 @@ DEATHS = 256
 """Newest deaths that are told again to whoever says hello: it may have been away, or not yet connected to us."""
 
 
-class Kernel(Node):
+class Kernel(Live):
     """Handlers around three state machines: supervision, knobs, events."""
 
     SERVES: ClassVar[tuple[str, ...]] = ("ctl", "ev")
 
     def __init__(
-        self, identity: str, bus: Bus, run_id: str, supervisor: Supervisor, owner: Owner, journal: Record
+        self,
+        identity: str,
+        bus: Bus,
+        run_id: str,
+        supervisor: Supervisor,
+        owner: Owner,
+        journal: Record,
+        parts: Parts | None = None,
     ) -> None:
         super().__init__(identity, bus)
+        self.parts = parts
         self.run_id, self.supervisor, self.owner, self.journal = run_id, supervisor, owner, journal
         self.boot_id = os.urandom(8).hex()
         self.stream = Stream(self.mail, journal)
-        self.desk = KnobDesk(self.stream, journal)
+        self.desk = KnobDesk(self.stream, journal, self.granted)
+        self.controllers = ControllerDesk(supervisor.registry, self.desk, self.stream)
         self.over: RunOver | None = None
+        self._guests: dict[str, Instance] = {}
+        self._ends: dict[int, str] = {}
+        self._taking: set[str] = set()
+        """Attached controllers that take power as soon as they are ready."""
         self._heard = HeartbeatOk(boot=self.boot_id, seq=0)
-        """Answer to every heartbeat until there is another event."""
+        self._told: tuple[str, bool, int] = ("active", False, 0)
+        """What the last answer to a heartbeat said, and whom it fits besides."""
         self._began = bus.now()
         self._deaths: deque[PeerDown] = deque(maxlen=DEATHS)
         self._next_repeat = 0.0
@@ -97,9 +115,17 @@ class Kernel(Node):
         commands = list(commands)
         if not commands:
             return
+        for command in commands:
+            if isinstance(command, Flip) and command.kept is None:
+                child = self.supervisor.roster.by_name[command.name]
+                if child.swap:
+                    child.swap.kept = dict(self.desk.values(child.slot))
         if any(isinstance(command, Emit) for command in commands):
             self.journal.append({"t": "supervisor", **self._supervision()})
-            self.journal.flush()
+        for command in commands:  # in one write with the record before it: who is in force, and who has the knobs
+            if isinstance(command, Flip):
+                self.flip(command)
+        self.journal.flush()
         for command in commands:
             match command:
                 case Spawn():
@@ -111,6 +137,10 @@ class Kernel(Node):
                     self.mail.send("ctl", drain, to=f"{name}#{generation}")
                 case Gone(name=name, generation=generation):
                     self._gone(f"{name}#{generation}", command.why)
+                case HandOver():
+                    self.hand_over(command)
+                case Flip():
+                    pass
                 case Emit():
                     if command.topic in ("service.exit", "service.failed", "run.state"):
                         structlog.get_logger().info(command.topic, **command.body)
@@ -166,24 +196,37 @@ class Kernel(Node):
             socket=letter.sender,
             pids=tuple(self.owner.pids(letter.pid, message.pid)),
             boot=self.boot_id,
-            attach=message.role == "client",
+            attach=message.role != "service",
             ready=message.ready,
+            kind=message.kind,
+            slot=message.slot or "",
+            shadow=message.shadow,
+            holds=tuple(message.holds),
+            declares=tuple(message.knobs),
         )
+        if message.role == "controller" and (why := self._cannot_attach(message)):
+            letter.reply(Refused(code="knob", why=why))
+            return
         answer, commands = self.supervisor.on_hello(greeting, self.bus.now())
         if isinstance(answer, Refusal):
             letter.reply(Refused(code=answer.code, why=answer.why))
             return
         try:
-            knobs = self.desk.declare(answer.slot, message.knobs)
+            applies = answer.slot if answer.owned else answer.name
+            knobs = {} if answer.standby else self.desk.declare(applies, message.knobs)
         except ValueError as error:
             letter.reply(Refused(code="knob", why=str(error)))
             return
+        if message.role == "controller" and answer.identity not in self._guests:
+            self.came(answer)
         welcome = Welcome(
             proto=MAJOR,
             boot=self.boot_id,
             heartbeat_s=HEARTBEAT_S,
             knobs={name: knob.value for name, knob in knobs.items()},
             versions={name: knob.version for name, knob in knobs.items()},
+            role=answer.role,
+            paused=self._paused(answer),
         )
         letter.reply(welcome)
         for down in self._deaths if answer.owned else ():
@@ -201,17 +244,19 @@ class Kernel(Node):
             return
         waits = tuple([(wait.name, wait.left_s) for wait in message.waits])
         beat = Beat(message.progress, message.phase or "", message.phase_s or 0.0, waits, message.stats)
-        self.desk.table.renew(sender, now)
-        if self._heard.seq != self.stream.newest:
-            self._heard = HeartbeatOk(boot=self.boot_id, seq=self.stream.newest)
-        letter.reply(self._heard)
+        letter.reply(self.heartbeat_ok(instance))
         if message.ready and instance.state == "loading":
             self.carry_out(self.supervisor.on_ready(name, number, now))
         self.carry_out(self.supervisor.on_heartbeat(name, number, beat, now))
+        if message.ready and sender in self._taking:
+            self._taking.discard(sender)
+            self.take_power(name)
 
     @handles(Post)
     def _on_post(self, message: Post, letter: Letter) -> None:
         self.stream.post(message, letter)
+        if message.topic == "metrics" and message.step is not None:
+            self.desk.on_step(message.step)
 
     # knobs
 
@@ -219,7 +264,7 @@ class Kernel(Node):
     def _on_acquire(self, message: KnobAcquire, letter: Letter) -> None:
         """Only who is watched may hold a knob: the hold of anybody else would outlive its holder."""
         if self._lives(letter.sender):
-            self.desk.acquire(message, letter, self.bus.now())
+            self.desk.acquire(message, letter)
         else:
             letter.reply(Refused(code="identity", why=f"{letter.sender} has not said hello to this run"))
 
@@ -229,13 +274,16 @@ class Kernel(Node):
 
     @handles(KnobSet)
     def _on_set(self, message: KnobSet, letter: Letter) -> None:
-        apply = self.desk.set(message, letter, self.bus.now())
-        if apply:
-            self._tell(self.desk.table.knobs[apply.knob].spec.applies, apply)
+        self.desk.set(message, letter)
+        self._tell_unapplied(message.knob)
 
     @handles(KnobApplied)
     def _on_applied(self, message: KnobApplied, letter: Letter) -> None:
-        self.desk.applied(message)
+        knob = self.desk.table.knobs.get(message.knob)
+        if knob:
+            users = [one.identity for one in self._users(knob.spec.applies) if one.state in UP and one.greeted]
+            self.desk.applied(message, letter.sender, users)
+            self._tell_unapplied(message.knob)
 
     @handles(KnobGet)
     def _on_knob_get(self, message: KnobGet, letter: Letter) -> None:
@@ -275,25 +323,59 @@ class Kernel(Node):
         return self.supervisor.registry.find(name, int(generation)) is not None
 
     def _free_knobs(self, now: float) -> None:
-        """End expired holds, and those of clients that went while the former kernel was away and never came back."""
-        self.desk.expire(now)
+        """End the holds of clients that went while the former kernel was away and never came back."""
         if now - self._began > self.supervisor.registry.attached_timeout_s:
             for owner in self.desk.owners():
                 if not self._lives(owner):
                     self.desk.gone(owner)
+            known = {*self.supervisor.roster.slots, *self.supervisor.registry.attached}
+            for applies in {knob.spec.applies for knob in self.desk.table.knobs.values()} - known:
+                self.desk.declare(applies, ())
 
-    def _tell(self, slot: str, message: KnobApply) -> None:
-        for child in self.supervisor.roster.select(slot):
-            self.mail.send("ctl", message, to=self.supervisor.registry.owned[child.name].identity)
+    def _users(self, applies: str) -> list[Instance]:
+        """The processes that apply a knob: the replicas of a slot, or what is attached under that name."""
+        registry = self.supervisor.registry
+        users = [registry.owned[child.name] for child in self.supervisor.roster.select(applies)]
+        return [*users, *([registry.attached[applies]] if applies in registry.attached else [])]
+
+    def _tell(self, applies: str, message: KnobApply) -> None:
+        for one in self._users(applies):
+            self.mail.send("ctl", message, to=one.identity)
+
+    def _tell_unapplied(self, name: str) -> None:
+        """Do not let a fresh value wait for the next repetition."""
+        for applies, apply in self.desk.unapplied():
+            if apply.knob == name:
+                self._tell(applies, apply)
+
+    def _paused(self, one: Instance) -> bool:
+        return one.owned and self.supervisor.roster.by_name[one.name].paused
+
+    def heartbeat_ok(self, instance: Instance) -> HeartbeatOk:
+        """The answer to a heartbeat."""
+        role, paused = instance.role, self._paused(instance)
+        key = (role, paused, self.stream.newest)
+        if key != self._told:
+            self._told = key
+            self._heard = HeartbeatOk(boot=self.boot_id, seq=self.stream.newest, role=role, paused=paused)
+        return self._heard
+
+    def _cannot_attach(self, hello: Hello) -> str:
+        unknown = [name for name in hello.holds if name not in self.desk.table.knobs]
+        if unknown:
+            known = ", ".join(sorted(self.desk.table.knobs)) or "none yet"
+            return f"there is no knob {unknown[0]!r} in this run; there are: {known}"
+        return "" if hello.holds else "a controller from outside must hold at least one knob"
 
     def _gone(self, identity: str, why: str) -> None:
         """Free its knobs; tell whoever holds work for it."""
-        self.desk.gone(identity)
+        self.desk.gone(identity, f"is gone: {why}"[:500])
+        self.guest_gone(identity, why)
         self.mail.forget(identity)
         if len(self._deaths) == DEATHS:  # by now nothing of the oldest is on its way any more
             self.stream.seen.forget(self._deaths[0].peer)
         down = PeerDown(peer=identity, why=why[:2000])
         self._deaths.append(down)
-        for instance in self.supervisor.registry.owned.values():
+        for instance in self.supervisor.registry.all_owned():
             if instance.live and instance.identity != identity:
                 self.mail.send("ctl", down, to=instance.identity)

@@ -3,8 +3,7 @@
 A knob has at most one owner, who holds it under an epoch; every change of ownership raises the epoch, so what a former
 owner still sends is recognised. Each accepted value raises the version. A request either has no effect and returns a
 `Refusal`, or returns the `KnobEvent`s that record it; `replay` of these events in order, on top of a `snapshot` or of
-nothing, gives the same table again. Only the expiry of holds is no part of the state: after a restore every owner has
-its whole `ttl_s` to renew.
+nothing, gives the same table again.
 
 Refusal codes: unknown, type, range, live, owner, epoch, version.
 """
@@ -12,13 +11,17 @@ Refusal codes: unknown, type, range, live, owner, epoch, version.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+
+from midflight.messages.knobs import Fallback
 
 from .knobspec import KnobSpec, Value
-from .knobstate import Events, Fallback, Knob, KnobEvent, KnobState
+from .knobstate import Events, Knob, KnobEvent, KnobState
 from .refusal import Refusal
 
-__all__ = ["Acquired", "Change", "Events", "Fallback", "Knob", "KnobEvent", "KnobSpec", "KnobTable", "Value"]
+__all__ = ["Acquired", "Change", "Events", "Knob", "KnobEvent", "KnobSpec", "KnobTable", "Value"]
+
+KERNEL = "kernel"
+"""Author of the values that nobody asked for: a fallback, the end of a limited change, one that could not be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,36 +45,37 @@ class Change:
 class KnobTable(KnobState):
     """All knobs of a run and the rules of steering them."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._renewed: dict[str, float] = {}
+    # Declarations
 
-    # Requests
+    def declare(self, spec: KnobSpec, *, afresh: bool = False) -> Events | Refusal:
+        """The applying service says what the knob is. A known knob keeps its value if the new range allows it.
 
-    def declare(self, spec: KnobSpec) -> Events | Refusal:
-        """The applying service says what the knob is. A known knob keeps its value if the new range allows it."""
+        Unless nobody holds it and the default is another one than before: then the configuration has been changed.
+        `afresh`: another implementation has taken over, and begins with its own default in any case.
+        """
         knob = self.knobs.get(spec.name)
         if knob and knob.spec.applies != spec.applies:
             return Refusal("owner", f"{spec.name} is applied by {knob.spec.applies} already, not by {spec.applies}")
-        if knob and knob.spec == spec:
+        if knob and knob.spec == spec and not afresh:
             return ()
-        kept = spec.check(knob.value) if knob else spec.default
+        afresh = afresh or (knob is not None and knob.owner is None and knob.spec.default != spec.default)
+        kept = spec.check(knob.value) if knob and not afresh else spec.default
         value = spec.default if isinstance(kept, Refusal) else kept
-        moved = knob is not None and (type(value), value) != (type(knob.value), knob.value)
+        moved = knob is not None and (afresh or (type(value), value) != (type(knob.value), knob.value))
         version = (knob.version if knob else 0) + moved
         return self._record("knob.declared", spec.name, spec=spec.dump(), value=value, version=version)
 
+    def undeclare(self, applies: str, keep: Iterable[str] = ()) -> Events:
+        """Whoever applied these knobs is gone for good, or applies only those of `keep` from now on."""
+        gone = [name for name, knob in self.knobs.items() if knob.spec.applies == applies and name not in set(keep)]
+        return tuple(event for name in gone for event in self._record("knob.undeclared", name))
+
+    # Requests
+
     def acquire(
-        self,
-        name: str,
-        owner: str,
-        now: float,
-        *,
-        fallback: Fallback | None = None,
-        ttl_s: float | None = None,
-        take: bool = False,
+        self, name: str, owner: str, *, fallback: Fallback | None = None, take: bool = False
     ) -> Acquired | Refusal:
-        """Hold a knob. Repeating it keeps the epoch. `take` is for people: the former owner waits its turn.
+        """Hold a knob. Repeating it keeps the epoch. `take`: the former owner waits its turn.
 
         `fallback` None means `former` for a knob that was taken and `hold` for a free one.
         """
@@ -79,17 +83,21 @@ class KnobTable(KnobState):
         if isinstance(knob, Refusal):
             return knob
         if knob.owner == owner:
-            self.renew(owner, now)
             return Acquired(knob.epoch, ())
         if knob.owner and not take:
             return _held(name, knob)
         former = [entry for entry in knob.former if entry[0] != owner]
         if knob.owner:
-            former.append([knob.owner, knob.fallback, knob.ttl_s])
-        chosen = fallback or ("former" if knob.owner else "hold")
-        self._renewed[owner] = now
-        events = self._grant(name, owner, knob.epoch + 1, chosen, ttl_s, former)
-        return Acquired(knob.epoch, events)
+            former.append([knob.owner, knob.fallback])
+        chosen = fallback or ("former" if former else "hold")
+        return Acquired(knob.epoch + 1, self._grant(name, owner, knob.epoch + 1, chosen, former))
+
+    def queue(self, name: str, owner: str) -> Events:
+        """Whoever asked in vain has it when all others have let go."""
+        knob = self.knobs[name]
+        if knob.owner in (None, owner) or any(entry[0] == owner for entry in knob.former):
+            return ()
+        return self._record("knob.queued", name, former=[[owner, "hold"], *knob.former])
 
     def release(self, name: str, owner: str, epoch: int | None, why: str = "released") -> Events | Refusal:
         """The owner gives the knob back and its fallback takes place. People may leave the epoch out."""
@@ -107,12 +115,12 @@ class KnobTable(KnobState):
         name: str,
         value: object,
         author: str,
-        now: float,
         *,
         epoch: int | None = None,
         reason: str = "",
         if_version: int | None = None,
         take: bool = False,
+        for_steps: int | None = None,
     ) -> Change | Refusal:
         """A new value, from the owner with its epoch, or from a person without one.
 
@@ -128,11 +136,12 @@ class KnobTable(KnobState):
         if isinstance(checked, Refusal):
             return checked
         events: Events = ()
-        if take and epoch is None and knob.owner != author:
-            acquired = self.acquire(name, author, now, take=True)
+        taken = take and epoch is None and knob.owner != author
+        if taken:
+            acquired = self.acquire(name, author, take=True)
             events = acquired.events if isinstance(acquired, Acquired) else ()
         old = knob.value
-        events += self._set(name, checked, author, reason)
+        events += self._set(name, checked, author, reason, for_steps=for_steps, taken=taken)
         return Change(knob.version, old, checked, events)
 
     def applied(self, name: str, version: int, step: int) -> Events | Refusal:
@@ -146,6 +155,26 @@ class KnobTable(KnobState):
             return ()
         return self._record("knob.applied", name, version=version, step=step)
 
+    def unusable(self, name: str, version: int, why: str) -> Events:
+        """The applying service cannot use `version`: the value before it is back, once."""
+        knob = self.knobs.get(name)
+        if knob is None or version != knob.version or knob.author == KERNEL:
+            return ()
+        return self._set(name, _before(knob), KERNEL, f"{knob.value!r} cannot be used: {why}"[:500])
+
+    def on_step(self, step: int) -> Events:
+        """Training step `step` is done: end the changes that were made for a while."""
+        events: Events = ()
+        for name, knob in self.knobs.items():
+            if knob.until_step is None or step + 1 < knob.until_step:
+                continue
+            why = f"{knob.for_steps} steps are over"
+            taken = knob.taken
+            events += self._set(name, _before(knob), KERNEL, why)
+            if taken:
+                events += self._let_go(name, why)
+        return events
+
     # The life of owners
 
     def owner_gone(self, owner: str, why: str = "is gone") -> Events:
@@ -154,47 +183,37 @@ class KnobTable(KnobState):
         for name, knob in self.knobs.items():
             if any(entry[0] == owner for entry in knob.former):
                 former = [entry for entry in knob.former if entry[0] != owner]
-                events += self._grant(name, str(knob.owner), knob.epoch, knob.fallback, knob.ttl_s, former)
+                events += self._record("knob.queued", name, former=former)
             if knob.owner == owner:
                 events += self._let_go(name, f"{owner} {why}")
-        self._renewed.pop(owner, None)
         return events
 
-    def renew(self, owner: str, now: float) -> None:
-        """A sign of life of an owner whose hold expires."""
-        self._renewed[owner] = now
+    def held_by(self, owner: str) -> list[str]:
+        """The knobs it owns."""
+        return [name for name, knob in self.knobs.items() if knob.owner == owner]
 
-    def expire(self, now: float) -> Events:
-        """End the holds of owners that have been silent for their `ttl_s`. Call it regularly."""
-        due = []
-        for owner, ttl_s in {(k.owner, k.ttl_s) for k in self.knobs.values() if k.owner and k.ttl_s is not None}:
-            if now - self._renewed.setdefault(owner, now) > ttl_s:
-                due.append(owner)
-        return tuple(event for owner in sorted(set(due)) for event in self.owner_gone(owner, "fell silent"))
+    def _grant(self, name: str, owner: str, epoch: int, fallback: Fallback, former: Iterable[list[str]]) -> Events:
+        return self._record(
+            "knob.granted", name, owner=owner, epoch=epoch, fallback=fallback, former=[list(f) for f in former]
+        )
 
-    def time_back(self, gap: float, now: float) -> None:
-        """The kernel was stopped for `gap` seconds: nobody's hold expires for that."""
-        self._renewed = {owner: min(at + gap, now) for owner, at in self._renewed.items()}
-
-    def _grant(
-        self, name: str, owner: str, epoch: int, fallback: Fallback, ttl_s: float | None, former: Iterable[list[Any]]
+    def _set(
+        self, name: str, value: Value, author: str, reason: str, *, for_steps: int | None = None, taken: bool = False
     ) -> Events:
-        body = {"owner": owner, "epoch": epoch, "fallback": fallback, "ttl_s": ttl_s, "former": list(former)}
-        return self._record("knob.granted", name, **body)
-
-    def _set(self, name: str, value: Value, author: str, reason: str) -> Events:
-        version = self.knobs[name].version + 1
-        return self._record("knob.set", name, value=value, version=version, author=author, reason=reason)
+        knob = self.knobs[name]
+        limit = {} if for_steps is None else {"for_steps": for_steps, "taken": taken}
+        body = {"value": value, "old": knob.value, "version": knob.version + 1, "author": author, "reason": reason}
+        return self._record("knob.set", name, **body, **limit)
 
     def _let_go(self, name: str, why: str) -> Events:
         knob = self.knobs[name]
         fallback, former = knob.fallback, knob.former
         if fallback == "former" and former:
-            owner, its_fallback, ttl_s = former[-1]
-            return self._grant(name, owner, knob.epoch + 1, its_fallback, ttl_s, former[:-1])
+            owner, its_fallback = former[-1]
+            return self._grant(name, owner, knob.epoch + 1, its_fallback, former[:-1])
         events = self._record("knob.released", name, epoch=knob.epoch + 1, why=why)
         if fallback == "default":
-            events += self._set(name, knob.spec.default, "kernel", f"{why}: back to the default")
+            events += self._set(name, knob.spec.default, KERNEL, f"{why}: back to the default")
         return events
 
     def _find(self, name: str) -> Knob | Refusal:
@@ -211,6 +230,12 @@ class KnobTable(KnobState):
         if knob.owner != author:
             return _held(name, knob)
         return None if epoch == knob.epoch else _old_epoch(name, knob, epoch)
+
+
+def _before(knob: Knob) -> Value:
+    """The value before the last change, as far as the range of today allows it."""
+    checked = knob.spec.check(knob.previous)
+    return knob.spec.default if isinstance(checked, Refusal) else checked
 
 
 def _held(name: str, knob: Knob) -> Refusal:

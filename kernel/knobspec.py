@@ -32,7 +32,7 @@ class KnobSpec:
     choices: tuple[str, ...] = ()
     live: bool = True
     applies: str = ""
-    when: str = "step"
+    when: str = "next step"
     description: str = ""
 
     def __post_init__(self) -> None:

@@ -2,19 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from midflight.messages.base import Scalar
+from midflight.messages.knobs import Fallback
 
 from .knobspec import KnobSpec, Value
-
-Fallback = Literal["hold", "default", "former"]
-"""What follows when the owner lets go: the value stays, returns to the default, or the former owner has it again."""
 
 
 @dataclass(frozen=True, slots=True)
 class KnobEvent:
-    """A fact about a knob: `knob.declared`, `.granted`, `.released`, `.set` or `.applied`, as plain values."""
+    """A fact about a knob: `knob.declared`, `.undeclared`, `.granted`, `.queued`, `.released`, `.set`, `.applied`."""
 
     kind: str
     body: dict[str, Any]
@@ -37,12 +35,18 @@ class Knob:
     epoch: int = 0
     owner: str | None = None
     fallback: Fallback = "hold"
-    ttl_s: float | None = None
-    """Seconds without `renew` after which the owner loses it; None: only `owner_gone` or `release` ends it."""
     former: list[list[Any]] = field(default_factory=list)
-    """Those it was taken from, oldest first: [owner, fallback, ttl_s]."""
+    """Those who wait for it, the last one first in turn: [owner, fallback]."""
     author: str = ""
     reason: str = ""
+    previous: Value = 0.0
+    """The value before the last change."""
+    for_steps: int | None = None
+    """How long the last change is to hold; None: until the next."""
+    taken: bool = False
+    """Whether that change also took the knob from its owner."""
+    until_step: int | None = None
+    """The step from which it no longer holds, once it is in force."""
     applied_version: int | None = None
     applied_step: int | None = None
 
@@ -73,17 +77,25 @@ class KnobState:
             knob = self.knobs.setdefault(name, Knob(spec, body["value"]))
             knob.spec, knob.value, knob.version = spec, body["value"], body["version"]
             return
+        if event.kind == "knob.undeclared":
+            self.knobs.pop(name, None)
+            return
         knob = self.knobs[name]
         if event.kind == "knob.granted":
             knob.owner, knob.epoch, knob.fallback = body["owner"], body["epoch"], body["fallback"]
-            knob.ttl_s, knob.former = body["ttl_s"], [list(entry) for entry in body["former"]]
+            knob.former = [list(entry) for entry in body["former"]]
+        elif event.kind == "knob.queued":
+            knob.former = [list(entry) for entry in body["former"]]
         elif event.kind == "knob.released":
-            knob.owner, knob.epoch, knob.fallback, knob.ttl_s, knob.former = None, body["epoch"], "hold", None, []
+            knob.owner, knob.epoch, knob.fallback, knob.former = None, body["epoch"], "hold", []
         elif event.kind == "knob.set":
-            knob.value, knob.version = body["value"], body["version"]
+            knob.previous, knob.value, knob.version = knob.value, body["value"], body["version"]
             knob.author, knob.reason = body["author"], body["reason"]
+            knob.for_steps, knob.taken, knob.until_step = body.get("for_steps"), body.get("taken", False), None
         elif event.kind == "knob.applied":
             knob.applied_version, knob.applied_step = body["version"], body["step"]
+            if knob.for_steps is not None and body["version"] == knob.version:
+                knob.until_step = body["step"] + knob.for_steps
         else:
             raise ValueError(f"{event.kind!r} is no event of the knob table")
 

@@ -25,6 +25,7 @@ from .journal_reader import recover
 from .kernel import Kernel
 from .loop import Loop
 from .owner import WardenOwner
+from .parts import Parts
 from .process import bootstrap_from_environment
 from .rundir import RunDir, remove_shm
 from .supervisor import Supervisor
@@ -45,14 +46,15 @@ def main(argv: list[str]) -> int:
     logs.configure(folder.logs / "kernel.jsonl", run=info.run_id, service="kernel", generation=generation)
     log = structlog.get_logger()
     topology = parse_resolved(json.loads(folder.config_json.read_text()))
-    supervisor = Supervisor(topology.services, random.Random(os.getpid()))
+    parts = Parts(folder.path / "parts", topology.services)
+    supervisor = Supervisor(topology.services, random.Random(os.getpid()), spec_of=parts.spec)
     link = WardenLink(folder.path)
     link.connect(time.monotonic() + CONNECT_S)
-    owner = WardenOwner(link, topology.services)
+    owner = WardenOwner(link, parts)
     loop = Loop()
     past = remembered(folder.journal)
     journal = Journal(folder.journal, lambda: kernel.snapshot())
-    kernel = Kernel(f"kernel#{generation}", loop, info.run_id, supervisor, owner, journal)
+    kernel = Kernel(f"kernel#{generation}", loop, info.run_id, supervisor, owner, journal, parts)
     loop.add("ctl", "router", info.endpoints["ctl"], kernel.identity)
     loop.add("ev", "xpub", info.endpoints["ev"])
     kernel.recover(*past)

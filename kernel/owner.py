@@ -2,11 +2,12 @@
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Final, Protocol
 
 from .commands import Command, Kill, Spawn
 from .instance import Instance
+from .parts import Parts
 from .process import ancestry
 from .restart import Exit
 from .spec import ServiceSpec
@@ -48,12 +49,16 @@ class Owner(Protocol):
         """Instances beyond their declared memory, with the reason."""
         ...
 
+    def handle(self, pid: int) -> int | None:
+        """A descriptor that is readable when the process has ended; None where there is none to be had."""
+        ...
+
 
 class WardenOwner:
     """The real one."""
 
-    def __init__(self, link: WardenLink, specs: Mapping[str, ServiceSpec]) -> None:
-        self.link, self.specs = link, specs
+    def __init__(self, link: WardenLink, parts: Parts) -> None:
+        self.link, self.parts = link, parts
         self.warden = os.getppid()
         self._asked: dict[int, tuple[str, int]] = {}
         """Requests under way, by their number: what they are about."""
@@ -88,9 +93,12 @@ class WardenOwner:
 
     def spawn(self, command: Spawn) -> None:
         """Exec the service's interpreter with its limits and thread settings in the environment."""
-        spec = self.specs[command.slot]
+        spec = self.parts.spec(command.slot, command.part)
         argv = [sys.executable, "-P", "-m", "midflight.kernel.boot"]
-        number = self.link.spawn(command.name, command.generation, argv, environment(spec))
+        env = environment(spec)
+        if command.part:
+            env["MIDFLIGHT_PART"] = str(self.parts.path(command.part))
+        number = self.link.spawn(command.name, command.generation, argv, env, beside=command.beside)
         self._asked[number] = (command.name, command.generation)
 
     def kill(self, command: Kill) -> None:
@@ -109,13 +117,20 @@ class WardenOwner:
     def over_memory(self, supervisor: Supervisor) -> list[tuple[Instance, str]]:
         """Resident memory of every service with a limit, from /proc."""
         found = []
-        for instance in supervisor.registry.owned.values():
-            limit = self.specs[instance.slot].memory_limit_mb
+        for instance in supervisor.registry.all_owned():
+            limit = self.parts.spec(instance.slot, instance.part).memory_limit_mb
             if limit and instance.live and instance.pid:
                 used = resident_mb(instance.pid)
                 if used > limit:
                     found.append((instance, f"memory: {used} MiB resident, its limit is {limit} MiB"))
         return found
+
+    def handle(self, pid: int) -> int | None:
+        """A pidfd."""
+        try:
+            return os.pidfd_open(pid)
+        except OSError:
+            return None
 
 
 def environment(spec: ServiceSpec) -> dict[str, str]:

@@ -1,10 +1,12 @@
 """The children of a run: one per replica, in start order, and who stands on whom."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Protocol
 
 from .restart import Kind, RestartPolicy, Strategy
+
+Takeover = Literal["beside", "after", "restart", "never"]
 
 
 class ChildSpec(Protocol):
@@ -66,8 +68,35 @@ class ChildSpec(Protocol):
     def shutdown_s(self) -> float:
         """Time to drain."""
 
+    @property
+    def takeover(self) -> Takeover:
+        """How a successor takes over while the run goes on."""
 
-_KEPT = ("wanted", "failed", "asked", "due", "rung", "rung_since", "restarts")
+
+Stage = Literal["waiting", "starting", "handing", "stopping", "probation", "draining"]
+
+
+@dataclass(slots=True)
+class Swap:
+    """One process's replacement under way; see `swap.py`."""
+
+    number: int
+    part: str
+    former: str
+    reason: str
+    probation_s: float
+    stage: Stage = "waiting"
+    since: float = 0.0
+    """When the stage began, monotonic s."""
+    progress: int = 0
+    """The old process's progress when the new one came into force."""
+    kept: dict[str, Any] = field(default_factory=dict)
+    """Values of the old one's own knobs then."""
+    back: bool = False
+    """Whether it takes another swap back: nothing is on probation then."""
+
+
+_KEPT = ("wanted", "failed", "asked", "due", "restarts", "part", "paused", "retired")
 
 
 @dataclass(slots=True)
@@ -85,10 +114,15 @@ class Child:
     """Whether its coming exit was asked for and so is no fault."""
     due: float = 0.0
     """Earliest time of its next start, monotonic s."""
-    rung: int = -1
-    """Current step of the stop ladder, -1 for none."""
-    rung_since: float = 0.0
     restarts: int = 0
+    part: str = ""
+    """The configuration that its next incarnation gets; empty: the topology's."""
+    paused: bool = False
+    """Whether it takes no new work."""
+    retired: bool = False
+    """Scaled away: no longer one of its slot's replicas."""
+    swap: Swap | None = None
+    """The replacement that is under way."""
     history: list[float] = field(default_factory=list)
     """Times of the exits that count, monotonic s."""
     strays: dict[int, float] = field(default_factory=dict)
@@ -96,12 +130,24 @@ class Child:
 
     def dump(self) -> dict[str, Any]:
         """Return the part that a successor of the kernel needs, as plain values."""
-        return {**{key: getattr(self, key) for key in _KEPT}, "history": list(self.history)}
+        swap = asdict(self.swap) if self.swap else None
+        return {**{key: getattr(self, key) for key in _KEPT}, "history": list(self.history), "swap": swap}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Undo `dump`; an empty state changes nothing."""
-        for key, value in state.items():
-            setattr(self, key, list(value) if key == "history" else value)
+        for key in _KEPT if state else ():
+            setattr(self, key, state[key])
+        self.history = list(state.get("history", self.history))
+        self.swap = Swap(**state["swap"]) if state.get("swap") else None
+
+    def configure(self, part: str, spec: ChildSpec) -> None:
+        """The next incarnation is started by another configuration."""
+        self.part, self.spec, self.policy = part, spec, policy_of(spec)
+
+
+def policy_of(spec: ChildSpec) -> RestartPolicy:
+    """The restart rule out of a slot's configuration."""
+    return RestartPolicy(spec.restart, spec.intensity, spec.period_s, spec.backoff_s, spec.backoff_max_s)
 
 
 def replica_names(slot: str, replicas: int) -> list[str]:
@@ -118,18 +164,33 @@ class Roster:
         self.by_name: dict[str, Child] = {}
         for slot in self.slots:
             spec = self.specs[slot]
-            policy = RestartPolicy(spec.restart, spec.intensity, spec.period_s, spec.backoff_s, spec.backoff_max_s)
             for name in replica_names(slot, spec.replicas):
                 if name in self.by_name or (name in self.specs and name != slot):
                     raise ValueError(f"two services are called {name!r}: rename slot {slot!r} or the other one")
-                self.by_name[name] = Child(name, slot, spec, policy)
+                self.by_name[name] = Child(name, slot, spec, policy_of(spec))
 
     def __iter__(self) -> Iterator[Child]:
         return iter(self.by_name.values())
 
     def select(self, name: str) -> list[Child]:
-        """The child of that name, or all replicas of that slot."""
-        return [child for child in self if name in (child.name, child.slot)]
+        """The child of that name, or all replicas of that slot; without those scaled away."""
+        return [child for child in self if name in (child.name, child.slot) and not child.retired]
+
+    def add(self, name: str, slot: str, spec: ChildSpec, part: str = "") -> Child:
+        """One more replica. Those of a slot stay together, in start order."""
+        fresh = Child(name, slot, spec, policy_of(spec), part=part)
+        order = [*self.by_name.values(), fresh]
+        order.sort(key=lambda child: self.slots.index(child.slot))
+        self.by_name = {child.name: child for child in order}
+        return fresh
+
+    def vacant(self, slot: str) -> str:
+        """The name of a slot's next replica: the first one free or scaled away, the slot's own for number 0."""
+        known = [child for child in self if child.slot == slot]
+        taken = {child.name for child in known if not child.retired}
+        first = slot if any(child.name == slot for child in known) or not known else f"{slot}-0"
+        names = [first, *(f"{slot}-{index}" for index in range(1, len(known) + 2))]
+        return next(name for name in names if name not in taken)
 
     def dependencies(self, child: Child) -> list[list[Child]]:
         """The replicas of each slot it depends on."""

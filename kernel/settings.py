@@ -1,11 +1,15 @@
 """What a service process is given: its name, its run, its own configuration and the shared parts of the topology."""
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .config.registry import service_class
+from pydantic import ValidationError
+
+from .config.registry import KindError, service_class
+from .mistake import UserMistake
 from .rundir.shm import shm_path
 
 
@@ -42,13 +46,33 @@ class Settings:
         return service_class(kind).plays or kind if ":" in kind else kind
 
     @classmethod
-    def read(cls, run_dir: Path, name: str) -> "Settings":
-        """The settings of the service called `name` (slot, or slot-replica)."""
+    def read(cls, run_dir: Path, name: str, part_file: str = "") -> "Settings":
+        """The settings of the service called `name` (slot, or slot-replica).
+
+        `part_file`: what a swap brought in place of the slot's configuration in the topology.
+        """
         run = json.loads((run_dir / "run.json").read_text())
         data = json.loads((run_dir / "config.json").read_text())
         slot = slot_of(name, data["services"])
         part = data["services"][slot]
-        config = service_class(part["kind"]).model_validate(part)
+        if part_file:
+            swapped = json.loads(Path(part_file).read_text())
+            part, data["python_path"] = swapped["part"], [*data["python_path"], *swapped["python_path"]]
+        return cls.of(run_dir, run, data, name, slot, part)
+
+    @classmethod
+    def of(
+        cls, run_dir: Path, run: dict[str, Any], data: dict[str, Any], name: str, slot: str, part: dict[str, Any]
+    ) -> "Settings":
+        """The settings of a process with the configuration `part`, of the run `run.json` with `config.json`'s data.
+
+        The run's import path is appended to ours first, for that is where the class may be. Raises UserMistake.
+        """
+        sys.path += [path for path in data["python_path"] if path not in sys.path]
+        try:
+            config = service_class(part["kind"]).model_validate(part)
+        except (KindError, ValidationError) as error:
+            raise UserMistake(f"{name}: {error}") from error
         return cls(
             run_dir=run_dir,
             run_id=run["run_id"],

@@ -7,13 +7,22 @@ files are merged (`kernel/config`):
 - `null` in a topology deletes the key, so an optional field's default must be `None`;
 - a relative path means "relative to the file it was written in". Strings read from a file are
   `LocatedStr`, which remember that folder until a path type resolves them to an absolute string.
+
+A field that may change while a run goes on says so, and is a knob `slot.field` then:
+
+    temperature: float = Field(1.0, ge=0, description="...", json_schema_extra=live(0.0, 10.0, when="next sample"))
 """
 
 import os
-from collections.abc import Iterable, Mapping
-from typing import Annotated, ClassVar, Literal, Self
+from collections.abc import Iterable, Iterator, Mapping
+from types import NoneType
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+from pydantic.fields import FieldInfo
+
+from midflight.messages.base import Scalar
+from midflight.messages.knobs import KnobDeclaration
 
 DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
 """Names of devices that a service may compute on."""
@@ -97,6 +106,9 @@ class ServiceSpec(Config):
     """Fields (dotted) that a resumed run must keep, because what the run has stored means something else without."""
     plays: ClassVar[str] = ""
     """The built-in kind whose part it takes towards other services, e.g. `rollout`; its own kind when empty."""
+    takeover: ClassVar[Literal["beside", "after", "restart", "never"]] = "beside"
+    """How a successor takes over in a swap (`kernel/swap.py`): while the old one works on, once it has left, started
+    only then, or not while the run goes on."""
 
     kind: str = Field(description="Which service runs in this slot; the slot's own name when omitted.")
     replicas: int = Field(1, ge=0, le=4096, description="Number of processes of this service.")
@@ -145,3 +157,85 @@ class ServiceSpec(Config):
         if self.backoff_s > self.backoff_max_s:
             raise ValueError(f"backoff_s ({self.backoff_s:g}) must not exceed backoff_max_s ({self.backoff_max_s:g})")
         return self
+
+
+C = TypeVar("C", bound=Config)
+LIVE: Final = "x-live"
+"""Where a field's schema says that it may change while the run goes on."""
+_KINDS: Final[Mapping[object, Literal["float", "int", "bool"]]] = {float: "float", int: "int", bool: "bool"}
+
+
+def live(low: float | None = None, high: float | None = None, unit: str = "", when: str = "next step") -> Any:
+    """`json_schema_extra` of a field that is a knob. Bounds are inclusive; `when`: at which boundary it is used."""
+    return {LIVE: {"low": low, "high": high, "unit": unit, "when": when}}
+
+
+def knob_prefix(name: str) -> str:
+    """What the knobs of the slot or controller `name` begin with."""
+    return f"{name.replace('-', '_')}."
+
+
+def live_knobs(config: Config, name: str) -> tuple[KnobDeclaration, ...]:
+    """The live fields of a configuration, those of its sections too, as knobs `name.field`; their values are defaults.
+
+    A section may be one of a mapping, whose key is then part of the name: `limits.kl.bound`.
+    A value beyond the bounds moves them. An optional field without a value is no knob. Raises TypeError for a field
+    that is no bool, int, float or Literal of strings.
+    """
+    found = _live_fields(config, "")
+    return tuple(_declaration(knob_prefix(name) + field, info, value) for field, info, value in found)
+
+
+def with_live(config: C, field: str, value: Scalar) -> C:
+    """A copy with another value in one field, `a.b` for a field of a section. See `with_values`."""
+    return with_values(config, {field: value})
+
+
+def with_values(config: C, values: Mapping[str, Scalar]) -> C:
+    """A copy with other values in some fields, checked as a whole. Raises ValueError, saying what does not fit."""
+    data = config.model_dump()
+    for field, value in values.items():
+        *sections, last = field.split(".")
+        inner = data
+        for section in sections:
+            inner = inner[section]
+        inner[last] = value
+    try:
+        return type(config).model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        text = str(first["msg"]).removeprefix("Value error, ")
+        raise ValueError(f"{where}: {text}" if where else text) from None
+
+
+def _live_fields(config: BaseModel, prefix: str) -> Iterator[tuple[str, FieldInfo, Any]]:
+    for name, info in type(config).model_fields.items():
+        value = getattr(config, name)
+        sections = value if isinstance(value, dict) else {"": value}
+        for key, section in sections.items():
+            if isinstance(section, Config):
+                yield from _live_fields(section, f"{prefix}{name}.{key}." if key else f"{prefix}{name}.")
+        if isinstance(info.json_schema_extra, dict) and LIVE in info.json_schema_extra and value is not None:
+            yield prefix + name, info, value
+
+
+def _declaration(knob: str, info: FieldInfo, value: Any) -> KnobDeclaration:
+    extra = info.json_schema_extra
+    assert isinstance(extra, dict)
+    about: Any = extra[LIVE]
+    options = [one for one in get_args(info.annotation) if one is not NoneType] or [info.annotation]
+    choices = [one for one in options if isinstance(one, str)]
+    if not choices and options[0] not in _KINDS:
+        raise TypeError(f"{knob} cannot be a knob: it is no bool, int, float or Literal of strings")
+    return KnobDeclaration(
+        name=knob,
+        kind="choice" if choices else _KINDS[options[0]],
+        unit=about["unit"],
+        default=value,
+        low=about["low"] if about["low"] is None else min(about["low"], value),
+        high=about["high"] if about["high"] is None else max(about["high"], value),
+        choices=choices,
+        when=about["when"],
+        description=info.description or "",
+    )

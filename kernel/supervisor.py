@@ -8,21 +8,20 @@ Promises, whatever the order of inputs: at most one live generation of a name; g
 should run is started again until its restart policy gives up, and then the run says why; a stop ends in bounded time.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import NamedTuple
 
 from midflight.messages.base import Scalar
 
 from .commands import Command, Emit, Gone, SendDrain
-from .fleet import Fleet
 from .instance import Instance
-from .ladder import DRAIN, KILL, TERM
+from .ladder import KILL, TERM
 from .refusal import Refusal
 from .registry import Greeting
 from .restart import Exit
 from .roster import Child
+from .steer import Steering
 
 TICK_GAP_S = 1.0
 """Ticks further apart than this mean that the kernel itself was stopped: everybody gets the time back."""
@@ -48,7 +47,7 @@ class Listing:
     exits: tuple[tuple[str, int, Exit], ...] = ()
 
 
-class Supervisor(Fleet):
+class Supervisor(Steering):
     """Decides who starts, who is dead, who is stopped, and when the run is over."""
 
     _tick = 0.0
@@ -62,31 +61,35 @@ class Supervisor(Fleet):
         newest = {name: max(g for n, g, _ in listing.living if n == name) for name, _, _ in listing.living}
         for name, generation, pid in listing.living:
             child = self.roster.by_name.get(name)
-            if child and generation == newest[name] and generation >= self._of(child).generation:
+            known = [one.generation for one in self.registry.incarnations(name)] if child else []
+            if child and (generation in known or (generation == newest[name] and generation > max(known))):
                 instance = self._adopt(child, generation, pid, now)
                 instance.last_seen += ADOPT_GRACE_S
                 instance.phase_deadline += ADOPT_GRACE_S
                 instance.deadline = max(instance.deadline, now + ADOPT_GRACE_S)
-                out.append(self._event(child))
+                out.append(self._event(child, instance))
             else:
                 out += self._stray(name, generation, now)
         for name, generation, ended in listing.exits:
             out += self.on_exit(name, generation, ended, now)
+        alive = {(name, generation) for name, generation, _ in listing.living}
         for child in self.roster:
-            if self._of(child).live and newest.get(child.name) != self._of(child).generation:
-                out += self._vanished(child, now)
+            for instance in self.registry.incarnations(child.name):
+                if instance.live and (child.name, instance.generation) not in alive:
+                    out += self._vanished(child, instance, now)
         self._started = True
         return out + self._advance(now)
 
     def on_spawned(self, name: str, generation: int, pid: int, now: float) -> list[Command]:
         """The warden started a process. A spawn that it refused is an exit with code 127 and the reason."""
         child = self.roster.by_name.get(name)
-        if child is None or self._of(child).generation != generation:
+        known = [one for one in self.registry.incarnations(name) if one.generation == generation]
+        if child is None or not known:
             return self._stray(name, generation, now)
-        if not self._of(child).live:
+        if not known[0].live:
             return []
-        self._of(child).pid = pid
-        return [self._event(child)]
+        known[0].pid = pid
+        return [self._event(child, known[0])]
 
     def on_exit(self, name: str, generation: int, ended: Exit, now: float) -> list[Command]:
         """A process is gone for good, and its process group with it. A repeat has no effect."""
@@ -96,9 +99,11 @@ class Supervisor(Fleet):
         instance = self._of(child)
         if generation == instance.generation and instance.live:
             return [*self._buried(child, ended, now), *self._advance(now)]
+        beside = self.registry.beside.get(name)
+        if beside and beside.generation == generation and beside.live:
+            return [*self._beside_ended(child, beside, ended, now), *self._advance(now)]
         child.strays.pop(generation, None)
-        if not instance.live:  # a successor without a journal learns here which generations are used up
-            instance.generation = max(instance.generation, generation)
+        self.registry.outgrow(name, generation)  # a successor without a journal learns here what is used up
         return self._advance(now)
 
     # Services speak
@@ -110,7 +115,7 @@ class Supervisor(Fleet):
             return answer, []
         if not answer.owned:
             return answer, [_client_event(answer)]
-        out: list[Command] = [self._event(self.roster.by_name[answer.name])]
+        out: list[Command] = [self._event(self.roster.by_name[answer.name], answer)]
         if answer.state == "draining":
             left = max(answer.deadline - now, 0.0)
             out.append(SendDrain(answer.name, answer.generation, left, answer.cause))
@@ -124,7 +129,10 @@ class Supervisor(Fleet):
         if instance is None or instance.state != "loading":
             return []
         instance.heard(now, "", 0.0)
-        return [*self._mark(self.roster.by_name[name], "ready"), *self._advance(now)]
+        child = self.roster.by_name[name]
+        if instance is not self._of(child):
+            return [*self._standby_ready(child, instance, now), *self._advance(now)]
+        return [*self._mark(child, "ready"), *self._advance(now)]
 
     def on_heartbeat(self, name: str, generation: int, beat: Beat, now: float) -> list[Command]:
         """A sign of life from the main loop. Without effect from a fenced generation or before a hello."""
@@ -138,8 +146,11 @@ class Supervisor(Fleet):
         if not instance.owned:
             return []
         child = self.roster.by_name[name]
-        self.ladder.stretch(child, instance, now, phase_ended)
-        return self._mark(child, "running") if moved and instance.state == "ready" else []
+        self.ladder.stretch(child.spec, instance, now, phase_ended)
+        if not moved or instance.state != "ready":
+            return []
+        instance.state = "running"
+        return [self._event(child, instance)]
 
     def on_leave(self, name: str, generation: int, why: str) -> list[Command]:
         """An attached client said goodbye, or its socket closed."""
@@ -148,6 +159,12 @@ class Supervisor(Fleet):
             return []
         self.registry.detach(name, why)
         return [Gone(name, generation, why), _client_event(instance)]
+
+    def told(self, instances: Iterable[Instance]) -> list[Command]:
+        """Say that something about them has changed which a successor of the kernel must know."""
+        return [
+            self._event(self.roster.by_name[one.name], one) if one.owned else _client_event(one) for one in instances
+        ]
 
     # Time and people
 
@@ -161,34 +178,14 @@ class Supervisor(Fleet):
         out: list[Command] = []
         for child in self.roster:
             child.strays = {g: until for g, until in child.strays.items() if now < until}
-            if why := self._of(child).overdue(now):
-                out += self._climb(child, KILL, now, why)
-            if self._of(child).live and (steps := self.ladder.due(child, self._of(child), now)):
-                out += [self._event(child), *steps]
+            for instance in self.registry.incarnations(child.name):
+                if why := instance.overdue(now):
+                    out += self._climb(child, KILL, now, why, instance)
+                if instance.live and (steps := self.ladder.due(child.spec, instance, now)):
+                    out += [self._event(child, instance), *steps]
+            out += self._swap_due(child, now)
         for lost in self.registry.silent(now):
             out += [Gone(lost.name, lost.generation, lost.cause), _client_event(lost)]
-        return out + self._advance(now)
-
-    def request_restart(self, name: str, why: str, now: float) -> list[Command] | Refusal:
-        """Restart a service or all replicas of a slot, drained first, together with whoever its strategy names.
-
-        One that has left or failed is started afresh. Refusal codes: `unknown`, `stopping`.
-        """
-        chosen = self.roster.select(name)
-        if not chosen:
-            near = get_close_matches(name, [*self.roster.by_name, *self.roster.slots], 1)
-            hint = f" - did you mean {near[0]!r}?" if near else ""
-            return Refusal("unknown", f"there is no service {name!r}{hint}")
-        if self.stop:
-            return Refusal("stopping", f"the run is ending: {self.stop.why}")
-        out: list[Command] = []
-        for child in chosen:
-            if not self._of(child).live:
-                child.wanted, child.failed, child.due = True, False, now
-                child.history.clear()
-                out += self._mark(child, "stopped", why)
-            for other in (child, *self.roster.companions(child)):
-                out += self._ask(other, DRAIN, now, why)
         return out + self._advance(now)
 
     def condemn(self, name: str, generation: int, why: str, now: float) -> list[Command]:
@@ -196,15 +193,15 @@ class Supervisor(Fleet):
         instance = self.registry.find(name, generation)
         if instance is None or not instance.owned:
             return []
-        return self._climb(self.roster.by_name[name], KILL, now, why)
+        return self._climb(self.roster.by_name[name], KILL, now, why, instance)
 
     def _buried(self, child: Child, ended: Exit, now: float) -> list[Command]:
         """Book the exit of the current incarnation and decide what follows."""
         instance = self._of(child)
-        forced = child.rung >= TERM
+        forced = instance.rung >= TERM
         if forced and not ended.why:
             ended = Exit(ended.code, ended.signal, ended.tail, instance.cause)
-        asked, child.asked, child.rung = child.asked, False, -1
+        asked, child.asked, instance.rung = child.asked, False, -1
         instance.phase, instance.waits = "", ()
         body: dict[str, Scalar] = {"name": child.name, "generation": instance.generation, "pid": instance.pid}
         body |= {"code": ended.code, "signal": ended.signal, "cause": ended.text(), "asked": asked}
@@ -213,27 +210,35 @@ class Supervisor(Fleet):
             if child.spec.significant and not forced and not ended.normal:
                 self._raise_code(f"{child.name} failed while the run was ending: {ended.text()}")
             return out + self._mark(child, "stopped", ended.text())
+        if (swapped := self._swap_ended(child, ended, now)) is not None:
+            return out + swapped
         if not child.wanted:
             return out + self._mark(child, "failed" if child.failed else "stopped", ended.text())
         if asked:
             return out + self._mark(child, "stopped", ended.text())
         return out + self._decide(child, ended, now)
 
-    def _vanished(self, child: Child, now: float) -> list[Command]:
+    def _vanished(self, child: Child, instance: Instance, now: float) -> list[Command]:
         """It should live, and the warden knows nothing of it: never spawned, or gone with a former warden."""
-        if self._of(child).pid is None and not self.stop:
-            child.rung, child.asked = -1, False
+        lost = Exit(why="vanished while the kernel was away")
+        if instance is not self._of(child):
+            lost_start = instance.standby and instance.pid is None
+            return self._start_lost(child) if lost_start else self._beside_ended(child, instance, lost, now)
+        if instance.pid is None and not self.stop:
+            instance.rung, child.asked = -1, False
             return self._mark(child, "stopped", "its start was lost with the former kernel")
-        return self._buried(child, Exit(why="vanished while the kernel was away"), now)
+        return self._buried(child, lost, now)
 
     def _time_back(self, gap: float, now: float) -> None:
         self.registry.time_back(gap, now)
         for child in self.roster:
-            child.rung_since = min(child.rung_since + gap, now)
+            if child.swap:
+                child.swap.since = min(child.swap.since + gap, now)
             child.strays = {generation: until + gap for generation, until in child.strays.items()}
 
 
 def _client_event(instance: Instance) -> Emit:
     body: dict[str, Scalar] = {"name": instance.name, "generation": instance.generation, "kind": instance.kind}
-    body |= {"state": instance.state, "pid": instance.pid, "cause": instance.cause}
+    body |= {"state": instance.state, "pid": instance.pid, "cause": instance.cause, "slot": instance.slot}
+    body |= {"role": instance.role}
     return Emit("client.state", instance.name, body, final=not instance.live)

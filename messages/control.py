@@ -143,6 +143,7 @@ class ServiceStatus(Part):
     role: Role = "active"
     paused: bool = False
     attached: Annotated[bool, Field(description="from outside: the warden does not restart it")] = False
+    part: Annotated[str, Field(max_length=80, description="configuration that a swap brought, in RUN/parts")] = ""
 
 
 class Status(Message):

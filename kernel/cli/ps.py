@@ -36,6 +36,14 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def state(service: ServiceStatus) -> str:
+    """State, with what is special about it."""
+    special: list[str] = [service.role] if service.role != "active" else []
+    special += ["paused"] if service.paused else []
+    special += ["attached"] if service.attached else []
+    return f"{service.state} ({', '.join(special)})" if special else service.state
+
+
 def _cells(service: ServiceStatus) -> tuple[str, ...]:
     doing = service.phase or " ".join(f"{key}={value}" for key, value in service.stats.items())
     waits = ", ".join(
@@ -43,7 +51,7 @@ def _cells(service: ServiceStatus) -> tuple[str, ...]:
     )
     return (
         f"{service.name}#{service.generation}",
-        service.state,
+        state(service),
         str(service.pid or "-"),
         seconds(service.up_s),
         seconds(service.seen_s),

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from midflight.kernel.spec import DEVICE, Config, ServiceSpec
+from midflight.kernel.spec import DEVICE, Config, ServiceSpec, live
 from midflight.services.data.source import Source
 
 
@@ -64,10 +64,20 @@ class AdvantageConfig(Config):
         "clipped_is",
         "multistep",
     ] = Field("dr_grpo", description="Group baseline or, from `gae` on, an estimator that needs a `critic`.")
-    norm_var: bool = Field(False, description="Divide by the group's standard deviation (GRPO).")
+    norm_var: bool = Field(
+        False, description="Divide by the group's standard deviation (GRPO).", json_schema_extra=live()
+    )
     ema_decay: float = Field(0.9, ge=0, lt=1, description="ema: decay of the baseline, a batch.")
-    gamma: float = Field(1.0, ge=0, le=1, description="Discount a token; 0.99 over 4,000 tokens erases all credit.")
-    lamda: float = Field(1.0, ge=0, le=1, description="Lambda of the estimators that have one.")
+    gamma: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="Discount a token; 0.99 over 4,000 tokens erases all credit.",
+        json_schema_extra=live(0.0, 1.0),
+    )
+    lamda: float = Field(
+        1.0, ge=0, le=1, description="Lambda of the estimators that have one.", json_schema_extra=live(0.0, 1.0)
+    )
     rho_bar: float = Field(1.0, gt=0, description="vtrace: cap of the ratio in the targets.")
     c_bar: float = Field(1.0, gt=0, description="vtrace: cap of the traces; at most rho_bar.")
     clip_ratio: float = Field(0.2, ge=0, lt=1, description="clipped_is: range of the weights around 1.")
@@ -80,7 +90,9 @@ class AdvantageConfig(Config):
     center: bool = Field(
         False, description="With a critic: rewards less their group's mean first, so that V only learns what is left."
     )
-    whiten: bool = Field(False, description="Advantages to mean 0 and variance 1 over the batch.")
+    whiten: bool = Field(
+        False, description="Advantages to mean 0 and variance 1 over the batch.", json_schema_extra=live()
+    )
 
 
 class CriticConfig(Config):
@@ -121,16 +133,46 @@ class LagRow(Config):
     masks: list[Mask] = Field([], description="As the learner's `masks`.")
 
 
+class SamplesConfig(Config):
+    """Samples kept for people to look at, token by token: RUN/samples, `midflight samples`."""
+
+    groups: int = Field(
+        2,
+        ge=0,
+        le=64,
+        description="Whole groups kept of a batch; 0 keeps none.",
+        json_schema_extra=live(0, 64, "groups"),
+    )
+    every: int = Field(
+        1,
+        ge=1,
+        description="Steps between two batches of which they are kept.",
+        json_schema_extra=live(1, 1_000_000, "steps"),
+    )
+    keep: int = Field(
+        200,
+        ge=1,
+        description="Newest steps kept; older ones are removed.",
+        json_schema_extra=live(1, 1_000_000, "steps"),
+    )
+
+
 class LearnerConfig(ServiceSpec):
     """Optimizes the policy, publishes weights, checkpoints."""
 
     entry: ClassVar[str] = "midflight.services.learner.service:Learner"
+    takeover: ClassVar[Literal["beside", "after", "restart", "never"]] = "restart"
 
     kind: Literal["learner"] = "learner"
     significant: bool = Field(True, description="Its normal exit ends the run; see ServiceSpec.")
     restart: Literal["permanent", "transient", "temporary"] = Field("transient", description="See ServiceSpec.")
     replicas: int = Field(1, ge=1, le=1, description="One: a learner speaks for its whole group.")
-    steps: int = Field(100, ge=1, description="Batches to train on; the run ends after them.")
+    steps: int = Field(
+        100,
+        ge=1,
+        description="Batches to train on; the run ends after them. A cosine schedule is stretched to them.",
+        json_schema_extra=live(1, 1_000_000_000, "steps"),
+    )
     device: str = Field(
         "auto", pattern=DEVICE, description="`cpu`, `cuda`, `cuda:N`, or `auto`: the GPU if torch sees one."
     )
@@ -146,15 +188,21 @@ class LearnerConfig(ServiceSpec):
     )
     clip: float = Field(0.2, gt=0, le=1, description="Start value of the knob `clip.range`.")
     clip_high: float | None = Field(None, gt=0, description="Upper clip range, when it differs from `clip`.")
-    tis_cap: float = Field(2.0, gt=0, description="Cap of the truncated importance weight.")
+    tis_cap: float = Field(
+        2.0, gt=0, description="Cap of the truncated importance weight.", json_schema_extra=live(1e-6, 1e6, "ratio")
+    )
     proximal: Literal["recomputed", "loglinear"] = Field(
         "recomputed",
         description="How pi_old is had: by a forward pass, or guessed between mu and pi, which saves it from "
         "the second update of a batch on, where no mask or critic needs it.",
     )
-    update_per_rollout: int = Field(1, ge=1, description="Optimizer updates a batch.")
+    update_per_rollout: int = Field(
+        1, ge=1, description="Optimizer updates a batch.", json_schema_extra=live(1, 1024, "updates")
+    )
     aggregation: Literal["token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "const"] = Field(
-        "const", description="How token losses become one number; `const` divides by `max_new_tokens` (Dr. GRPO)."
+        "const",
+        description="How token losses become one number; `const` divides by `max_new_tokens` (Dr. GRPO).",
+        json_schema_extra=live(),
     )
     max_new_tokens: int | None = Field(
         None, ge=1, description="The constant of `aggregation: const`; the rollout's when omitted."
@@ -166,7 +214,9 @@ class LearnerConfig(ServiceSpec):
     temperature: float | None = Field(
         None,
         gt=0,
-        description="Temperature of the learner's log-probs: the rollout's, whatever is written here must equal it.",
+        description="Temperature of the learner's log-probs: the rollout's, whatever is written here must equal it. It "
+        "does not follow the knob `rollout.temperature` by itself.",
+        json_schema_extra=live(0.01, 10.0),
     )
     apply_chat_template: bool | None = Field(
         None,
@@ -178,12 +228,26 @@ class LearnerConfig(ServiceSpec):
     bf16: Literal["auto", "on", "off"] = Field(
         "auto", description="bfloat16 autocast; masters and log-probs stay fp32. auto: where it was measured to pay."
     )
-    prefetch: int = Field(1, ge=1, le=8, description="Batches taken under lease besides the one in training.")
-    last_evaluation_s: float = Field(
-        60.0, ge=0, description="After the last step, longest wait for an evaluation round to finish, in seconds."
+    prefetch: int = Field(
+        1,
+        ge=1,
+        le=8,
+        description="Batches taken under lease besides the one in training.",
+        json_schema_extra=live(1, 8, "batches", "next request"),
     )
-    checkpoint_every: int = Field(20, ge=1, description="Steps between checkpoints.")
-    keep_checkpoints: int = Field(2, ge=2, description="Verified checkpoints kept.")
+    last_evaluation_s: float = Field(
+        60.0,
+        ge=0,
+        description="After the last step, longest wait for an evaluation round to finish, in seconds.",
+        json_schema_extra=live(0.0, 86400.0, "s", "end of the run"),
+    )
+    checkpoint_every: int = Field(
+        20, ge=1, description="Steps between checkpoints.", json_schema_extra=live(1, 1_000_000, "steps")
+    )
+    keep_checkpoints: int = Field(
+        2, ge=2, description="Verified checkpoints kept.", json_schema_extra=live(2, 1000, when="next checkpoint")
+    )
+    samples: SamplesConfig = SamplesConfig()
 
     @model_validator(mode="after")
     def _one_correction(self) -> Self:

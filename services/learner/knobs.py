@@ -1,19 +1,35 @@
-"""The knobs the learner applies at a step boundary."""
+"""The knobs the learner applies at a step boundary: those of the policy gradient, and its live configuration."""
 
+from typing import Final, get_args
+
+from midflight.kernel.spec import knob_prefix, live_knobs
 from midflight.messages.knobs import MOST_REWARD_WEIGHT, REWARD_KNOB, REWARD_NAME, KnobDeclaration
 
-from .config import LearnerConfig
+from .config import CriticEstimatorName, LearnerConfig
+
+LEAST_NORM: Final = 1e-6
+MOST_NORM: Final = 1e6
+WITH_CRITIC: Final = ("adv.gamma", "adv.lamda", "adv.whiten")
+"""Fields that only the estimators with a critic read."""
+WITHOUT_CRITIC: Final = ("adv.norm_var",)
 
 
-def declarations(config: LearnerConfig) -> tuple[KnobDeclaration, ...]:
-    """Every quantity that may change while training goes on, with its bounds."""
+def declarations(config: LearnerConfig, slot: str) -> tuple[KnobDeclaration, ...]:
+    """Every quantity that may change while training goes on, with its bounds; none that this configuration ignores."""
+    ignored = WITHOUT_CRITIC if config.adv.estimator in get_args(CriticEstimatorName) else WITH_CRITIC
+    idle = {knob_prefix(slot) + field for field in ignored}
+    return (*steered(config), *(one for one in live_knobs(config, slot) if one.name not in idle))
+
+
+def steered(config: LearnerConfig) -> tuple[KnobDeclaration, ...]:
+    """What controllers steer, under names that do not depend on the slot's."""
 
     def knob(name: str, unit: str, default: float, low: float, high: float, text: str) -> KnobDeclaration:
         return KnobDeclaration(
             name=name, kind="float", unit=unit, default=default, low=low, high=high, description=text
         )
 
-    lr = config.optim.lr
+    lr, norm = config.optim.lr, config.optim.max_grad_norm
     kl = knob("kl.coef", "loss per nat", config.kl.coef, 0.0, 100.0, "Weight of the KL to the reference policy.")
     return (
         *([kl] if config.kl.type else []),
@@ -28,4 +44,12 @@ def declarations(config: LearnerConfig) -> tuple[KnobDeclaration, ...]:
         knob("entropy.coef", "loss per nat", config.entropy_coef, 0.0, 1.0, "Weight of the entropy bonus."),
         knob("optim.lr", "", lr, 0.0, max(1.0, lr), "Peak learning rate, before warm-up and schedule."),
         knob("optim.weight_decay", "", config.optim.weight_decay, 0.0, 1.0, "AdamW's decoupled weight decay."),
+        knob(
+            "optim.max_grad_norm",
+            "",
+            norm,
+            min(LEAST_NORM, norm),
+            max(MOST_NORM, norm),
+            "Gradient norm is clipped to this.",
+        ),
     )

@@ -44,10 +44,13 @@ class TokenRecord:
 
     drift: log(pi_old / mu), or log(pi / mu) where pi_old was not computed (nats). kl: k3 of pi against the
     reference, 0 without one. lag: current version minus the token's. sequence: row of the batch. kept: by name of a
-    mask, bool [A], what it keeps.
+    mask, bool [A], what it keeps. logp, behaviour: log-probs (nats) under pi and mu.
     """
 
     loss: TokenLoss
+    logp: Tensor
+    behaviour: Tensor
+    advantage: Tensor
     entropy: Tensor
     drift: Tensor
     kl: Tensor

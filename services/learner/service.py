@@ -3,7 +3,8 @@
 Takes   `batch` (a whole batch under lease, in pieces), `knob.apply`, `restored`, `weights.ok`, `ok`.
 Sends   `restore` at its start, `weights.publish` after every step, `trained`, `commit` after a durable checkpoint, and
         the step's metrics as an event.
-Stores  checkpoints/ (verified, the last two kept); weights in shared memory (the last two versions).
+Stores  checkpoints/ (verified, the last two kept); weights in shared memory (the last two versions); samples/ (a few
+        groups of each of the newest steps, for people).
 Dies    any time: the next one restores the newest verified checkpoint, and the ledger re-opens what was trained after
         it. A batch that the ledger no longer grants to this learner ends it, so that no sample counts twice.
 """
@@ -20,6 +21,7 @@ from midflight.kernel.mail import Bus
 from midflight.kernel.mistake import UserMistake
 from midflight.kernel.node import Letter, handles
 from midflight.kernel.settings import Settings
+from midflight.kernel.spec import knob_prefix, with_live, with_values
 from midflight.messages.base import Scalar
 from midflight.messages.control import Refused
 from midflight.messages.knobs import KnobDeclaration
@@ -28,9 +30,10 @@ from midflight.messages.tensors import Column
 from midflight.messages.weights import WeightsOk, WeightsPublish
 from midflight.messages.wire import Received
 from midflight.services.lease.worker import Worker
-from midflight.services.model.open import pick_device
+from midflight.services.model.open import end_ids, pick_device
 from midflight.services.model.weights import retain, write_weights
 
+from .archive import Archive
 from .batches import Assembly, objective_means, rollout_batch
 from .checkpoint import CheckpointError
 from .config import LearnerConfig, completed
@@ -52,7 +55,8 @@ class Learner(Worker):
     def __init__(self, identity: str, bus: Bus, settings: Settings) -> None:
         super().__init__(identity, bus)
         self.run_settings = settings
-        self.config = completed(cast(LearnerConfig, settings.config), settings.slot_of_kind("rollout"))
+        self._rollout = settings.slot_of_kind("rollout")
+        self.config = completed(cast(LearnerConfig, settings.config), self._rollout)
         self.version: int | None = None
         """Newest version published; None until the ledger has told where to go on."""
         self.steps: dict[int, int] = {}
@@ -60,7 +64,10 @@ class Learner(Worker):
         self.assembling: dict[int, Assembly] = {}
         self.whole: list[Assembly] = []
         self._asked = False
+        self._declared = declarations(self.config, settings.slot)
         self._knobs: dict[str, float] = {}
+        self._fields: dict[str, Scalar] = {}
+        """Values set in live fields of the configuration."""
         self._waited = bus.now()
         self._finish_by: float | None = None
         self._saved: tuple[int, int] | None = None
@@ -71,10 +78,11 @@ class Learner(Worker):
 
     def knobs(self) -> tuple[KnobDeclaration, ...]:
         """What can be steered while it trains."""
-        return declarations(self.config)
+        return self._declared
 
     def start(self) -> None:
         """Load the model and the newest verified checkpoint."""
+        self._take_fields()
         torch.set_num_threads(self.config.threads)
         with self.phase("load model", PHASE_S):
             settings = self.run_settings
@@ -87,6 +95,7 @@ class Learner(Worker):
                 raise UserMistake(f"learner: {error}") from error
             loaded = self.trainer.restore()
             self.trainer.read_examples()
+        self.archive = self._open_archive()
         for name, value in self._knobs.items():
             self.trainer.turn_knob(name, value)
         self.stats = {"step": self.trainer.step}
@@ -97,7 +106,15 @@ class Learner(Worker):
             self._note("warning", f"checkpoint passed over, going on from {loaded.name}: {why}")
         if self.trainer.step >= self.config.steps:
             done = f"step {self.trainer.step} of {self.config.steps} is trained"
-            self._note("info", f"nothing left to do: {done}; raise `steps` to go on")
+            hint = "a knob said so while it ran" if "steps" in self._fields else "raise `steps` to go on"
+            self._note("info", f"nothing left to do: {done}; {hint}")
+
+    def _open_archive(self) -> Archive:
+        trainer = self.trainer
+        ends = end_ids(trainer.tokenizer, trainer.policy.lm) | set(self._rollout.get("stop_token_ids") or ())
+        archive = Archive(self.config.samples, self.run_settings.run_dir, trainer.tokenizer, ends)
+        archive.go_on_from(trainer.step)
+        return archive
 
     def _note(self, level: str, text: str) -> None:
         """Say something to people, in the log and as an event."""
@@ -106,8 +123,29 @@ class Learner(Worker):
 
     def apply_knob(self, name: str, value: Scalar) -> int:
         """Messages are handled between steps, so a new value holds for the whole next step."""
-        self._knobs[name] = float(cast(float, value))
-        return self.trainer.turn_knob(name, self._knobs[name]) if self.ready else 0
+        field = name.removeprefix(knob_prefix(self.run_settings.slot))
+        if field == name:
+            self._knobs[name] = float(cast(float, value))
+            return self.trainer.turn_knob(name, self._knobs[name]) if self.ready else 0
+        if not self.ready:
+            self._fields[field] = value
+            return 0
+        if field == "steps" and cast(int, value) <= self.trainer.step:
+            raise ValueError(f"{self.trainer.step} steps are trained already: `midflight down` ends the run here")
+        config = with_live(self.config, field, value)
+        step = self.trainer.reconfigure(config)
+        self.config, self.archive.config = config, config.samples
+        if field in ("steps", "last_evaluation_s"):
+            self._finish_by = None
+            self.waited("last evaluation")
+        return step
+
+    def _take_fields(self) -> None:
+        """What was set while a former process ran; it was accepted one by one, and holds together."""
+        try:
+            self.config = with_values(self.config, self._fields)
+        except ValueError as error:
+            self._note("warning", f"values set before are not in force, for they do not fit this topology: {error}")
 
     def work(self, now: float) -> bool:
         """The warm start, then: restore, publish, train."""
@@ -237,9 +275,11 @@ class Learner(Worker):
         self._check_weights({name for part, _ in parts for name in part.rewards})
         began = time.perf_counter()
         batch = rollout_batch(parts, trainer.objective_weights, self.steps, trainer.step)
+        watched = self.archive.watch(batch, trainer.step + 1, trainer.reference is not None)
         with self.phase("train", PHASE_S):
-            report = trainer.rl_step(batch)
+            report = trainer.rl_step(batch, watched)
         seconds = time.perf_counter() - began
+        trained = self.version
         self._publish(last=trainer.step >= self.config.steps)
         leases = assembly.leases
         self.trainer.recent.update((sample, trainer.step) for sample, _ in leases)
@@ -252,6 +292,8 @@ class Learner(Worker):
             "version": self.version,
         }
         self.event("metrics", {name: value for name, value in body.items() if value == value}, trainer.step)
+        if watched and (why := self.archive.keep(watched, batch, parts, trainer.step, trained)):
+            self._note("warning", why)
         self.progress += 1
         self.stats = {
             "step": trainer.step,

@@ -26,6 +26,7 @@ from .policy import Policy
 from .prepare import Micro, RolloutBatch, assign_advantages, assign_masks, plan, score
 from .rank import over_ranks
 from .settings import RlSettings
+from .watched import Watched
 
 __all__ = ["RolloutBatch", "rl_update"]
 
@@ -37,11 +38,12 @@ def rl_update(
     batch: RolloutBatch,
     settings: RlSettings,
     critic: CriticTraining | None = None,
+    watched: Watched | None = None,
 ) -> StepReport:
     """Train `policy` on `batch` and report. The result does not depend on how micro-batches are cut.
 
     reference: frozen policy for the KL terms and the `kl` metric; required when settings.kl_type is set. critic: what
-    estimates values, with its optimizer; required by the estimators that read them.
+    estimates values, with its optimizer; required by the estimators that read them. watched: is told of every token.
     Tokens whose behaviour log-prob is not finite are masked, counted, and stay in the denominators. An update
     whose gradient norm is not finite is skipped and counted. Raises SequenceTooLong, naming the sample, with
     nothing changed.
@@ -66,7 +68,7 @@ def rl_update(
         optimizer.zero_grad()
         if critic:
             critic.optimizer.zero_grad()
-        losses.append(_accumulate(policy, critic, micros, batch.version, settings, tally))
+        losses.append(_accumulate(policy, critic, micros, batch.version, settings, tally, watched))
         norms.append(optimizer.norm() if frozen else optimizer.update())
         if critic:
             critic.optimizer.update()
@@ -95,6 +97,7 @@ def _accumulate(
     version: int,
     settings: RlSettings,
     tally: Tally,
+    watched: Watched | None,
 ) -> float:
     """Forward and backward over one update's micro-batches; returns its loss."""
     tokens, sequences = over_ranks(sum(m.mask.numel() for m in micros), sum(len(m.pack.cu_seqlens) - 1 for m in micros))
@@ -104,6 +107,8 @@ def _accumulate(
         loss, record = _loss(policy, critic, micro, denominators, version, settings)
         torch.autograd.backward(loss)
         tally.add(record)
+        if watched:
+            watched.add(record)
         total += loss.item()
     return total
 
@@ -152,8 +157,8 @@ def _loss(
         error = value_loss(value, micro.values, micro.returns, settings.critic.value_clip)
         objective = objective + settings.critic.coef * error
     weights = token_weights(settings.aggregation, actions.sequence, denominators)
-    record = TokenRecord(tokens, entropy, drift, kl, version - actions.versions, actions.sequence, mask, micro.kept)
-    return aggregate(objective, mask, weights), record
+    found = (tokens, now, actions.behaviour_logp, micro.advantage, entropy, drift, kl, version - actions.versions)
+    return aggregate(objective, mask, weights), TokenRecord(*found, actions.sequence, mask, micro.kept)
 
 
 def _summary(

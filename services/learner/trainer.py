@@ -32,6 +32,7 @@ from .settings import CriticSettings, RlSettings
 from .sft import sft_update
 from .snapshot import load_learner, load_model_tensors, save_learner
 from .step import RolloutBatch, rl_update
+from .watched import Watched
 
 KNOBS: Final = {
     "kl.coef": "kl_coef",
@@ -39,6 +40,7 @@ KNOBS: Final = {
     "entropy.coef": "entropy_coef",
     "optim.lr": "lr",
     "optim.weight_decay": "weight_decay",
+    "optim.max_grad_norm": "max_grad_norm",
 }
 BF16: Final = {"auto": None, "on": True, "off": False}
 
@@ -104,18 +106,32 @@ class Trainer:
             self._open_rl()
         return report
 
-    def rl_step(self, batch: RolloutBatch) -> StepReport:
-        """One RL batch; `step` counts it."""
+    def rl_step(self, batch: RolloutBatch, watched: Watched | None = None) -> StepReport:
+        """One RL batch; `step` counts it. `watched` is told of its tokens."""
         if self.settings.estimator == "ema":
             batch = replace(batch, baseline=self.baseline)
             self.baseline = moved(self.baseline, batch.rewards, self.settings.ema_decay)
-        report = rl_update(self.policy, self.reference, self.optimizer, batch, self.settings, self.critic)
+        report = rl_update(self.policy, self.reference, self.optimizer, batch, self.settings, self.critic, watched)
         self.step += 1
         return report
 
     def turn_knob(self, name: str, value: float) -> int:
         """Use a new value from the next step on; -> that step's number."""
         self.live[KNOBS.get(name, name)] = value
+        self._apply_live()
+        return self.step + 1
+
+    def reconfigure(self, config: LearnerConfig) -> int:
+        """Go on with other values of the live fields from the next step on; -> that step's number.
+
+        Raises ValueError, changing nothing, for values that do not go together.
+        """
+        settings = rl_settings(config, self.seed)
+        if self.stage == "rl":
+            longer = [replace(one.settings, total_steps=config.steps) for one in self._optimizers()]
+            for optimizer, its in zip(self._optimizers(), longer, strict=True):
+                optimizer.settings = its
+        self.config, self.settings = config, settings
         self._apply_live()
         return self.step + 1
 
@@ -170,6 +186,9 @@ class Trainer:
             if field in ("lr", "weight_decay"):
                 if self.stage == "rl":
                     setattr(self.optimizer, field, value)
+            elif field == "max_grad_norm":
+                for optimizer in self._optimizers() if self.stage == "rl" else ():
+                    optimizer.settings = replace(optimizer.settings, max_grad_norm=value)
             elif field == "clip_low":
                 self.settings = replace(self.settings, clip_low=value, clip_high=self.config.clip_high or value)
             elif field == "entropy_coef":
@@ -179,6 +198,9 @@ class Trainer:
             elif self.settings.kl_type is not None:
                 self.settings = replace(self.settings, kl_coef=value)
 
+    def _optimizers(self) -> list[PolicyOptimizer]:
+        return [self.optimizer, *([self.critic.optimizer] if self.critic else [])]
+
     def _steps(self) -> int:
         return self.config.sft.steps if self.config.sft and self.stage == "sft" else self.config.steps
 
@@ -186,9 +208,9 @@ class Trainer:
         self.stage = "rl"
         self._examples = None
         self.optimizer = self._optimizer(self.config.optim, self.config.steps)
-        self._apply_live()
         self._freeze_reference()
         self._make_critic()
+        self._apply_live()
         if self.reference is not None:
             save_learner(self.root / "reference", 0, self.reference.lm, self.optimizer, {})
 

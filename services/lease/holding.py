@@ -30,6 +30,8 @@ class Holding:
         """The ledger says that an evaluation round is not finished."""
         self.exhausted = False
         """The ledger says that nothing more will come."""
+        self.closed = False
+        """Nothing more is asked for, whatever there is room for."""
         self.next_want = 0.0
         self._posts: dict[tuple[str, int], set[tuple[int, int]]] = {}
         self._post_of: dict[tuple[int, int], tuple[str, int]] = {}
@@ -59,7 +61,7 @@ class Holding:
         begun = [[sample, self.held[sample]] for sample in self.begun if sample in self.held]
         # Not validated here: hundreds of leases, several times a step, and the ledger checks what it receives.
         want = Want.model_construct(
-            stage=self.stage, n=max(0, n), held=held, begun=begun, version=version, boot=self.boot
+            stage=self.stage, n=0 if self.closed else max(0, n), held=held, begun=begun, version=version, boot=self.boot
         )
         self.mail.send("data", want)
 

@@ -23,6 +23,17 @@ class Worker(Actor):
         super().__init__(identity, bus)
         self.holding = Holding(self.STAGE, self.mail)
 
+    def works(self) -> bool:
+        """A paused worker finishes what it holds; a learner, whose piece of work is a step, begins no other."""
+        stopped = self.paused and self.STAGE == "train" and not self.draining
+        return self.role != "standby" and not stopped
+
+    def on_role(self) -> None:
+        """Paused, or not yet in force: ask for no more."""
+        self.holding.closed = self.paused or self.role == "standby"
+        if self.ready:
+            self.want()
+
     def idle(self) -> bool:
         """Nothing is held."""
         return not self.holding.held
@@ -40,7 +51,7 @@ class Worker(Actor):
 
     def lacks_work(self) -> bool:
         """Whether only the ledger keeps it waiting."""
-        return not self.holding.held and not self.draining
+        return not self.holding.held and not self.draining and not self.holding.closed
 
     def _show_wait(self) -> None:
         """An empty-handed worker waits for the ledger, as long as that lives."""

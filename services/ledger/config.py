@@ -5,7 +5,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from midflight.kernel.spec import Config, ServiceSpec
+from midflight.kernel.spec import Config, ServiceSpec, live
 from midflight.services.data.source import Source
 
 
@@ -19,15 +19,26 @@ class DataConfig(Config):
 class EvaluationConfig(Config):
     """When held-out prompts are generated and scored."""
 
-    every: int = Field(20, ge=1, description="Policy versions between two rounds.")
+    every: int = Field(
+        20,
+        ge=1,
+        description="Policy versions between two rounds.",
+        json_schema_extra=live(1, 1_000_000, "versions", "next policy version"),
+    )
     prompts: int = Field(256, ge=1, description="Prompts a round, one response each.")
-    temperature: float = Field(1.0, ge=0, description="Sampling temperature of evaluation responses; 0 is greedy.")
+    temperature: float = Field(
+        1.0,
+        ge=0,
+        description="Sampling temperature of evaluation responses; 0 is greedy.",
+        json_schema_extra=live(0.0, 10.0, when="next evaluation round"),
+    )
 
 
 class LedgerConfig(ServiceSpec):
     """Prompts, samples, leases, batches, exact accounting."""
 
     entry: ClassVar[str] = "midflight.services.ledger.service:Ledger"
+    takeover: ClassVar[Literal["beside", "after", "restart", "never"]] = "never"
     fixed: ClassVar[tuple[str, ...]] = ("data", "responses_per_prompt", "evaluation.prompts")
 
     kind: Literal["ledger"] = "ledger"
@@ -35,26 +46,65 @@ class LedgerConfig(ServiceSpec):
     replicas: int = Field(1, ge=1, le=1, description="One: there is one account of the samples.")
     data: DataConfig
     evaluation: EvaluationConfig = EvaluationConfig()
-    prompts_per_rollout: int = Field(16, ge=1, description="Prompts (groups) in a training batch.")
+    prompts_per_rollout: int = Field(
+        16,
+        ge=1,
+        description="Prompts (groups) in a training batch.",
+        json_schema_extra=live(1, 4096, "prompts", "next batch"),
+    )
     responses_per_prompt: int = Field(8, ge=1, description="Samples of each prompt.")
     epochs: int | None = Field(None, ge=1, description="Passes over the training prompts; no end when omitted.")
     max_staleness: int = Field(
-        2, ge=0, description="Batches that may be generated ahead of the one in training; 0 is synchronous."
+        2,
+        ge=0,
+        description="Batches that may be generated ahead of the one in training; 0 is synchronous.",
+        json_schema_extra=live(0, 1024, "batches", "next prompt admitted"),
     )
     version_slack: int = Field(
-        0, ge=0, description="Versions an engine may be behind the newest and still get prompts; 0 is the least stale."
+        0,
+        ge=0,
+        description="Versions an engine may be behind the newest and still get prompts; 0 is the least stale.",
+        json_schema_extra=live(0, 1024, "versions", "next sample"),
     )
-    max_lag: int = Field(8, ge=0, description="Versions a sample's oldest token may lag behind when it is batched.")
-    on_stale: Literal["drop", "train"] = Field("drop", description="What happens to a sample beyond `max_lag`.")
-    filter_zero_variance: bool = Field(False, description="Filter groups whose rewards are all equal.")
+    max_lag: int = Field(
+        8,
+        ge=0,
+        description="Versions a sample's oldest token may lag behind when it is batched.",
+        json_schema_extra=live(0, 1_000_000, "versions", "next batch"),
+    )
+    on_stale: Literal["drop", "train"] = Field(
+        "drop",
+        description="What happens to a sample beyond `max_lag`.",
+        json_schema_extra=live(when="next batch"),
+    )
+    filter_zero_variance: bool = Field(
+        False,
+        description="Filter groups whose rewards are all equal.",
+        json_schema_extra=live(when="next batch"),
+    )
     deterministic: bool = Field(
         False,
         description="With `max_staleness: 0`: generate each batch as one cohort, so that a run repeats bit for bit.",
     )
-    lease_s: float = Field(30.0, gt=0, description="Silence after which a worker's leases return, in seconds.")
+    lease_s: float = Field(
+        30.0,
+        gt=0,
+        description="Silence after which a worker's leases return, in seconds.",
+        json_schema_extra=live(1.0, 86400.0, "s", "next lease or renewal"),
+    )
     claim_s: float = Field(1.5, gt=0, description="After a ledger restart, time to claim held leases, in seconds.")
-    max_tries: int = Field(4, ge=1, description="Begun tries after which a sample that ends its workers is refused.")
-    max_ready_mb: int = Field(512, ge=1, description="Bytes of waiting trajectories before generation pauses, in MiB.")
+    max_tries: int = Field(
+        4,
+        ge=1,
+        description="Begun tries after which a sample that ends its workers is refused.",
+        json_schema_extra=live(1, 1000, "tries", "next failure"),
+    )
+    max_ready_mb: int = Field(
+        512,
+        ge=1,
+        description="Bytes of waiting trajectories before generation pauses, in MiB.",
+        json_schema_extra=live(1, 1 << 20, "MiB", "next prompt admitted"),
+    )
     durable: Literal["process", "power"] = Field(
         "process", description="Survive kills of processes (WAL), or also power cuts (an fsync a transaction)."
     )

@@ -1,7 +1,7 @@
 """ledger: owns every prompt and sample of the run, and can account for each of them at any time.
 
 Takes   `want` (all stages), `trajectories`, `scores`, `trained`, `commit`, `restore`, `weights.publish`, `give.back`,
-        `sample.refuse`, `peer.down` (from the kernel), `ledger.get` (anyone).
+        `sample.refuse`, `peer.down` and `knob.apply` (from the kernel), `ledger.get` (anyone).
 Sends   `tickets`, `score.jobs`, `batch` (all under lease), `ok`, `weights.new`, and evaluation results as events.
 Stores  ledger.sqlite: every sample's state and life, trajectories until they are committed, the newest weights' handle.
 Dies    any time. Nothing is acknowledged before it is committed, so whoever was not answered sends again; leases are
@@ -20,8 +20,10 @@ from midflight.kernel.mail import Bus
 from midflight.kernel.mistake import UserMistake
 from midflight.kernel.node import Letter
 from midflight.kernel.settings import Settings
-from midflight.messages.base import Message
+from midflight.kernel.spec import knob_prefix, live_knobs, with_live
+from midflight.messages.base import Message, Scalar
 from midflight.messages.control import PeerDown
+from midflight.messages.knobs import KnobDeclaration
 from midflight.messages.samples import LedgerGet
 from midflight.messages.sockets import Role
 from midflight.messages.weights import WeightsNew
@@ -30,6 +32,7 @@ from .book import Book
 from .config import LedgerConfig
 from .desk import Desk
 from .grants import Grant
+from .knobs import changed
 from .outgoing import batch, score_jobs, tickets
 from .overlap import Overlap
 from .prompts import Prompts
@@ -60,6 +63,7 @@ class Ledger(Desk):
         super().__init__(identity, bus)
         self.settings = settings
         self.config = cast(LedgerConfig, settings.config)
+        self._declared = live_knobs(self.config, settings.slot)
         self.boot_id = os.urandom(8).hex()
         self.kind_of = settings.kind_of
         self.weights: WeightsNew | None = None
@@ -74,6 +78,8 @@ class Ledger(Desk):
         self._cache_bytes = 0
         self._retry_at = 0.0
         self._last_turn = bus.now()
+        self._round = (-1, 0.0)
+        """The newest evaluation round, and the temperature all of it is sampled at."""
         self._overlap = Overlap()
         self._refusals = Refusals(most=REFUSALS * config_batch(self.config))
         self._next_report = 0.0
@@ -100,6 +106,21 @@ class Ledger(Desk):
             self._log.warning("prompt refused", why=why)
             self.event("note", {"level": "warning", "text": why[:900]})
             self.why = first_line(why)
+
+    def knobs(self) -> tuple[KnobDeclaration, ...]:
+        """The live fields of its configuration."""
+        return self._declared
+
+    def apply_knob(self, name: str, value: Scalar) -> int:
+        """For the next decision; -> the newest step trained. What a former process used is not judged again."""
+        field = name.removeprefix(knob_prefix(self.settings.slot))
+        if self.ready:
+            self.config = changed(self.config, field, value, self.settings)
+            self.book.rules = rules_of(self.config, evaluation=bool(self.prompts.evaluation))
+        else:
+            self.config = with_live(self.config, field, value)
+        self._refusals.most = REFUSALS * config_batch(self.config)
+        return self.book.step if self.ready else 0
 
     def work(self, now: float) -> bool:
         """Expire, admit, grant, commit, and only then answer."""
@@ -212,12 +233,18 @@ class Ledger(Desk):
     def _send(self, grant: Grant) -> bool:
         rows = [self.book.rows[sample] for sample, _ in grant.leases]
         if grant.stage == "generate":
-            out = tickets(grant, rows, self.row_json, self.settings.seed, self.config.evaluation.temperature)
+            out = tickets(grant, rows, self.row_json, self.settings.seed, self._eval_temperature())
         elif grant.stage == "score":
             out = score_jobs(grant, rows, self.row_json, self.blob)
         else:
             out = batch(grant, rows, self.blob)
         return all(self.mail.send("data", message, to=grant.holder, columns=columns) for message, columns in out)
+
+    def _eval_temperature(self) -> float:
+        """The same for a whole round, whatever is set meanwhile."""
+        if self._round[0] != self.book.next_round:
+            self._round = (self.book.next_round, self.config.evaluation.temperature)
+        return self._round[1]
 
     def _look_at_refusals(self, now: float) -> None:
         """Tell of refused samples, and end a run that has nothing else.

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from midflight.kernel.spec import ExistingPath, ServiceSpec
+from midflight.kernel.spec import ExistingPath, ServiceSpec, live
 
 
 class RewardConfig(ServiceSpec):
@@ -19,9 +19,19 @@ class RewardConfig(ServiceSpec):
     significant: bool = Field(True, description="Nothing goes on without it; see ServiceSpec.")
     file: ExistingPath = Field(description="Python file that defines `reward_fn(messages, answer)`.")
     workers: int = Field(1, ge=1, le=256, description="Worker processes.")
-    time_limit_s: float = Field(10.0, gt=0, description="Longest time of one call, in seconds.")
+    time_limit_s: float = Field(
+        10.0,
+        gt=0,
+        description="Longest time of one call, in seconds.",
+        json_schema_extra=live(0.001, 86400.0, "s", "next call"),
+    )
     worker_memory_mb: int = Field(1024, ge=64, description="Address space of a worker, in MiB.")
-    queue: int = Field(1024, ge=1, description="Samples held at a time.")
+    queue: int = Field(
+        1024,
+        ge=1,
+        description="Samples held at a time; what is held beyond a lower value is still scored.",
+        json_schema_extra=live(1, 16384, "samples", "next request"),
+    )
     pass_env: list[str] = Field([], description="Environment variables a worker may see, by name.")
 
     @field_validator("file")

@@ -17,6 +17,7 @@ import json
 import math
 import select
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 
 from .process import Spec, check_level
@@ -70,6 +71,16 @@ class Pool:
     def ready(self) -> int:
         """How many workers have imported the file and take jobs."""
         return sum(slot.ready for slot in self._slots)
+
+    def limit(self, seconds: float) -> None:
+        """From the next call on, the longest time of one."""
+        self._spec = replace(self._spec, time_limit_s=seconds)
+        for slot in self._slots:
+            slot.limit(seconds)
+
+    def hold(self, jobs: int) -> None:
+        """Have room for at least so many; it never gets less, for they may be on their way."""
+        self._capacity = max(self._capacity, jobs)
 
     def next_deadline(self) -> float:
         """Return when to call `tick` next, in monotonic seconds (infinity: not before an event)."""
@@ -158,7 +169,7 @@ class Pool:
             self._answer(finding.sent, outcome)
 
     def _bury(self, slot: Slot, now: float) -> None:
-        death = slot.bury(now, self._spec.time_limit_s)
+        death = slot.bury(now)
         for sent in reversed(death.returned):
             sent.returned += 1
             if sent.returned > _MOST_RETURNS:

@@ -1,6 +1,6 @@
 """reward: scores trajectories with the user's `reward_fn`, in worker processes with limits.
 
-Takes   `score.jobs` (prompt rows and completions under lease), `ok`.
+Takes   `score.jobs` (prompt rows and completions under lease), `knob.apply`, `ok`.
 Sends   `want`, `scores` (a verdict or the user's program at fault), `give.back` (our own fault: never a reward of 0).
 Stores  nothing.
 Dies    any time, its workers with it; its leases return to the ledger. A reward file that cannot be imported ends it
@@ -8,6 +8,7 @@ Dies    any time, its workers with it; its leases return to the ledger. A reward
 """
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,9 @@ import structlog
 from midflight.kernel.mail import Bus
 from midflight.kernel.node import Letter, handles
 from midflight.kernel.settings import Settings
+from midflight.kernel.spec import knob_prefix, live_knobs, with_live
+from midflight.messages.base import Scalar
+from midflight.messages.knobs import KnobDeclaration
 from midflight.messages.samples import GiveBack, Score, ScoreJobs, Scores, Stage
 from midflight.services.lease.worker import Worker
 
@@ -36,6 +40,7 @@ class Reward(Worker):
         super().__init__(identity, bus)
         self.settings = settings
         self.config = cast(RewardConfig, settings.config)
+        self._declared = live_knobs(self.config, settings.slot)
         self.faults = 0
         self._solo = False
         self._log = structlog.get_logger()
@@ -47,12 +52,22 @@ class Reward(Worker):
         assert self._pool is not None
         return self._pool
 
+    def knobs(self) -> tuple[KnobDeclaration, ...]:
+        """The live fields of its configuration."""
+        return self._declared
+
+    def apply_knob(self, name: str, value: Scalar) -> int:
+        """For the next call, and the next request for work; -> the newest policy version, for it knows no steps."""
+        self.config = with_live(self.config, name.removeprefix(knob_prefix(self.settings.slot)), value)
+        if self._pool:
+            self._pool.limit(self.config.time_limit_s)
+            self._pool.hold(self.config.queue)
+        return max(0, self.holding.version)
+
     def start(self) -> None:
         """Start the workers."""
         config = self.config
-        scratch = self.settings.run_dir / "scratch" / self.settings.name
-        shutil.rmtree(scratch, ignore_errors=True)  # what a killed predecessor left
-        scratch.mkdir(parents=True)
+        scratch = own_folder(self.settings.run_dir / "scratch" / self.settings.name)
         spec = Spec(
             Path(config.file),
             time_limit_s=config.time_limit_s,
@@ -134,3 +149,14 @@ class Reward(Worker):
         lease = (sample, self.holding.held[sample])
         self._log.warning("sample given back", sample=sample, why=why)
         self.holding.hand_in([lease], GiveBack(stage="score", leases=[list(lease)], why=why[:2000]))
+
+
+def own_folder(parent: Path) -> Path:
+    """A new folder in `parent`, without those that killed predecessors left; one that still works keeps its own."""
+    parent.mkdir(parents=True, exist_ok=True)
+    for folder in parent.iterdir():
+        if folder.name == str(os.getpid()) or not Path("/proc", folder.name).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+    own = parent / str(os.getpid())
+    own.mkdir()
+    return own

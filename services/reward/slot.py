@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from .process import Frame, ProtocolError, Spec, WorkerProcess
 from .verdict import Job, Outcome, ProgramFault, Scored
-from .worker import BEGIN, BROKEN, FAULT, MORE, READY, SCORED
+from .worker import BEGIN, BROKEN, FAULT, LIMIT, MORE, READY, SCORED, frame
 
 _ABORT_GRACE = 0.2  # seconds between SIGABRT, which prints the worker's stack, and SIGKILL
 _LONGEST_WAIT = 5.0  # seconds
@@ -62,6 +62,7 @@ class Slot:
         self.ready = self._begun = self._overdue = False
         self.refusal = self._violation = ""
         self._falls = 0
+        self._limit = 0.0
 
     def start(self, spec: Spec, source: str, limit: float, now: float) -> None:
         """Start a worker, which has `limit` seconds to import the user's file.
@@ -90,6 +91,11 @@ class Slot:
         assert self.worker is not None
         self.sent.append(sent)
         self.worker.send(sent.frame)
+
+    def limit(self, seconds: float) -> None:
+        """Let the jobs sent from now on take so long; the one that runs keeps its deadline."""
+        if self.worker:
+            self.worker.send(frame(LIMIT, body=json.dumps(seconds).encode()))
 
     def expire(self, now: float) -> None:
         """Past the deadline: first ask for the stack and death, then kill the group."""
@@ -127,7 +133,7 @@ class Slot:
             self.refusal = str(json.loads(said.body))
         elif said.kind == BEGIN:
             self._expect(said, begun=False)
-            self._begun, self.deadline = True, now + time_limit
+            self._begun, self._limit, self.deadline = True, time_limit, now + time_limit
         elif said.kind in (SCORED, FAULT):
             self._expect(said, begun=True)
             finding = _finding(self.sent[0], said)
@@ -148,14 +154,14 @@ class Slot:
         """Whether the worker's death is among the descriptors that are ready."""
         return self.worker is not None and self.worker.pidfd in ready
 
-    def bury(self, now: float, time_limit: float) -> Death:
+    def bury(self, now: float) -> Death:
         """Reap a dead worker with its group, remove its folder, and say what became of its jobs."""
         assert self.worker is not None
         tail, status = self.worker.output_tail(), self.worker.reap()
         for fd in tuple(self._fds):
             self._forget(fd)
         self.worker.close()
-        finding = self._blame(status, tail, time_limit) if self._begun else None
+        finding = self._blame(status, tail) if self._begun else None
         if finding:
             self.sent.popleft()
         failure = "" if self.ready else self._start_failure(status, tail)
@@ -164,13 +170,13 @@ class Slot:
         self._vacate(now)
         return Death(finding, returned, failure)
 
-    def _blame(self, status: int, tail: str, time_limit: float) -> Finding:
+    def _blame(self, status: int, tail: str) -> Finding:
         """Say what the job that has begun did to its worker. SIGKILL from outside is not clearly its doing."""
         sent = self.sent[0]
         if self._violation:
             return Finding(sent, ProgramFault("returned", f"wrote to the verdict channel ({self._violation})", tail))
         if self._overdue:
-            return Finding(sent, ProgramFault("time", f"reward_fn gave no result within {time_limit:g} s", tail))
+            return Finding(sent, ProgramFault("time", f"reward_fn gave no result within {self._limit:g} s", tail))
         how = f"exited with status {status}" if status >= 0 else f"was killed by signal {-status}"
         fault = ProgramFault("exit", f"the worker process {how} while reward_fn ran", tail)
         return Finding(sent, fault, doubtful=status == _SIGKILLED)

@@ -2,9 +2,10 @@
 
     worker.py JOB_FD VERDICT_FD PARENT_PID
 
-Both channels carry frames: kind (1 byte), body length (4), job id (8), then the body as JSON. In come INIT, once, and
-JOB. Out go READY or BROKEN, once, and for every job BEGIN, before its body is even parsed, then SCORED or FAULT; MORE
-says that a part of a long body was taken. Whatever dies is thus to blame on the one job that has begun.
+Both channels carry frames: kind (1 byte), body length (4), job id (8), then the body as JSON. In come INIT, once, JOB,
+and LIMIT, a new time limit for the jobs behind it. Out go READY or BROKEN, once, and for every job BEGIN, before its
+body is even parsed, then SCORED or FAULT; MORE says that a part of a long body was taken. Whatever dies is thus to
+blame on the one job that has begun.
 """
 
 import ctypes
@@ -24,7 +25,7 @@ from types import ModuleType, TracebackType
 from typing import NoReturn
 
 HEADER = struct.Struct("<cIQ")
-INIT, JOB = b"I", b"J"
+INIT, JOB, LIMIT = b"I", b"J", b"L"
 READY, BROKEN, BEGIN, MORE, SCORED, FAULT = b"R", b"X", b"B", b"M", b"S", b"F"
 
 TAIL = 2000  # characters of a traceback or of output that travel
@@ -206,7 +207,13 @@ def serve(channel: Channel, program: Program, time_limit_s: float) -> NoReturn:
     """Run jobs in order until the parent closes the channel; end after a memory fault, which leaves a poor heap."""
     me, out = os.getpid(), b""
     while True:
-        _, length, job = channel.header()
+        said, length, job = channel.header()
+        if said == LIMIT:
+            time_limit_s = json.loads(channel.body(length))
+            if channel.empty:
+                channel.send(out)
+                out = b""
+            continue
         limit_job(time_limit_s)
         channel.send(out + frame(BEGIN, job))
         kind, report = outcome(program, channel.body(length))

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt
 
-from midflight.kernel.spec import DEVICE, ServiceSpec
+from midflight.kernel.spec import DEVICE, ServiceSpec, live
 
 
 class RolloutConfig(ServiceSpec):
@@ -21,14 +21,27 @@ class RolloutConfig(ServiceSpec):
     )
     slots: int = Field(128, ge=1, le=4096, description="Sequences decoded at the same time.")
     max_length: int = Field(128, ge=2, description="Most tokens of prompt and response together.")
-    max_new_tokens: int = Field(32, ge=1, description="Most tokens of a response.")
-    temperature: float = Field(1.0, ge=0, description="Sampling temperature; log-probs are stored after it.")
+    max_new_tokens: int = Field(
+        32,
+        ge=1,
+        description="Most tokens of a response, also in evaluation; `max_length` bounds it too.",
+        json_schema_extra=live(1, 1 << 20, "tokens", "next sample"),
+    )
+    temperature: float = Field(
+        1.0,
+        ge=0,
+        description="Sampling temperature; log-probs are stored after it. A change here is off-policy for a learner "
+        "that keeps its own.",
+        json_schema_extra=live(0.0, 10.0, when="next sample"),
+    )
     stop_token_ids: list[NonNegativeInt] = Field(
         [], description="Tokens that end a response, besides the end tokens of tokenizer and model."
     )
     apply_chat_template: bool = Field(True, description="False: message contents are concatenated (base models).")
     recompute_kv: bool = Field(
-        False, description="At a weight update, recompute the cache of running sequences with the new weights."
+        False,
+        description="At a weight update, recompute the cache of running sequences with the new weights.",
+        json_schema_extra=live(when="next weights"),
     )
     policy_delay: int = Field(
         0,

@@ -52,7 +52,8 @@ class Engine:
         self.max_length = max_length
         self._vocabulary = int(model.config.vocab_size)
         self._eos_ids = frozenset(eos_ids)
-        self._recompute_kv = recompute_kv
+        self.recompute_kv = recompute_kv
+        """Read at every `load_weights`."""
         with torch.inference_mode():
             self._forward: Forward = (
                 FusedForward(model, slots, max_length, where, prefill_tokens)
@@ -108,7 +109,7 @@ class Engine:
         self.version = version
         for live in self._batch.rows:
             live.versions.append((len(live.tokens), version))
-        if self._recompute_kv and self._batch.rows:
+        if self.recompute_kv and self._batch.rows:
             self._refill()
 
     @torch.inference_mode()

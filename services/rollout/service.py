@@ -1,6 +1,6 @@
 """rollout: turns tickets into trajectories with the newest policy it has.
 
-Takes   `tickets` (prompts under lease), `weights.new` (loaded at the next token boundary), `ok`.
+Takes   `tickets` (prompts under lease), `weights.new` (loaded at the next token boundary), `knob.apply`, `ok`.
 Sends   `want` (credit, leases held, leases begun, policy version), `trajectories`, `sample.refuse`, `give.back`.
 Stores  nothing: what it holds is under lease and is issued again when it dies.
 Dies    any time. A drain hands back what it has not begun and finishes the rest.
@@ -18,6 +18,9 @@ from midflight.kernel.mail import Bus
 from midflight.kernel.mistake import UserMistake
 from midflight.kernel.node import Letter, handles
 from midflight.kernel.settings import Settings
+from midflight.kernel.spec import knob_prefix, live_knobs, with_live
+from midflight.messages.base import Scalar
+from midflight.messages.knobs import KnobDeclaration
 from midflight.messages.samples import GiveBack, Refuse, Stage, Ticket, Tickets
 from midflight.messages.shm import CorruptSlot
 from midflight.messages.weights import WeightsNew
@@ -47,6 +50,9 @@ class Rollout(Worker):
         super().__init__(identity, bus)
         self.settings = settings
         self.config = cast(RolloutConfig, settings.config)
+        self._declared = live_knobs(self.config, settings.slot)
+        self._step = 0
+        """Of the newest weights read."""
         self.queue: deque[tuple[Ticket, list[int]]] = deque()
         self.running: dict[int, tuple[Ticket, list[int], float]] = {}
         self.finished: list[Finished] = []
@@ -57,6 +63,17 @@ class Rollout(Worker):
         self._flush_at = 0.0
         self._report = {"since": bus.now(), "busy_s": 0.0, "tokens": 0.0}
         self._log = structlog.get_logger()
+
+    def knobs(self) -> tuple[KnobDeclaration, ...]:
+        """The live fields of its configuration."""
+        return self._declared
+
+    def apply_knob(self, name: str, value: Scalar) -> int:
+        """What runs goes on as it began; -> the step of the newest weights, which write the next sample."""
+        self.config = with_live(self.config, name.removeprefix(knob_prefix(self.settings.slot)), value)
+        if self.ready:
+            self.engine.recompute_kv = self.config.recompute_kv
+        return self._step
 
     def start(self) -> None:
         """Load the model and make the engine; its weights count as unknown until a version arrives."""
@@ -194,7 +211,7 @@ class Rollout(Worker):
             version, weights = self.delay.push(new.version, read_weights(new.handle))
             if version > self.engine.version:
                 self.engine.load_weights(weights, version)
-            self._read_version = new.version
+            self._read_version, self._step = new.version, new.step
         except (CorruptSlot, BadWeights) as error:
             if new.version > self._bad_version:  # the ledger offers it again until there is a newer one
                 self._bad_version = new.version

@@ -11,6 +11,7 @@ class TrackerConfig(ServiceSpec):
     """metrics.jsonl always; MLflow and Weights & Biases as sinks that may lag or die."""
 
     entry: ClassVar[str] = "midflight.services.tracker.service:Tracker"
+    takeover: ClassVar[Literal["beside", "after", "restart", "never"]] = "after"
 
     kind: Literal["tracker"] = "tracker"
     stop_last: bool = Field(True, description="It records what the others say while they end; see ServiceSpec.")

@@ -38,23 +38,37 @@ class Tracker(Actor):
         super().__init__(identity, bus)
         self.settings = settings
         self.config = cast(TrackerConfig, settings.config)
-        self.log = MetricsLog(settings.run_dir / "metrics.jsonl")
-        last = (self.log.last or {}).get("seq")
-        self.follow = Follow(self.mail, self._take, last if isinstance(last, int) else 0)
-        self.sinks = {kind: self._sink(kind) for kind in self.config.sinks}
+        self.log: MetricsLog | None = None
+        self.follow = Follow(self.mail, self._take)
+        self.sinks: dict[str, SinkProcess] = {}
         self._fresh = False
         self._next_ring = 0.0
         self._current = True
         """Whether the kernel has told its newest number since a drain began."""
 
     def start(self) -> None:
-        """A new file begins with the run's configuration."""
+        """Two trackers must not write one file: a standby opens it when its predecessor has left."""
+        if self.role == "active":
+            self._open()
+
+    def on_role(self) -> None:
+        """The predecessor has left."""
+        if self.started and self.role == "active" and self.log is None:
+            self._open()
+
+    def _open(self) -> None:
+        """Go on after the last number in the file; a new file begins with the run's configuration."""
+        self.log = MetricsLog(self.settings.run_dir / "metrics.jsonl")
+        last = (self.log.last or {}).get("seq")
+        self.follow.last = last if isinstance(last, int) else 0
         if self.log.last is None:
             config = json.loads((self.settings.run_dir / "config.json").read_text())
             self.log.append({"event": "params", "values": flat(config)})
+        self.sinks = {kind: self._sink(kind) for kind in self.config.sinks}
 
     def work(self, now: float) -> bool:
         """Fill holes, ring the sinks, look after them."""
+        assert self.log is not None
         self.follow.catch_up(self.newest_event)
         ring = self._fresh and now >= self._next_ring
         if ring:
@@ -77,7 +91,7 @@ class Tracker(Actor):
 
     def idle(self) -> bool:
         """Everything up to the newest event is in the file."""
-        return self._current and self.follow.last >= self.newest_event
+        return self.log is None or (self._current and self.follow.last >= self.newest_event)
 
     @handles(HeartbeatOk)
     def _on_heartbeat_ok(self, message: HeartbeatOk, letter: Letter) -> None:
@@ -86,6 +100,8 @@ class Tracker(Actor):
 
     def close(self) -> None:
         """Let the sinks finish, all at the same time."""
+        if self.log is None:
+            return
         status = "finished" if self.draining else "killed"
         self.log.append({"event": "end", "values": {"status": status}})
         with self.phase("close sinks", 2 * CLOSE_S):
@@ -97,7 +113,8 @@ class Tracker(Actor):
 
     @handles(Event)
     def _on_event(self, message: Event, letter: Letter) -> None:
-        self.follow.live(message)
+        if self.log is not None and self.works():
+            self.follow.live(message)
 
     def _take(self, event: Event) -> None:
         record: dict[str, object] = {"seq": event.seq, "ts": event.ns / 1e9, "source": event.source}
@@ -105,6 +122,7 @@ class Tracker(Actor):
             record["step"] = event.step
         if event.topic not in ("metrics", "sft", "evaluation", "throughput"):
             record["event"] = event.topic
+        assert self.log is not None
         self.log.append({**record, "values": event.body})
         self.progress += 1
         self._fresh = True

@@ -3,10 +3,13 @@
 import contextlib
 import json
 import sqlite3
+from functools import partial
 from pathlib import Path
 
+import pytest
 from support.e2e_run import Up, checkpoints, copy_run, events, is_step, midflight, nothing_left, records, samples
 
+from midflight.kernel.sample_files import list_steps, read_step
 from midflight.services.learner.checkpoint import verify
 
 STEPS, BATCH = 6, 16
@@ -100,3 +103,32 @@ def test_the_controller_moves_its_knob_and_the_learner_says_from_which_step(fini
     decided = [e["values"]["at_step"] for e in events(finished.path, "controller")]
     assert decided == list(range(decided[0], STEPS + 1))  # every step since the knob was granted
     assert json.loads(events(finished.path, "controller")[-1]["values"]["state"])
+
+
+def test_samples_of_every_step_are_kept_token_by_token(finished: Up) -> None:
+    """Two whole groups a step, as the ledger and metrics.jsonl know them, and `midflight samples` shows them."""
+    path, rows = finished.path, {row["id"]: row for row in samples(finished.path)}
+    assert list_steps(path) == list(range(1, STEPS + 1))
+    for kept in map(partial(read_step, path), list_steps(path)):
+        assert [len(group.samples) for group in kept.groups] == [4, 4]
+        for group in kept.groups:
+            for one in group.samples:
+                row = rows[one.id]
+                assert (row["step"], row["group"], json.loads(row["rewards"])) == (
+                    kept.step,
+                    group.prompt_id,
+                    one.rewards,
+                )
+                assert one.tokens[-1] == "<|end|>" if one.finish == "stop" else len(one.tokens) == 12
+                gap = [a - b for a, b in zip(one.columns["logprob"], one.columns["behaviour"], strict=True)]
+                assert one.columns["gap"] == pytest.approx(gap, abs=1e-5)
+                assert set(one.columns["mask"]) == {1.0}
+                assert max(one.columns["version"]) <= kept.version
+    shown = midflight(path, "samples", "--run", str(path), "--step", "3", "--tokens")
+    assert shown.code == 0, shown.err
+    assert shown.out.startswith("step 3, policy version 2;")
+    assert shown.out.count("\n  sample ") == 8
+    one = read_step(path, 5).groups[0].samples[0]
+    told = midflight(path, "samples", "--run", str(path), "--id", str(one.id), "--json")
+    assert [sample["tokens"] for group in told.json["groups"] for sample in group["samples"]] == [one.tokens]
+    assert midflight(path, "samples", "--run", str(path), "--step", "99").code == 1

@@ -188,10 +188,10 @@ class Stranger(Watcher):
     client = False
 
     def on_turn(self, now: float) -> float:
-        if not self._asked:
+        if self.client and self.boot is None:
+            self.mail.send("ctl", Hello(proto_min=1, proto_max=1, pid=7, role="client", version="t"))
+        elif not self._asked:
             self._asked = now
-            if self.client:
-                self.mail.send("ctl", Hello(proto_min=1, proto_max=1, pid=7, role="client", version="t"))
             self.mail.request("ctl", KnobAcquire(knob="optim.lr"), 2.0, self._answer, self.refused.append)
         return 0.05
 

@@ -78,7 +78,7 @@ def test_refusals_name_the_limits_and_the_nearest(table: KnobTable) -> None:
     """What, where, and what to do instead."""
 
     def why(name: str, value: object) -> str:
-        answer = table.set(name, value, "ann", 0.0)
+        answer = table.set(name, value, "ann")
         assert isinstance(answer, Refusal)
         return answer.why
 
@@ -108,11 +108,11 @@ def test_senseless_declarations_raise(wrong: dict[str, object]) -> None:
 
 def test_one_owner_and_the_refusal_names_it(table: KnobTable) -> None:
     """A second controller and a person are both told who holds the knob."""
-    epoch = epoch_of(table.acquire("kl.coef", "kl#1", 0.0))
-    assert table.acquire("kl.coef", "pid#1", 0.0) == Refusal("owner", "kl.coef is held by kl#1 (epoch 1)")
-    assert table.set("kl.coef", 0.3, "ann", 0.0) == Refusal("owner", "kl.coef is held by kl#1 (epoch 1)")
-    assert code(table.set("kl.coef", 0.3, "pid#1", 0.0, epoch=epoch)) == "owner"
-    change = table.set("kl.coef", 0.3, "kl#1", 0.0, epoch=epoch, reason="kl 0.02 above 0.01")
+    epoch = epoch_of(table.acquire("kl.coef", "kl#1"))
+    assert table.acquire("kl.coef", "pid#1") == Refusal("owner", "kl.coef is held by kl#1 (epoch 1)")
+    assert table.set("kl.coef", 0.3, "ann") == Refusal("owner", "kl.coef is held by kl#1 (epoch 1)")
+    assert code(table.set("kl.coef", 0.3, "pid#1", epoch=epoch)) == "owner"
+    change = table.set("kl.coef", 0.3, "kl#1", epoch=epoch, reason="kl 0.02 above 0.01")
     assert isinstance(change, Change)
     assert (change.version, change.old, change.new) == (1, 0.2, 0.3)
     assert table.knobs["kl.coef"].reason == "kl 0.02 above 0.01"
@@ -120,50 +120,50 @@ def test_one_owner_and_the_refusal_names_it(table: KnobTable) -> None:
 
 def test_acquire_is_idempotent(table: KnobTable) -> None:
     """A repeated acquire (lost answer) keeps the epoch and records nothing."""
-    table.acquire("kl.coef", "kl#1", 0.0)
-    again = table.acquire("kl.coef", "kl#1", 6.0)
+    table.acquire("kl.coef", "kl#1")
+    again = table.acquire("kl.coef", "kl#1")
     assert again == Acquired(1, ())
 
 
 def test_old_epoch_is_refused(table: KnobTable) -> None:
     """What a former holding sends late has no effect, also when the same owner holds the knob again."""
-    old = epoch_of(table.acquire("kl.coef", "kl#1", 0.0))
+    old = epoch_of(table.acquire("kl.coef", "kl#1"))
     table.release("kl.coef", "kl#1", old)
-    assert code(table.set("kl.coef", 0.5, "kl#1", 0.0, epoch=old)) == "owner"
-    new = epoch_of(table.acquire("kl.coef", "kl#1", 0.0))
+    assert code(table.set("kl.coef", 0.5, "kl#1", epoch=old)) == "owner"
+    new = epoch_of(table.acquire("kl.coef", "kl#1"))
     assert new > old
-    assert code(table.set("kl.coef", 0.5, "kl#1", 0.0, epoch=old)) == "epoch"
+    assert code(table.set("kl.coef", 0.5, "kl#1", epoch=old)) == "epoch"
     assert code(table.release("kl.coef", "kl#1", old)) == "epoch"
-    assert code(table.set("kl.coef", 0.5, "kl#1", 0.0, epoch=new)) == "ok"
+    assert code(table.set("kl.coef", 0.5, "kl#1", epoch=new)) == "ok"
 
 
 def test_if_version(table: KnobTable) -> None:
     """A person who looked at an older value is told what it is now."""
-    assert code(table.set("kl.coef", 0.5, "ann", 0.0, if_version=0)) == "ok"
-    assert table.set("kl.coef", 0.7, "bob", 0.0, if_version=0) == Refusal(
+    assert code(table.set("kl.coef", 0.5, "ann", if_version=0)) == "ok"
+    assert table.set("kl.coef", 0.7, "bob", if_version=0) == Refusal(
         "version", "kl.coef is at version 1, not 0: 0.5, set by ann"
     )
 
 
 def test_a_person_takes_and_gives_back(table: KnobTable) -> None:
     """`take` makes the person the owner; on release the controller holds it again, under a new epoch."""
-    before = epoch_of(table.acquire("kl.coef", "kl#1", 0.0))
-    assert code(table.set("kl.coef", 99.0, "ann", 0.0, take=True)) == "range"
+    before = epoch_of(table.acquire("kl.coef", "kl#1"))
+    assert code(table.set("kl.coef", 99.0, "ann", take=True)) == "range"
     assert table.knobs["kl.coef"].owner == "kl#1"
-    assert code(table.set("kl.coef", 1.0, "ann", 0.0, take=True)) == "ok"
-    assert code(table.set("kl.coef", 0.3, "kl#1", 0.0, epoch=before)) == "owner"
-    assert code(table.set("kl.coef", 2.0, "ann", 0.0)) == "ok"
+    assert code(table.set("kl.coef", 1.0, "ann", take=True)) == "ok"
+    assert code(table.set("kl.coef", 0.3, "kl#1", epoch=before)) == "owner"
+    assert code(table.set("kl.coef", 2.0, "ann")) == "ok"
     table.release("kl.coef", "ann", None)
     knob = table.knobs["kl.coef"]
     assert (knob.owner, knob.value, knob.epoch) == ("kl#1", 2.0, before + 2)
-    assert code(table.set("kl.coef", 0.3, "kl#1", 0.0, epoch=knob.epoch)) == "ok"
+    assert code(table.set("kl.coef", 0.3, "kl#1", epoch=knob.epoch)) == "ok"
 
 
 def test_taken_twice_returns_in_turn(table: KnobTable) -> None:
     """Two people in a row: the knob goes back the way it came, past those who have gone."""
-    table.acquire("kl.coef", "kl#1", 0.0)
-    table.set("kl.coef", 1.0, "ann", 0.0, take=True)
-    table.set("kl.coef", 2.0, "bob", 0.0, take=True)
+    table.acquire("kl.coef", "kl#1")
+    table.set("kl.coef", 1.0, "ann", take=True)
+    table.set("kl.coef", 2.0, "bob", take=True)
     table.owner_gone("ann")
     table.release("kl.coef", "bob", None)
     assert table.knobs["kl.coef"].owner == "kl#1"
@@ -174,8 +174,8 @@ def test_taken_twice_returns_in_turn(table: KnobTable) -> None:
 @pytest.mark.parametrize(("fallback", "value"), [("hold", 0.7), ("default", 0.2), ("former", 0.7)])
 def test_fallbacks(table: KnobTable, fallback: str, value: float) -> None:
     """An owner's death leaves the value, or returns it to the default, as it chose when it acquired."""
-    epoch = epoch_of(table.acquire("kl.coef", "kl#1", 0.0, fallback=fallback))  # type: ignore[arg-type]
-    table.set("kl.coef", 0.7, "kl#1", 0.0, epoch=epoch)
+    epoch = epoch_of(table.acquire("kl.coef", "kl#1", fallback=fallback))  # type: ignore[arg-type]
+    table.set("kl.coef", 0.7, "kl#1", epoch=epoch)
     table.owner_gone("kl#1", "died (SIGKILL)")
     knob = table.knobs["kl.coef"]
     assert (knob.owner, knob.value) == (None, value)
@@ -183,48 +183,96 @@ def test_fallbacks(table: KnobTable, fallback: str, value: float) -> None:
         assert knob.reason == "kl#1 died (SIGKILL): back to the default"
 
 
-def test_attached_hold_expires(table: KnobTable) -> None:
-    """An attached owner that falls silent loses the knob; signs of life and a stopped kernel count for it."""
-    table.acquire("kl.coef", "tui#1", 0.0, ttl_s=5.0)
-    table.acquire("batch.size", "ann", 0.0)
-    table.renew("tui#1", 2.0)
-    assert table.acquire("kl.coef", "tui#1", 4.0, ttl_s=5.0) == Acquired(1, ())
-    assert table.expire(9.0) == ()
-    table.time_back(100.0, 109.0)
-    assert table.expire(109.0) == ()
-    events = table.expire(109.1)
-    assert [(e.kind, e.body["knob"]) for e in events] == [("knob.released", "kl.coef")]
-    assert table.knobs["batch.size"].owner == "ann"
+def test_whoever_asked_in_vain_waits_its_turn(table: KnobTable) -> None:
+    """A restarted controller finds its knob with a rival, and has it when that one goes: never without an owner."""
+    table.acquire("kl.coef", "bang#7")
+    assert code(table.acquire("kl.coef", "kl#2")) == "owner"
+    table.queue("kl.coef", "kl#2")
+    assert table.queue("kl.coef", "kl#2") == ()
+    taken = table.acquire("kl.coef", "pid#1", take=True)
+    assert isinstance(taken, Acquired)
+    assert [entry[0] for entry in table.knobs["kl.coef"].former] == ["kl#2", "bang#7"]
+    events = table.owner_gone("pid#1")
+    assert [event.kind for event in events] == ["knob.granted"]
+    assert table.knobs["kl.coef"].owner == "bang#7"
+    assert table.held_by("bang#7") == ["kl.coef"]
 
 
-def test_restore_gives_owners_their_time(table: KnobTable) -> None:
-    """After a kernel restart an attached owner has its whole ttl to come back."""
-    table.acquire("kl.coef", "tui#1", 0.0, ttl_s=5.0)
-    copy = KnobTable()
-    copy.restore(msgpack.unpackb(msgpack.packb(table.snapshot())))
-    assert copy.snapshot() == table.snapshot()
-    assert copy.expire(1000.0) == ()
-    assert copy.expire(1005.0) == ()
-    assert len(copy.expire(1005.1)) == 1
+def test_a_change_for_a_while(table: KnobTable) -> None:
+    """It counts from the step at which it took effect; afterwards the value, or the owner, is as before."""
+    table.acquire("kl.coef", "kl#1")
+    table.set("kl.coef", 0.5, "ann", take=True, for_steps=3)
+    assert table.on_step(40) == ()
+    table.applied("kl.coef", 1, 11)
+    assert table.knobs["kl.coef"].until_step == 14
+    assert table.on_step(12) == ()
+    events = table.on_step(13)
+    assert [event.kind for event in events] == ["knob.set", "knob.granted"]
+    knob = table.knobs["kl.coef"]
+    assert (knob.value, knob.owner, knob.author, knob.reason) == (0.2, "kl#1", "kernel", "3 steps are over")
+    assert table.on_step(14) == ()
+
+
+def test_a_newer_change_ends_the_while(table: KnobTable) -> None:
+    """Only the newest change counts."""
+    table.set("kl.coef", 0.5, "ann", for_steps=3)
+    table.applied("kl.coef", 1, 11)
+    table.set("kl.coef", 0.6, "bob")
+    assert table.on_step(99) == ()
+    assert table.knobs["kl.coef"].value == 0.6
+
+
+def test_a_value_that_cannot_be_used_is_taken_back_once(table: KnobTable) -> None:
+    """The service refuses it: the one before is back; if that is refused too, there is no to and fro."""
+    table.set("kl.coef", 0.5, "ann")
+    table.set("kl.coef", 0.6, "ann")
+    assert table.unusable("kl.coef", 1, "too late") == ()
+    assert [event.kind for event in table.unusable("kl.coef", 2, "no")] == ["knob.set"]
+    knob = table.knobs["kl.coef"]
+    assert (knob.value, knob.author, knob.reason) == (0.5, "kernel", "0.6 cannot be used: no")
+    assert table.unusable("kl.coef", 3, "no") == ()
+
+
+def test_knobs_go_with_whoever_applied_them(table: KnobTable) -> None:
+    """An attached controller's parameters leave with it; what remains keeps its value."""
+    table.declare(KnobSpec("bang.gain", "float", 1.0, applies="bang"))
+    table.declare(KnobSpec("bang.pause", "int", 3, applies="bang"))
+    table.undeclare("bang", keep=["bang.gain"])
+    assert [name for name in table.knobs if name.startswith("bang")] == ["bang.gain"]
+    table.undeclare("bang")
+    assert "bang.gain" not in table.knobs
+    assert "kl.coef" in table.knobs
 
 
 def test_redeclare_keeps_the_value_if_it_can(table: KnobTable) -> None:
     """A restarted learner finds its knobs as they stood; a new range that excludes the value means the default."""
-    table.set("kl.coef", 0.7, "ann", 0.0)
+    table.set("kl.coef", 0.7, "ann")
     assert table.declare(COEF) == ()
-    wider = KnobSpec("kl.coef", "float", 0.1, low=0.0, high=20.0, applies="learner")
+    wider = KnobSpec("kl.coef", "float", 0.2, low=0.0, high=20.0, applies="learner")
     assert not isinstance(table.declare(wider), Refusal)
     assert (table.knobs["kl.coef"].value, table.knobs["kl.coef"].version) == (0.7, 1)
-    table.declare(KnobSpec("kl.coef", "float", 0.1, low=0.0, high=0.5, applies="learner"))
-    assert (table.knobs["kl.coef"].value, table.knobs["kl.coef"].version) == (0.1, 2)
+    table.declare(KnobSpec("kl.coef", "float", 0.2, low=0.0, high=0.5, applies="learner"))
+    assert (table.knobs["kl.coef"].value, table.knobs["kl.coef"].version) == (0.2, 2)
     other = KnobSpec("kl.coef", "float", 0.1, applies="rollout")
     assert table.declare(other) == Refusal("owner", "kl.coef is applied by learner already, not by rollout")
 
 
+def test_a_changed_default_counts_where_nobody_steers(table: KnobTable) -> None:
+    """A run goes on with another configuration: its value is in force, unless a controller moves the knob."""
+    table.set("kl.coef", 0.7, "ann")
+    table.declare(KnobSpec("kl.coef", "float", 0.1, low=0.0, high=10.0, applies="learner"))
+    assert (table.knobs["kl.coef"].value, table.knobs["kl.coef"].version) == (0.1, 2)
+    table.acquire("kl.coef", "kl#1")
+    table.declare(KnobSpec("kl.coef", "float", 0.3, low=0.0, high=10.0, applies="learner"))
+    assert table.knobs["kl.coef"].value == 0.1
+    table.declare(KnobSpec("kl.coef", "float", 0.3, low=0.0, high=10.0, applies="learner"), afresh=True)
+    assert table.knobs["kl.coef"].value == 0.3
+
+
 def test_applied_tells_the_step(table: KnobTable) -> None:
     """The first report of a version counts; older ones and repeats are no event, unknown ones are refused."""
-    table.set("kl.coef", 0.5, "ann", 0.0)
-    table.set("kl.coef", 0.6, "ann", 0.0)
+    table.set("kl.coef", 0.5, "ann")
+    table.set("kl.coef", 0.6, "ann")
     assert not isinstance(table.applied("kl.coef", 2, 41), Refusal)
     assert table.applied("kl.coef", 2, 42) == table.applied("kl.coef", 1, 40) == ()
     assert code(table.applied("kl.coef", 3, 43)) == "version"
@@ -233,11 +281,11 @@ def test_applied_tells_the_step(table: KnobTable) -> None:
 
 def test_events_are_plain_and_flat_for_the_stream(table: KnobTable) -> None:
     """An event packs as it is, and its flat part has scalars only."""
-    acquired = table.acquire("kl.coef", "kl#1", 0.0)
+    acquired = table.acquire("kl.coef", "kl#1")
     assert isinstance(acquired, Acquired)
     (event,) = acquired.events
     assert msgpack.unpackb(msgpack.packb(event.body)) == event.body
-    assert event.flat() == {"knob": "kl.coef", "owner": "kl#1", "epoch": 1, "fallback": "hold", "ttl_s": None}
+    assert event.flat() == {"knob": "kl.coef", "owner": "kl#1", "epoch": 1, "fallback": "hold"}
     with pytest.raises(ValueError, match=r"knob\.stolen"):
         table.replay(KnobEvent("knob.stolen", {"knob": "kl.coef"}))
 
@@ -255,7 +303,6 @@ class Steering(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.table, self.replayed = KnobTable(), KnobTable()
-        self.now = 0.0
         self.before: dict[str, tuple[int, int, str | None]] = {}
         for spec in (COEF, BATCH, MODE):
             self.record(self.table.declare(spec))
@@ -269,22 +316,23 @@ class Steering(RuleBasedStateMachine):
         for event in events:
             self.replayed.replay(KnobEvent(event.kind, msgpack.unpackb(msgpack.packb(event.body))))
 
-    @rule(name=KNOBS, owner=OWNERS, ttl=st.sampled_from([None, 3.0]), take=st.booleans(), fallback=st.sampled_from(
+    @rule(name=KNOBS, owner=OWNERS, take=st.booleans(), fallback=st.sampled_from(
         [None, "hold", "default", "former"]))  # fmt: skip
-    def acquire(self, name: str, owner: str, ttl: float | None, take: bool, fallback: None) -> None:
+    def acquire(self, name: str, owner: str, take: bool, fallback: None) -> None:
         held = self.table.knobs[name].owner if name in self.table.knobs else "?"
-        answer = self.table.acquire(name, owner, self.now, fallback=fallback, ttl_s=ttl, take=take)
+        answer = self.table.acquire(name, owner, fallback=fallback, take=take)
         if isinstance(answer, Acquired):
             assert held in (None, owner) or take
             assert self.table.knobs[name].owner == owner
         self.record(answer)
 
-    @rule(name=KNOBS, owner=OWNERS, value=VALUES, age=st.sampled_from([None, 0, 1]), take=st.booleans())
-    def set_value(self, name: str, owner: str, value: object, age: int | None, take: bool) -> None:
+    @rule(name=KNOBS, owner=OWNERS, value=VALUES, age=st.sampled_from([None, 0, 1]), take=st.booleans(),
+          limit=st.sampled_from([None, 1, 5]))  # fmt: skip
+    def set_value(self, name: str, owner: str, value: object, age: int | None, take: bool, limit: int | None) -> None:
         knob = self.table.knobs.get(name)
         epoch = None if age is None or knob is None else knob.epoch - age
         held = knob.owner if knob else None
-        answer = self.table.set(name, value, owner, self.now, epoch=epoch, take=take)
+        answer = self.table.set(name, value, owner, epoch=epoch, take=take, for_steps=limit)
         if isinstance(answer, Change):
             assert age != 1
             assert held == owner or (epoch is None and (held is None or take))
@@ -305,11 +353,17 @@ class Steering(RuleBasedStateMachine):
     def applied(self, name: str, version: int, step: int) -> None:
         self.record(self.table.applied(name, version, step))
 
-    @rule(dt=st.floats(0.0, 4.0), alive=OWNERS)
-    def pass_time(self, dt: float, alive: str) -> None:
-        self.now += dt
-        self.table.renew(alive, self.now)
-        self.record(self.table.expire(self.now))
+    @rule(step=st.integers(0, 99))
+    def step_done(self, step: int) -> None:
+        self.record(self.table.on_step(step))
+
+    @rule(name=KNOBS, version=st.integers(0, 9))
+    def unusable(self, name: str, version: int) -> None:
+        self.record(self.table.unusable(name, version, "no"))
+
+    @rule(name=st.sampled_from(["kl.coef", "batch.size"]), owner=OWNERS)
+    def queue(self, name: str, owner: str) -> None:
+        self.record(self.table.queue(name, owner))
 
     @rule(high=st.sampled_from([1.0, 10.0]))
     def redeclare(self, high: float) -> None:

@@ -41,7 +41,7 @@ class Counter(Desk):
 def test_a_commit_that_overtakes_its_step_is_not_confirmed() -> None:
     """`committed` is said only of steps whose `trained` has arrived; the learner forgets their samples at that word."""
     desk, sealer = Counter(), Sealer(LEARNER)
-    desk.book, desk.ready = book(), True
+    desk.book, desk.started = book(), True
     generate(desk.book)
     score(desk.book)
     leases = take(desk.book, "train")

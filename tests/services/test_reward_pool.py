@@ -179,6 +179,41 @@ def test_a_hang_is_killed_at_its_limit_and_its_batch_mates_are_scored(bench: Ope
     assert not Path(f"/proc/{pid}").exists()
 
 
+def test_another_time_limit_holds_from_the_next_call(bench: Open) -> None:
+    """The call that runs keeps its own; the next worker's, and a warm worker's, has the new one."""
+    pool = bench(time_limit_s=5.0)
+    pool.begin(HANG)
+    pool.pool.limit(60.0)
+    pool.skip(6.0)
+    pool.until(lambda: len(pool.outcomes) == 1)
+    assert _fault(pool.outcomes[0]).why == "reward_fn gave no result within 5 s"
+    pool.begin(HANG)
+    pool.skip(50.0)
+    assert len(pool.outcomes) == 1
+    pool.skip(20.0)
+    pool.until(lambda: len(pool.outcomes) == 2)
+    assert _fault(pool.outcomes[1]).why == "reward_fn gave no result within 60 s"
+
+
+def test_a_warm_worker_hears_of_another_time_limit(bench: Open) -> None:
+    """Its CPU time is bounded by the new limit too, and no verdict is held back by the message between two jobs."""
+    pool = bench("""
+        import resource
+        def reward_fn(messages, answer):
+            return resource.getrlimit(resource.RLIMIT_CPU)[0]
+    """)
+    (before,) = pool.score("")
+    pids = pool.pool.pids
+    pool.submit("")
+    pool.pool.limit(5000.0)
+    pool.until(lambda: len(pool.outcomes) == 2)
+    (after,) = pool.score("")
+    assert isinstance(before, Scored)
+    assert isinstance(after, Scored)
+    assert before.rewards["reward"] < 5000.0 < after.rewards["reward"]
+    assert pool.pool.pids == pids
+
+
 def test_a_hang_that_ignores_the_request_to_die_is_killed_with_its_children(bench: Open) -> None:
     """A function that ignores SIGABRT is gone after the grace, and so is the child it holds."""
     code = """
@@ -330,6 +365,14 @@ def test_the_pool_is_bounded(bench: Open) -> None:
         other.submit(Job(1, [], None))
     with pytest.raises(TypeError):
         other.submit(Job(2, [], object()))
+
+
+def test_the_bound_can_be_raised_and_never_falls(bench: Open) -> None:
+    """What was promised room keeps it."""
+    pool = bench(capacity=1).pool
+    pool.hold(3)
+    pool.hold(2)
+    assert [pool.submit(Job(number, [], None)) for number in range(4)] == [True, True, True, False]
 
 
 def test_closing_answers_every_open_job(bench: Open) -> None:

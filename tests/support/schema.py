@@ -29,7 +29,8 @@ def _of_type(schema: dict[str, Any], defs: dict[str, Any]) -> st.SearchStrategy[
             return st.integers(low, high)
         case "number":
             low = schema.get("minimum", schema.get("exclusiveMinimum"))
-            return st.floats(low, None, allow_nan=False, allow_infinity=False, exclude_min="exclusiveMinimum" in schema)
+            most = schema.get("maximum")
+            return st.floats(low, most, allow_nan=False, allow_infinity=False, exclude_min="exclusiveMinimum" in schema)
         case "string":
             return _text(schema)
         case "boolean":

@@ -4,15 +4,18 @@
 exits. Every choice comes from one seed.
 """
 
+import json
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from midflight.kernel.commands import Command, Kill, Spawn
 from midflight.kernel.instance import Instance
 from midflight.kernel.kernel import Kernel
 from midflight.kernel.node import Node
+from midflight.kernel.parts import Parts
 from midflight.kernel.restart import Exit
 from midflight.kernel.spec import ServiceSpec
 from midflight.kernel.supervisor import Listing, Supervisor
@@ -86,6 +89,18 @@ class Process:
             self.world.ended(self, Exit(code=1, why=repr(error)))
 
 
+class VariantParts(Parts):
+    """Swapped configurations are known by the `variant` they name; what is made of them is in `World.make`."""
+
+    def put(self, slot: str, text: str, python_path: list[str]) -> str:
+        """No file is needed."""
+        return str(json.loads(text)["variant"])
+
+    def spec(self, slot: str, name: str) -> ServiceSpec:
+        """As the slot's."""
+        return self.topology[slot]
+
+
 class World:
     """Kernel, actors, and the processes they live in."""
 
@@ -94,6 +109,7 @@ class World:
     def __init__(self, seed: int, specs: Mapping[str, ServiceSpec], make: Mapping[str, Make], **network: float) -> None:
         self.network = Network(seed, dict(BINDS), **network)  # type: ignore[arg-type]
         self.specs, self.make = dict(specs), dict(make)
+        self.parts = VariantParts(Path(), self.specs)
         self.random = random.Random(seed)
         self.journal = Memory()
         self.living: dict[str, Process] = {}
@@ -108,8 +124,8 @@ class World:
     def start_kernel(self) -> None:
         """A (new) incarnation of the kernel, which reads the journal and finds who lives."""
         bus = SimBus(self.network, "kernel#0")
-        supervisor = Supervisor(self.specs, random.Random(self.random.random()))
-        self.kernel = Kernel("kernel#0", bus, "sim-00000000", supervisor, self, self.journal)
+        supervisor = Supervisor(self.specs, random.Random(self.random.random()), spec_of=self.parts.spec)
+        self.kernel = Kernel("kernel#0", bus, "sim-00000000", supervisor, self, self.journal, self.parts)
         self.kernel.recover(None, list(self.journal.records))
         living = tuple((p.name, p.generation, self.network.pids[i]) for i, p in self.living.items())
         self._inbox = [lambda s, now: s.on_started(Listing(living, ()), now)]
@@ -122,9 +138,10 @@ class World:
         self.network.at(away, self.start_kernel)
 
     def crash(self, name: str) -> None:
-        """SIGKILL the living service of that name, if any."""
-        for process in [p for p in self.living.values() if p.name == name]:
-            self.ended(process, Exit(signal=9))
+        """SIGKILL the living service of that name, or the one of that identity, if any."""
+        for identity, process in list(self.living.items()):
+            if name in (process.name, identity):
+                self.ended(process, Exit(signal=9))
 
     def stop(self, name: str) -> None:
         """SIGSTOP: the process lives and does nothing."""
@@ -173,13 +190,17 @@ class World:
         """Nobody."""
         return []
 
+    def handle(self, pid: int) -> None:
+        """No such thing here."""
+
     def _spawned(self, command: Spawn) -> None:
         identity = f"{command.name}#{command.generation}"
         if identity in self.living:
             return
         self._pids += 1
         pid = self._pids
-        node = self.make[command.slot](identity, SimBus(self.network, identity))
+        make = self.make[f"{command.slot}@{command.part}" if command.part else command.slot]
+        node = make(identity, SimBus(self.network, identity))
         process = Process(self, node, command.name, command.generation)
         self.living[identity] = process
         self._inbox.append(lambda s, now: s.on_spawned(command.name, command.generation, pid, now))

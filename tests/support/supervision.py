@@ -8,11 +8,12 @@ from typing import Literal
 
 import msgpack
 
-from midflight.kernel.commands import Command, Kill, RunOver, SendDrain, Spawn
+from midflight.kernel.commands import Command, Flip, HandOver, Kill, RunOver, SendDrain, Spawn
 from midflight.kernel.ladder import Ladder
 from midflight.kernel.refusal import Refusal
 from midflight.kernel.registry import Greeting
 from midflight.kernel.restart import Exit, Kind, Strategy
+from midflight.kernel.roster import Takeover
 from midflight.kernel.supervisor import Beat, Listing, Supervisor
 
 Manner = Literal["good", "mute", "hung", "deaf"]
@@ -37,6 +38,7 @@ class Spec:
     backoff_s: float = 0.05
     backoff_max_s: float = 2.0
     shutdown_s: float = 4.0
+    takeover: Takeover = "beside"
 
 
 @dataclass
@@ -52,6 +54,9 @@ class Process:
     phase: str = ""
 
 
+NOBODY = Process("", 0, 0, "good")
+
+
 class World:
     """Warden and services around one supervisor, on a virtual clock; checks the promises at every command."""
 
@@ -59,6 +64,10 @@ class World:
         self.specs, self.seed, self.now = specs, seed, 1000.0
         self.manner: Callable[[Spawn], Manner] = lambda spawn: "good"
         self.living: dict[str, Process] = {}
+        self.beside: dict[str, Process] = {}
+        """The older of two generations of a name."""
+        self.handed: list[HandOver] = []
+        self.flips: list[Flip] = []
         self.unheard: list[tuple[str, int, Exit]] = []
         self.log: list[tuple[float, Command]] = []
         self.highest: dict[str, int] = {}
@@ -72,7 +81,7 @@ class World:
 
     def start(self) -> None:
         """The kernel's first input."""
-        living = tuple((p.name, p.generation, p.pid) for p in self.living.values())
+        living = tuple((p.name, p.generation, p.pid) for p in (*self.living.values(), *self.beside.values()))
         exits, self.unheard = tuple(self.unheard), []
         self.obey(self.supervisor.on_started(Listing(living, exits), self.now))
 
@@ -84,7 +93,9 @@ class World:
             self.log.append((self.now, command))
             match command:
                 case Spawn(name, generation):
-                    assert name not in self.living, f"second live generation of {name}"
+                    assert (name in self.living) == command.beside, f"second live generation of {name}"
+                    if command.beside:
+                        self.beside[name] = self.living.pop(name)
                     assert generation > self.highest.get(name, 0), "a generation came twice"
                     self.highest[name] = generation
                     process = Process(name, generation, 1000 + len(self.log), self.manner(command))
@@ -93,20 +104,33 @@ class World:
                 case Kill(name, generation, number):
                     self.signalled(name, generation, number)
                 case SendDrain(name, generation):
-                    if (told := self.living.get(name)) and (told.generation, told.manner) == (generation, "good"):
+                    if (told := self.process(name, generation)) and told.manner == "good":
                         told.draining = True
+                case HandOver(name, _, new):
+                    self.handed.append(command)
+                    self.obey(self.supervisor.on_handed(name, new, "", self.now))
+                case Flip():
+                    self.flips.append(command)
                 case RunOver():
                     self.over = command
 
     def signalled(self, name: str, generation: int, number: int) -> None:
         """SIGKILL always ends a process, SIGTERM only one that listens."""
-        process = self.living.get(name)
-        if process and process.generation == generation and (number == signal.SIGKILL or process.manner == "good"):
-            self.die(name, Exit(signal=number))
+        process = self.process(name, generation)
+        if process and (number == signal.SIGKILL or process.manner == "good"):
+            self.die(name, Exit(signal=number), generation)
 
-    def die(self, name: str, ended: Exit) -> None:
-        """A process ends; the kernel will hear of it in the next step."""
-        process = self.living.pop(name)
+    def process(self, name: str, generation: int) -> Process | None:
+        """The living process of this generation."""
+        both = (self.living.get(name), self.beside.get(name))
+        return next((one for one in both if one and one.generation == generation), None)
+
+    def die(self, name: str, ended: Exit, generation: int = 0) -> None:
+        """A process ends, the newest if no other is meant; the kernel will hear of it in the next step."""
+        table = self.living if not generation or self.living.get(name, NOBODY).generation == generation else self.beside
+        process = table.pop(name)
+        if table is self.living and name in self.beside:
+            self.living[name] = self.beside.pop(name)
         self.unheard.append((name, process.generation, ended))
 
     def step(self, dt: float = 0.2) -> None:
@@ -115,8 +139,9 @@ class World:
         unheard, self.unheard = self.unheard, []
         for name, generation, ended in unheard:
             self.obey(self.supervisor.on_exit(name, generation, ended, self.now))
-        for process in list(self.living.values()):
-            if self.living.get(process.name) is process and process.manner not in ("mute", "hung"):
+        for process in [*self.living.values(), *self.beside.values()]:
+            alive = self.process(process.name, process.generation) is process
+            if alive and process.manner not in ("mute", "hung"):
                 self.speak(process)
         self.obey(self.supervisor.on_tick(self.now))
 
@@ -135,7 +160,7 @@ class World:
             process.said.add("ready")
             self.obey(self.supervisor.on_ready(name, generation, self.now))
         elif process.draining and not process.phase and self.drain_takes_part:
-            self.die(name, Exit(code=0))
+            self.die(name, Exit(code=0), generation)
         else:
             beat = Beat(len(self.log), process.phase, 20.0 if process.phase else 0.0)
             self.obey(self.supervisor.on_heartbeat(name, generation, beat, self.now))

@@ -5,9 +5,9 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from midflight.kernel.spec import Config, ServiceSpec
+from midflight.kernel.spec import Config, ServiceSpec, live
 from midflight.services.controllers.kl.config import needs_a_kl_term
-from midflight.services.controllers.rivals import held_by_others
+from midflight.services.controllers.spec import ControllerSpec
 
 
 class LimitConfig(Config):
@@ -29,21 +29,37 @@ class LimitConfig(Config):
         return self
 
 
-class ConstraintsConfig(ServiceSpec):
+class ConstraintsConfig(ControllerSpec):
     """Holds coefficients and moves each, after every step, so that a limit is kept."""
 
     entry: ClassVar[str] = "midflight.services.controllers.constraints.service:Constraints"
 
     kind: Literal["constraints"] = "constraints"
     limits: dict[str, LimitConfig] = Field(description="Name of a constraint to its limit.", min_length=1)
-    method: Literal["projected", "log", "augmented", "pid", "penalty"] = Field("projected", description="The law.")
-    lagrangian_lr: float = Field(0.01, ge=0, description="projected, log, augmented: gain on the relative violation.")
-    mu: float = Field(0.1, ge=0, description="augmented, penalty: gain on this step's relative violation.")
-    kp: float = Field(0.1, ge=0, description="pid: proportional gain.")
-    ki: float = Field(0.01, ge=0, description="pid: integral gain.")
-    kd: float = Field(0.01, ge=0, description="pid: gain on the rise over `delay` updates.")
+    method: Literal["projected", "log", "augmented", "pid", "penalty"] = Field(
+        "projected", description="The law.", json_schema_extra=live()
+    )
+    lagrangian_lr: float = Field(
+        0.01,
+        ge=0,
+        description="projected, log, augmented: gain on the relative violation.",
+        json_schema_extra=live(0.0, 1000.0),
+    )
+    mu: float = Field(
+        0.1,
+        ge=0,
+        description="augmented, penalty: gain on this step's relative violation.",
+        json_schema_extra=live(0.0, 1000.0),
+    )
+    kp: float = Field(0.1, ge=0, description="pid: proportional gain.", json_schema_extra=live(0.0, 1000.0))
+    ki: float = Field(0.01, ge=0, description="pid: integral gain.", json_schema_extra=live(0.0, 1000.0))
+    kd: float = Field(
+        0.01, ge=0, description="pid: gain on the rise over `delay` updates.", json_schema_extra=live(0.0, 1000.0)
+    )
     delay: int = Field(10, ge=1, description="pid: updates over which a rise counts.")
-    smoothing: float = Field(0.9, ge=0, lt=1, description="Decay of the mean violation, a step.")
+    smoothing: float = Field(
+        0.9, ge=0, lt=1, description="Decay of the mean violation, a step.", json_schema_extra=live(0.0, 0.9999)
+    )
 
     @model_validator(mode="after")
     def _one_knob_each(self) -> Self:
@@ -52,9 +68,19 @@ class ConstraintsConfig(ServiceSpec):
             raise ValueError(f"limits: two of them move {knob}; give each limit a knob of its own")
         return self
 
+    @property
+    def steers(self) -> tuple[str, ...]:
+        """A coefficient a limit."""
+        return tuple(limit.knob for limit in self.limits.values())
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """What the limits are about."""
+        return tuple(sorted({limit.metric for limit in self.limits.values()}))
+
     def conflicts(self, others: Mapping[str, ServiceSpec]) -> Iterator[tuple[str, str]]:
         """Two integrators on one quantity wind each other up; a coefficient that no loss reads steers nothing."""
-        yield from held_by_others(self, [limit.knob for limit in self.limits.values()], others)
+        yield from self.rivals(others)
         rivals = {slot: spec for slot, spec in others.items() if spec.part in ("kl", "constraints")}
         for name, limit in self.limits.items():
             for slot, rival in rivals.items():

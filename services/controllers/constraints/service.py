@@ -1,43 +1,39 @@
-"""constraints: holds a coefficient a limit and moves them after every training step. See `controllers.holder`."""
+"""constraints: holds a coefficient a limit and moves them after every training step. See `controllers.controller`."""
 
 from collections.abc import Mapping
 from typing import ClassVar, cast
 
-from midflight.kernel.mail import Bus
-from midflight.kernel.settings import Settings
 from midflight.messages.base import Scalar
-from midflight.services.controllers.holder import Holder
+from midflight.services.controllers.controller import Controller
 
 from .config import ConstraintsConfig
 from .law import Bound, ConstraintOptimizer
 
 
-class Constraints(Holder):
+class Constraints(Controller):
     """Multipliers of several constraints at once."""
 
     SCHEMA: ClassVar[str] = "constraints/1"
+    config: ConstraintsConfig
+    law: ConstraintOptimizer
 
-    def __init__(self, identity: str, bus: Bus, settings: Settings) -> None:
-        self.config = cast(ConstraintsConfig, settings.config)
-        self.limits = self.config.limits
-        self.optimizer = law_of(self.config)
-        knobs = [limit.knob for limit in self.limits.values()]
-        metrics = sorted({limit.metric for limit in self.limits.values()})
-        super().__init__(identity, bus, self.optimizer, knobs, metrics)
+    def make_law(self) -> ConstraintOptimizer:
+        """The law of the configuration."""
+        return law_of(self.config)
 
     def decide(self, measured: Mapping[str, float], step: int) -> Mapping[str, float]:
         """A coefficient for each knob."""
-        by_name = {name: measured[limit.metric] for name, limit in self.limits.items()}
-        coefficients = self.optimizer.update(by_name, step)
-        return {limit.knob: coefficients[name] for name, limit in self.limits.items()}
+        by_name = {name: measured[limit.metric] for name, limit in self.config.limits.items()}
+        coefficients = self.law.update(by_name, step)
+        return {limit.knob: coefficients[name] for name, limit in self.config.limits.items()}
 
     def notes(self) -> Mapping[str, Scalar]:
         """Which limits are kept."""
-        return {f"status/{name}": self.optimizer.status(name) for name in self.limits}
+        return {f"status/{name}": self.law.status(name) for name in self.config.limits}
 
     def brief_state(self) -> dict[str, object]:
         """Without the windows that say whether a limit is kept: a successor fills its own."""
-        state = self.optimizer.state_dict()
+        state = self.law.state_dict()
         each = cast("dict[str, dict[str, object]]", state["constraints"])
         return state | {"constraints": {name: one | {"recent": []} for name, one in each.items()}}
 

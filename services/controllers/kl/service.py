@@ -1,29 +1,32 @@
-"""kl: holds the knob `kl.coef` and moves it after every training step. See `controllers.holder` for the contract."""
+"""kl: holds the knob `kl.coef` and moves it after every training step. See `controllers.controller`."""
 
 from collections.abc import Mapping
-from typing import ClassVar, cast
+from typing import ClassVar
 
-from midflight.kernel.mail import Bus
-from midflight.kernel.settings import Settings
-from midflight.services.controllers.holder import Holder
+from midflight.services.controllers.controller import Controller
 
 from .config import KlConfig
 from .law import AdaptiveKLController
 
 
-class Kl(Holder):
+class Kl(Controller):
     """The adaptive KL coefficient."""
 
     SCHEMA: ClassVar[str] = "kl/1"
+    config: KlConfig
+    law: AdaptiveKLController
 
-    def __init__(self, identity: str, bus: Bus, settings: Settings) -> None:
-        self.config = cast(KlConfig, settings.config)
-        self.controller = law_of(self.config)
-        super().__init__(identity, bus, self.controller, [self.config.knob], [self.config.metric])
+    def make_law(self) -> AdaptiveKLController:
+        """The law of the configuration."""
+        return law_of(self.config)
 
     def decide(self, measured: Mapping[str, float], step: int) -> Mapping[str, float]:
         """The coefficient for the next step."""
-        return {self.config.knob: self.controller.update(measured[self.config.metric], step)}
+        return {self.config.knob: self.law.update(measured[self.config.metric], step)}
+
+    def track(self, values: Mapping[str, float]) -> None:
+        """The coefficient in force."""
+        self.law.coef = min(max(values[self.config.knob], self.config.min_coef), self.config.max_coef)
 
     def reason(self, measured: Mapping[str, float], step: int) -> str:
         """The KL and what it should be."""
@@ -31,7 +34,7 @@ class Kl(Holder):
 
     def brief_state(self) -> dict[str, object]:
         """Without the history, which the journal's earlier decisions are."""
-        return self.controller.state_dict() | {"history": []}
+        return self.law.state_dict() | {"history": []}
 
 
 def law_of(config: KlConfig) -> AdaptiveKLController:

@@ -5,16 +5,18 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from midflight.kernel.spec import ServiceSpec
+from midflight.kernel.spec import ServiceSpec, live
 from midflight.messages.knobs import MOST_REWARD_WEIGHT, REWARD_KNOB, REWARD_NAME
-from midflight.services.controllers.rivals import held_by_others
+from midflight.services.controllers.spec import ControllerSpec
 
 from .law import MOST_VOLUME
 
+MEAN = "objective/{}"
+"""The learner's metric of an objective."""
 Range = Annotated[list[float], Field(min_length=2, max_length=2)]
 
 
-class ObjectivesConfig(ServiceSpec):
+class ObjectivesConfig(ControllerSpec):
     """Holds a weight for each named reward and moves them after every step, by a multi-objective method."""
 
     entry: ClassVar[str] = "midflight.services.controllers.objectives.service:Objectives"
@@ -24,9 +26,14 @@ class ObjectivesConfig(ServiceSpec):
         description="Name of a reward to how much it is to count; below 0 it is minimised.", min_length=1
     )
     pareto_method: Literal["weighted_sum", "tchebycheff", "pareto_dominance", "hypervolume"] = Field(
-        "weighted_sum", description="The law; `method` is an alias."
+        "weighted_sum", description="The law; `method` is an alias.", json_schema_extra=live()
     )
-    diversity_weight: float = Field(0.1, ge=0, description="pareto_dominance: how much an uncrowded point is worth.")
+    diversity_weight: float = Field(
+        0.1,
+        ge=0,
+        description="pareto_dominance: how much an uncrowded point is worth.",
+        json_schema_extra=live(0.0, 1000.0),
+    )
     archive_size: int = Field(100, ge=2, description="Non-dominated policies remembered.")
     ranges: dict[str, Range] = Field(
         {},
@@ -34,9 +41,17 @@ class ObjectivesConfig(ServiceSpec):
         "deviation and the best seen so far, by which a reward never reached is not behind.",
     )
     rho: float = Field(
-        0.05, ge=0, description="tchebycheff: weight of the objectives that are not the furthest behind."
+        0.05,
+        ge=0,
+        description="tchebycheff: weight of the objectives that are not the furthest behind.",
+        json_schema_extra=live(0.0, 1000.0),
     )
-    temperature: float = Field(0.1, ge=0, description="tchebycheff: 0 looks at the furthest only, above it is smooth.")
+    temperature: float = Field(
+        0.1,
+        ge=0,
+        description="tchebycheff: 0 looks at the furthest only, above it is smooth.",
+        json_schema_extra=live(0.0, 1000.0),
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -67,9 +82,19 @@ class ObjectivesConfig(ServiceSpec):
                 raise ValueError(f"ranges.{name}: {low:g} must be less than {high:g}")
         return self
 
+    @property
+    def steers(self) -> tuple[str, ...]:
+        """A weight an objective."""
+        return tuple(REWARD_KNOB + name for name in self.objective_weights)
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Their means over a step's batch."""
+        return tuple(MEAN.format(name) for name in self.objective_weights)
+
     def conflicts(self, others: Mapping[str, ServiceSpec]) -> Iterator[tuple[str, str]]:
         """A weight that the learner does not have, or that another holds, cannot be held."""
-        yield from held_by_others(self, [REWARD_KNOB + name for name in self.objective_weights], others)
+        yield from self.rivals(others)
         for slot, learner in others.items():
             known = getattr(learner, "objective_weights", None)
             for name in sorted(set(self.objective_weights) - set(known or ())) if learner.part == "learner" else ():

@@ -1,59 +1,54 @@
-"""objectives: holds a weight for each named reward and moves them after every training step. See `controllers.holder`.
+"""objectives: holds a weight for each named reward and moves them after every step. See `controllers.controller`.
 
 Besides what every controller sends, its decisions say which steps are on the Pareto front (`front`), and the reference
 point of the hypervolume once it is fixed.
 """
 
 from collections.abc import Mapping
-from typing import ClassVar, cast
+from typing import ClassVar
 
-from midflight.kernel.mail import Bus
-from midflight.kernel.settings import Settings
 from midflight.messages.base import Scalar
 from midflight.messages.knobs import REWARD_KNOB
-from midflight.services.controllers.holder import Holder
+from midflight.services.controllers.controller import Controller
 
-from .config import ObjectivesConfig
+from .config import MEAN, ObjectivesConfig
 from .law import MultiObjectiveOptimizer
 
-MEAN = "objective/{}"
-"""The learner's metric of an objective."""
 SHOWN = 10
 
 
-class Objectives(Holder):
+class Objectives(Controller):
     """Weights of several rewards at once."""
 
     SCHEMA: ClassVar[str] = "objectives/1"
+    config: ObjectivesConfig
+    law: MultiObjectiveOptimizer
+    _doubted = False
 
-    def __init__(self, identity: str, bus: Bus, settings: Settings) -> None:
-        config = cast(ObjectivesConfig, settings.config)
-        self.names = list(config.objective_weights)
-        self.optimizer = law_of(config)
-        self._doubted = False
-        knobs = [REWARD_KNOB + name for name in self.names]
-        super().__init__(identity, bus, self.optimizer, knobs, [MEAN.format(name) for name in self.names])
+    def make_law(self) -> MultiObjectiveOptimizer:
+        """The law of the configuration."""
+        return law_of(self.config)
 
     def decide(self, measured: Mapping[str, float], step: int) -> Mapping[str, float]:
         """A weight for each objective."""
-        weights = self.optimizer.update({name: measured[MEAN.format(name)] for name in self.names}, step)
-        if self.optimizer.doubts and not self._doubted:
+        weights = self.law.update({name: measured[MEAN.format(name)] for name in self.config.objective_weights}, step)
+        if self.law.doubts and not self._doubted:
             self._doubted = True
             text = "its weight is negative and so are its values: what it punishes would be rewarded"
-            self.event("note", {"level": "warning", "text": f"objective {self.optimizer.doubts[0]!r}: {text}"})
+            self.event("note", {"level": "warning", "text": f"objective {self.law.doubts[0]!r}: {text}"})
         return {REWARD_KNOB + name: weight for name, weight in weights.items()}
 
     def notes(self) -> Mapping[str, Scalar]:
         """The front, newest steps first, and the reference point."""
-        steps = sorted((tag for _, tag in self.optimizer.archive.entries), reverse=True)
+        steps = sorted((tag for _, tag in self.law.archive.entries), reverse=True)
         found: dict[str, Scalar] = {"front": " ".join(map(str, steps[:SHOWN])), "front_size": len(steps)}
-        if self.optimizer.reference:
-            found["reference"] = " ".join(f"{x:.4g}" for x in self.optimizer.reference)
+        if self.law.reference:
+            found["reference"] = " ".join(f"{x:.4g}" for x in self.law.reference)
         return found
 
     def brief_state(self) -> dict[str, object]:
         """With the least crowded part of the archive."""
-        return self.optimizer.brief()
+        return self.law.brief()
 
 
 def law_of(config: ObjectivesConfig) -> MultiObjectiveOptimizer:

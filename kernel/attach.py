@@ -1,0 +1,78 @@
+"""A controller from outside: how its process begins, joins a run, and leaves.
+
+`midflight ctl attach` runs it in its own terminal, or in the background. The warden does not own it: it is not
+restarted, and when it ends, however it ends, its knobs fall back and the run goes on.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from . import logs
+from .actor import Actor, Attached
+from .loop import Loop
+from .mistake import EXIT_MISTAKE, UserMistake
+from .rundir.files import atomic_write
+from .settings import Settings
+
+
+def plan_of(run_dir: Path, name: str) -> Path:
+    """Where what is to be attached under a name is written down for its process."""
+    return run_dir / "attached" / f"{name}.json"
+
+
+def write_plan(run_dir: Path, name: str, plan: dict[str, Any]) -> Path:
+    """`plan`: slot, part, python_path, shadow."""
+    path = plan_of(run_dir, name)
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    atomic_write(path, json.dumps(plan, indent=1).encode())
+    return path
+
+
+def run_attached(run_dir: Path, name: str) -> int:
+    """Run one controller until it leaves; -> its exit code, as those of `boot`."""
+    plan = json.loads(plan_of(run_dir, name).read_text())
+    run = json.loads((run_dir / "run.json").read_text())
+    data = json.loads((run_dir / "config.json").read_text())
+    data["python_path"] += plan["python_path"]
+    generation = random.SystemRandom().randrange(1, 2**30)
+    logs.configure(run_dir / "logs" / f"{name}.jsonl", run=run["run_id"], service=name, generation=generation)
+    log, loop = structlog.get_logger(), Loop()
+    try:
+        settings = Settings.of(run_dir, run, data, name, plan["slot"], plan["part"])
+        module, _, cls = settings.entry.partition(":")
+        actor: Actor = getattr(import_module(module), cls)(f"{name}#{generation}", loop, settings)
+        actor.attached = Attached(plan["slot"], plan["part"]["kind"])
+        actor.role = "shadow" if plan["shadow"] else "active"
+        for port, role in actor.ports().items():
+            loop.add(port, role, settings.endpoints[port], actor.identity if role == "dealer" else "")
+        log.info("attached", pid=os.getpid(), slot=plan["slot"], shadow=plan["shadow"])
+        leave: dict[int, Callable[[], None]] = {
+            number: lambda: actor.leave(0) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        }
+        code = loop.run(actor, leave)
+        actor.close()
+        loop.flush(0.5)
+        log.info("left", code=code)
+    except UserMistake as error:
+        sys.stderr.write(" ".join(str(error).split()) + "\n")
+        log.error("cannot attach", why=str(error))
+        code = EXIT_MISTAKE
+    except Exception as error:
+        traceback.print_exc()
+        log.exception("crashed", error=f"{type(error).__name__}: {error}")
+        code = 1
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(run_attached(Path(sys.argv[1]), sys.argv[2]))

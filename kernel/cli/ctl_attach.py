@@ -1,0 +1,123 @@
+"""midflight ctl attach WHAT --slot SLOT [--shadow]: a controller that the topology never named joins a live run."""
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from midflight.kernel.attach import run_attached, write_plan
+from midflight.kernel.client import Client
+from midflight.kernel.config import ConfigError
+from midflight.kernel.config.part import Part, load_part
+from midflight.kernel.rundir.directory import RunDir
+from midflight.kernel.watching import follow
+from midflight.messages.control import Status, StatusGet
+
+from .common import chosen_run, print_json, run_option
+from .exits import FAILED, OK, TIMED_OUT, USAGE, Stop
+
+LOOK_S = 0.5
+"""How often the new process's end is looked for."""
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """What, where, and with which power."""
+    run_option(parser)
+    parser.add_argument("what", metavar="WHAT", help="FILE.py, FILE.yaml, module:ConfigClass, an entry point or a kind")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="its parameters, e.g. gain=0.5")
+    parser.add_argument("--slot", required=True, help="where it steers, e.g. kl")
+    parser.add_argument("--name", help="what it is called in this run; default the file's or the kind's name")
+    parser.add_argument("--shadow", action="store_true", help="decide without power until it is promoted")
+    parser.add_argument(
+        "-d", "--detach", action="store_true", help="run in the background, and return once it is there"
+    )
+    parser.add_argument("--timeout", type=float, default=30.0, metavar="S", help="with -d: longest wait (default 30)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check its configuration, then be the controller until Ctrl-C, `ctl detach` or the end of the run."""
+    folder = chosen_run(arguments)
+    name = arguments.name or default_name(arguments.what)
+    if not re.fullmatch(r"[a-z][a-z0-9_-]{0,31}", name):
+        raise Stop(USAGE, f"--name {name!r}: up to 32 of a-z 0-9 _ - that begin with a letter")
+    part = _checked(folder, name, arguments)
+    plan = {"slot": arguments.slot, "part": part.data, "python_path": part.python_path, "shadow": arguments.shadow}
+    with Client(folder.path) as client:
+        status = client.ask("ctl", StatusGet()).message
+        assert isinstance(status, Status)
+        taken = [one for one in status.services if name in (one.name, one.slot)]
+        if taken:
+            raise Stop(USAGE, f"{name!r} is a name of this run already; choose another by --name")
+        write_plan(folder.path, name, plan)
+        if not arguments.detach:
+            print(f"{name} joins {folder.path} in {arguments.slot}; Ctrl-C detaches it", file=sys.stderr)
+            return run_attached(folder.path, name)
+        return _background(client, folder, name, status.seq, arguments)
+
+
+def default_name(what: str) -> str:
+    """The file's or module's own name."""
+    stem = Path(what).stem if Path(what).suffix in (".py", ".yaml", ".yml") else what.partition(":")[0].split(".")[-1]
+    return re.sub(r"[^a-z0-9_-]", "-", stem.lower())
+
+
+def _checked(folder: RunDir, name: str, arguments: argparse.Namespace) -> Part:
+    topology = json.loads(folder.config_json.read_text())
+    sys.path += [path for path in topology["python_path"] if path not in sys.path]
+    try:
+        part = load_part(name, arguments.what, arguments.overrides, topology)
+    except ConfigError as error:
+        raise Stop(USAGE, "\n".join(error.problems)) from None
+    if not getattr(part.spec, "steers", ()):
+        raise Stop(USAGE, f"{arguments.what} is no controller: its configuration says no knobs to steer")
+    return part
+
+
+def _background(client: Client, folder: RunDir, name: str, newest: int, arguments: argparse.Namespace) -> int:
+    """Start it in a session of its own and wait until it is there, and in power unless it is a shadow."""
+    output = folder.logs / f"{name}.out"
+    with open(output, "ab", opener=_private) as out:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "midflight.kernel.attach", str(folder.path), name],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+    if _there(client, process, name, newest, arguments):
+        _say(arguments, name, process.pid)
+        return OK
+    if process.poll() is None:
+        process.terminate()
+        raise Stop(TIMED_OUT, f"{name} was not there after {arguments.timeout:g} s; see {output}")
+    lines = output.read_text(errors="replace").strip().splitlines()
+    raise Stop(FAILED, f"{name} ended at once: {lines[-1] if lines else f'see {output}'}")
+
+
+def _there(
+    client: Client, process: "subprocess.Popen[bytes]", name: str, newest: int, arguments: argparse.Namespace
+) -> bool:
+    """Whether it came before its time was up; its end is looked for in between."""
+    wanted = "controller.attached" if arguments.shadow else "controller.promoted"
+    until = time.monotonic() + arguments.timeout
+    while process.poll() is None and time.monotonic() < until:
+        with contextlib.suppress(TimeoutError):
+            if any(e.topic == wanted and e.body.get("name") == name for e in follow(client, newest, LOOK_S)):
+                return True
+    return False
+
+
+def _say(arguments: argparse.Namespace, name: str, pid: int) -> None:
+    if arguments.json:
+        print_json({"name": name, "slot": arguments.slot, "shadow": arguments.shadow, "pid": pid})
+    else:
+        print(f"{name} {'decides as a shadow' if arguments.shadow else 'steers'} in {arguments.slot} (process {pid})")
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

@@ -1,0 +1,134 @@
+"""Hot swap in one process: real kernel, real controllers; the old, the new and the kernel killed at every stage."""
+
+import pytest
+from support.sim import World
+from support.steering_world import events, ownerless_steps, pass_time, replayed, stages, swap, until, world
+
+from midflight.messages.control import Refused
+
+DONE = ["starting", "handing", "probation", "draining", "done"]
+SEEDS = range(5)
+
+
+def living(run: World) -> list[str]:
+    """Identities of the KL controllers."""
+    return sorted(identity for identity, process in run.living.items() if process.name == "kl")
+
+
+def owner(run: World) -> str | None:
+    """Who has the knob."""
+    knob = run.kernel.desk.table.knobs.get("kl.coef")
+    return knob.owner if knob else None
+
+
+def ends(run: World) -> int:
+    """How many swaps have ended."""
+    return sum(stage in ("done", "rolled_back") for stage in stages(run))
+
+
+def begun(run: World) -> World:
+    """The controller steers."""
+    until(run, lambda: owner(run) == "kl#1" and len(events(run, "controller")) > 5)
+    return run
+
+
+def test_a_controller_is_replaced_without_a_gap() -> None:
+    """The law's state goes over, the knob passes in one step, and every training step has its decision."""
+    run = begun(world(0))
+    before = events(run, "controller")[-1]
+    swap(run, "pid")
+    until(run, lambda: stages(run) == DONE)
+    pass_time(run, 3.0)
+    assert living(run) == ["kl#2"]
+    assert owner(run) == "kl#2"
+    assert ownerless_steps(run) == []
+    (took,) = events(run, "controller.took")
+    assert took["source"] == "kl#2"
+    assert '"step"' in took["body"]["state"]
+    assert before["body"]["schema"] == took["body"]["schema"] == "kl/1"
+    ruled: dict[int, set[str]] = {}
+    for one in events(run, "knob"):
+        if one["body"]["knob"] == "kl.coef":
+            ruled.setdefault(int(one["body"]["reason"].split("step ")[1].split(",")[0]), set()).add(
+                one["body"]["author"]
+            )
+    steps = sorted(ruled)
+    assert steps == list(range(steps[0], steps[-1] + 1))
+    assert all(verdict.same and verdict.decisions > 10 for verdict in replayed(run))
+
+
+@pytest.mark.parametrize(
+    ("variant", "why"),
+    [
+        ("broken", "no such law"),
+        ("sloth", "a broken law"),
+        ("mute", "did nothing"),
+    ],
+)
+def test_a_broken_one_is_taken_back(variant: str, why: str) -> None:
+    """It cannot load, dies at its first decision, or decides nothing: the old one rules on, with its own parameters."""
+    run = begun(world(1))
+    swap(run, variant)
+    until(run, lambda: stages(run)[-1:] == ["rolled_back"])
+    pass_time(run, 3.0)
+    assert why in events(run, "swap")[-1]["body"]["why"]
+    assert living(run) == ["kl#1"]
+    assert owner(run) == "kl#1"
+    assert ownerless_steps(run) == []
+    assert events(run, "controller")[-1]["source"] == "kl#1"
+    assert run.kernel.desk.table.knobs["kl.target_kl"].value == 0.05
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("victim", ["kl#1", "kl#2", "kernel"])
+@pytest.mark.parametrize("stage", DONE)
+def test_kills_at_every_stage(stage: str, victim: str, seed: int) -> None:
+    """Whoever dies whenever: the swap is done or taken back, one controller rules, and no step is without an owner.
+
+    Only the death of the old one before a new one is ready, or of the new one once the old has left, leaves the knob
+    alone, at its value, until the restart.
+    """
+    run = begun(world(seed, loss=0.02, repeat=0.02))
+    swap(run, "pid")
+    until(run, lambda: stage in stages(run))
+    pass_time(run, run.random.uniform(0.0, 0.3))
+    if victim == "kernel":
+        run.crash_kernel()
+    else:
+        run.crash(victim)
+    until(run, lambda: stages(run)[-1] in ("done", "rolled_back"))
+    pass_time(run, 4.0)
+    (ruler,) = living(run)
+    assert owner(run) == ruler
+    assert run.kernel.supervisor.roster.by_name["kl"].swap is None
+    alone = (stage, victim) in (("starting", "kl#1"), ("draining", "kl#2"), ("done", "kl#2"))
+    assert alone or ownerless_steps(run) == []
+    assert all(verdict.same for verdict in replayed(run)), [v.first for v in replayed(run)]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_many_swaps_over_a_bad_network(seed: int) -> None:
+    """Ten in a row, with kills between them, loss and repetition: always one ruler, and replayed to the same."""
+    run = begun(world(seed, loss=0.05, repeat=0.05))
+    for turn in range(10):
+        before = ends(run)
+        asked = swap(run, run.random.choice(["pid", "broken", "mute", "sloth"]), 0.5)
+        if turn % 3 == 1:
+            run.network.at(run.random.uniform(0.0, 2.0), run.crash_kernel)
+        while ends(run) == before:
+            pass_time(run, 0.1)
+            assert run.network.clock < 1000.0
+        assert asked.answers
+    pass_time(run, 5.0)
+    (ruler,) = living(run)
+    assert owner(run) == ruler
+    assert all(verdict.same for verdict in replayed(run))
+
+
+def test_what_is_refused() -> None:
+    """An unknown slot, and a second swap while the first goes on."""
+    run = begun(world(2))
+    first, second = swap(run, "pid"), swap(run, "pid")
+    pass_time(run, 1.0)
+    answers = [letter.message for asked in (first, second) for letter in asked.answers]
+    assert sum(isinstance(answer, Refused) and answer.code == "busy" for answer in answers) == 1

@@ -1,0 +1,81 @@
+"""Plots as text: exact size, the curve where it belongs, marks, logs, and plain characters."""
+
+import math
+
+import pytest
+
+from midflight.tui.chart import LABEL, Curve, Plan, chart
+from midflight.tui.series import Point
+
+
+def curve(*values: float) -> Curve:
+    """A curve over 0, 1, 2, ..."""
+    return Curve(tuple(Point(float(x), x, v, v, v) for x, v in enumerate(values)))
+
+
+def body(plan: Plan, width: int = 30, height: int = 8) -> list[str]:
+    """The plotted area."""
+    return [line.plain[LABEL + 1 :] for line in chart(plan, width, height)[1:-1]]
+
+
+@pytest.mark.parametrize(("width", "height"), [(20, 5), (30, 8), (80, 20), (9, 3)])
+def test_exact_size(width: int, height: int) -> None:
+    """As many lines as asked for, none wider."""
+    lines = chart(Plan("loss", (curve(1, 2, 3),)), width, height)
+    assert len(lines) == height
+    assert all(line.cell_len <= max(width, LABEL + 5) for line in lines)
+
+
+def test_a_rising_line_rises() -> None:
+    """From the lower left to the upper right, in plain characters."""
+    rows = body(Plan("m", (curve(*range(20)),), plain=True))
+    columns = [row.find("*") for row in rows]
+    assert columns == sorted(columns, reverse=True)
+    assert rows[-1].startswith("*")
+    assert rows[0].rstrip().endswith("*")
+    assert rows[0].rstrip() == rows[0]
+
+
+def test_labels_are_the_extremes() -> None:
+    """And the middle."""
+    lines = chart(Plan("m", (curve(0.0, 8.0),)), 40, 11)
+    labels = [line.plain[:LABEL].strip() for line in lines[1:-1]]
+    assert [label for label in labels if label] == ["8", "4", "0"]
+
+
+def test_log_scale_needs_positive_values() -> None:
+    """Others are left out; without any it says so."""
+    lines = chart(Plan("m", (curve(-1.0, 1.0, 100.0),), log=True), 40, 11)
+    labels = [line.plain[:LABEL].strip() for line in lines[1:-1] if line.plain[:LABEL].strip()]
+    assert labels == ["100", "10", "1"]
+    nothing = chart(Plan("m", (curve(-1.0, -2.0),), log=True), 40, 11)
+    assert any("no positive values" in line.plain for line in nothing)
+
+
+def test_marks_stand_where_they_belong() -> None:
+    """Never over the curve; of two in a column the weightier; outside the range none."""
+    plan = Plan("m", (curve(0, 0, 0, 0, 0),), marks=((2.0, "controller"), (2.0, "hand"), (99.0, "hand")), plain=True)
+    lines = chart(plan, LABEL + 1 + 21, 8)
+    rows = [line.plain[LABEL + 1 :] for line in lines[1:-1]]
+    assert {row.find("|") for row in rows if "|" in row} == {10}
+    assert sum("|" in row for row in rows) == len(rows) - 1
+    spans = [span.style for line in lines for span in line.spans if "|" in line.plain[span.start : span.end]]
+    assert set(spans) == {"yellow"}
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_what_is_not_finite_is_left_out(value: float) -> None:
+    """The rest is drawn as if it were not there."""
+    assert body(Plan("m", (curve(1, 2, value),))) == body(Plan("m", (curve(1, 2),)))
+
+
+def test_a_spike_between_two_points_is_seen() -> None:
+    """The spread of a merged point reaches its extremes."""
+    points = (Point(0, 0, 0, 0, 0), Point(1, 0, 0, 10, 0.1), Point(2, 0, 0, 0, 0))
+    rows = body(Plan("m", (Curve(points),), plain=True))
+    assert "." in rows[0]
+
+
+def test_nothing_yet() -> None:
+    """No points."""
+    assert any("nothing yet" in line.plain for line in chart(Plan("m", ()), 40, 9))

@@ -1,0 +1,26 @@
+"""Every screen looks as it did: SVG compared with the file in `snapshots`; UPDATE_SNAPSHOTS=1 writes them anew."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+from support.tui_scenes import SCENES, picture
+
+SNAPSHOTS = Path(__file__).with_name("snapshots")
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_screen_looks_as_it_did(name: str, tmp_path: Path) -> None:
+    """The picture is the committed one; the new one lies beside the test's files when it is not."""
+    svg = asyncio.run(picture(SCENES[name], tmp_path))
+    path = SNAPSHOTS / f"{name}.svg"
+    if os.environ.get("UPDATE_SNAPSHOTS"):
+        path.write_text(svg)
+    (tmp_path / path.name).write_text(svg)
+    assert path.read_text() == svg, f"look at {tmp_path / path.name}; UPDATE_SNAPSHOTS=1 accepts it"
+
+
+def test_there_is_no_snapshot_without_a_scene() -> None:
+    """A renamed scene leaves no file behind."""
+    assert {path.stem for path in SNAPSHOTS.glob("*.svg")} == set(SCENES)
