@@ -24,6 +24,9 @@ from .mistake import EXIT_MISTAKE, UserMistake
 from .rundir.files import atomic_write
 from .settings import Settings
 
+FENCED = 4
+"""Exit code of a process whose identity is over."""
+
 
 def plan_of(run_dir: Path, name: str) -> Path:
     """Where what is to be attached under a name is written down for its process."""
@@ -63,6 +66,8 @@ def run_attached(run_dir: Path, name: str) -> int:
         actor.close()
         loop.flush(0.5)
         log.info("left", code=code)
+        if code == FENCED:
+            sys.stderr.write(f"{name}: the run knows it no longer: it was detached, or silent for too long\n")
     except UserMistake as error:
         sys.stderr.write(" ".join(str(error).split()) + "\n")
         log.error("cannot attach", why=str(error))

@@ -69,7 +69,7 @@ class Kernel(Live):
         supervisor: Supervisor,
         owner: Owner,
         journal: Record,
-        parts: Parts | None = None,
+        parts: Parts,
     ) -> None:
         super().__init__(identity, bus)
         self.parts = parts
@@ -213,7 +213,8 @@ class Kernel(Live):
             return
         try:
             applies = answer.slot if answer.owned else answer.name
-            knobs = {} if answer.standby else self.desk.declare(applies, message.knobs)
+            current = not answer.owned or self.supervisor.registry.owned[answer.name] is answer
+            knobs = self.desk.declare(applies, message.knobs) if current else {}
         except ValueError as error:
             letter.reply(Refused(code="knob", why=str(error)))
             return

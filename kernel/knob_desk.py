@@ -143,7 +143,7 @@ class KnobDesk:
             else:
                 released = self.table.release(name, old, None, "was replaced by what does not hold it")
                 events += () if isinstance(released, Refusal) else released
-        self.keep(events)
+        self.keep(events + self.table.succeed(old, new.identity))
 
     def values(self, applies: str) -> dict[str, Value]:
         """The knobs that a slot applies, as they stand."""

@@ -188,6 +188,15 @@ class KnobTable(KnobState):
                 events += self._let_go(name, f"{owner} {why}")
         return events
 
+    def succeed(self, old: str, new: str) -> Events:
+        """Whoever takes the place of another waits in its place too."""
+        events: Events = ()
+        for name, knob in self.knobs.items():
+            if any(entry[0] == old for entry in knob.former) and knob.owner != new:
+                others = [entry for entry in knob.former if entry[0] != new]
+                events += self._record("knob.queued", name, former=[[new if o == old else o, f] for o, f in others])
+        return events
+
     def held_by(self, owner: str) -> list[str]:
         """The knobs it owns."""
         return [name for name, knob in self.knobs.items() if knob.owner == owner]

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
 
 from midflight.messages.control import Done, Drain, HeartbeatOk, Refused, State, StateGet
 from midflight.messages.knobs import KnobGranted
@@ -30,7 +29,7 @@ class Live(Node):
     supervisor: Supervisor
     desk: KnobDesk
     controllers: ControllerDesk
-    parts: Parts | None
+    parts: Parts
     owner: Owner
     _guests: dict[str, Instance]
     """Attached controllers by their identity."""
@@ -67,24 +66,21 @@ class Live(Node):
     @handles(ServiceScale)
     def _on_service_scale(self, message: ServiceScale, letter: Letter) -> None:
         spec = self.supervisor.roster.specs.get(message.slot)
-        if spec is not None and spec.takeover in ("restart", "never") and message.replicas > 1:
-            letter.reply(Refused(code="one", why=f"{message.slot}: there can be only one of it"))
+        if spec is not None and spec.takeover in ("restart", "never") and message.replicas != 1:
+            letter.reply(Refused(code="one", why=f"{message.slot}: there is exactly one of it"))
             return
         why = message.reason or "midflight service scale"
         self._answer(self.supervisor.request_scale(message.slot, message.replicas, why, self.bus.now()), letter)
 
     @handles(SwapStart)
     def _on_swap(self, message: SwapStart, letter: Letter) -> None:
-        if message.slot not in self.supervisor.roster.specs:
-            answer: Any = self.supervisor.request_swap(message.slot, "", 0.0, "", self.bus.now())
-        else:
-            assert self.parts is not None, "a run without a directory has no swaps"
-            answer = self.parts.put(message.slot, message.part_json, message.python_path)
-            if not isinstance(answer, Refusal):
-                answer = self.supervisor.request_swap(
-                    message.slot, answer, message.probation_s, message.reason, self.bus.now()
-                )
-        self._swapping(answer, message.slot, letter)
+        known = message.slot in self.supervisor.roster.specs
+        part = self.parts.put(message.slot, message.part_json, message.python_path) if known else ""
+        if isinstance(part, Refusal):
+            letter.reply(Refused(code=part.code, why=part.why))
+            return
+        asked = (message.slot, part, message.probation_s, message.reason, self.bus.now())
+        self._swapping(self.supervisor.request_swap(*asked), message.slot, letter)
 
     # controllers
 

@@ -70,13 +70,13 @@ class ActionDialog(ModalScreen[str | None]):
             if self.action.risk == "reversible":
                 self._do()
             else:
-                self.query_one("#sure" if self.action.risk == "disruptive" else "#typed").focus()
+                disruptive = self.action.risk == "disruptive"
+                self.set_focus(self.query_one("#sure" if disruptive else "#typed"))
+                self._say("now y does it" if disruptive else f"now {self.action.typed} and enter does it")
         elif event.value.strip() == self.action.typed:
             self._do()
         else:
-            self.query_one("#dialog-help", Static).update(
-                Text(f"{event.value!r} is not {self.action.typed!r}; esc leaves it", "bold red")
-            )
+            self._say(f"{event.value!r} is not {self.action.typed!r}", bad=True)
 
     def action_yes(self) -> None:
         """Only where it was asked for: an input with the focus takes the letter for itself."""
@@ -86,6 +86,9 @@ class ActionDialog(ModalScreen[str | None]):
     def action_cancel(self) -> None:
         """Nothing is done."""
         self.dismiss(None)
+
+    def _say(self, text: str, bad: bool = False) -> None:
+        self.query_one("#dialog-help", Static).update(Text(f"{text}, esc leaves it", "bold red" if bad else ""))
 
     def _do(self) -> None:
         self.dismiss(self.query_one("#reason", Input).value.strip())

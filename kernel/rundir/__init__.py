@@ -5,7 +5,9 @@
       run.json                   how to reach the run, written once its sockets are bound
       config.json origins.json   the resolved topology and where each value came from
       warden.sock ctl.ipc ev.ipc data.ipc
-      logs/ checkpoints/ ledger.sqlite journal.bin metrics.jsonl
+      logs/ checkpoints/ samples/ ledger.sqlite metrics.jsonl
+      journal.bin journal.0001.bin ...   the kernel's journal: the file being written, and closed ones
+      parts/ attached/           configurations that swaps and attached controllers brought
     /dev/shm/midflight-<run id>/ mode 0700: weights; gone with the run, or swept by the next one
 
 The order is create, hold, bind, publish: the flock comes before any bind because binding an ipc address

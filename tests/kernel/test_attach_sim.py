@@ -216,3 +216,18 @@ def kill(run: World, name: str) -> None:
     """SIGKILL, of an attached one too."""
     run.crash(name)
     run.network.crash(f"{name}#7")
+
+
+def test_a_swap_of_the_one_that_waits() -> None:
+    """While one from outside rules, the topology's controller is replaced: its successor waits in its place."""
+    run, _, who = shadowed()
+    ask(run, who, "promote", "pid")
+    swap(run, "pid", 0.5)
+    until(run, lambda: any(e["body"]["stage"] == "done" for e in events(run, "swap")))
+    pass_time(run, 1.0)
+    assert owner(run) == "pid#7"
+    ask(run, who, "detach", "pid")
+    assert owner(run) == "kl#2"
+    pass_time(run, 1.0)
+    assert ownerless_steps(run) == []
+    assert events(run, "knob")[-1]["body"]["author"] == "kl#2"

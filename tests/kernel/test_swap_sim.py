@@ -132,3 +132,18 @@ def test_what_is_refused() -> None:
     pass_time(run, 1.0)
     answers = [letter.message for asked in (first, second) for letter in asked.answers]
     assert sum(isinstance(answer, Refused) and answer.code == "busy" for answer in answers) == 1
+
+
+def test_a_kernel_that_restarts_in_a_probation_keeps_the_new_parameters() -> None:
+    """The old one says hello too, and no longer has a say in what its successor's parameters are."""
+    run = begun(world(3))
+    swap(run, "pid", 5.0)
+    until(run, lambda: "probation" in stages(run))
+    pass_time(run, 0.5)
+    run.crash_kernel()
+    pass_time(run, 3.0)
+    assert living(run) == ["kl#1", "kl#2"]
+    assert run.kernel.desk.table.knobs["kl.controller_type"].value == "pid"
+    until(run, lambda: stages(run)[-1] == "done")
+    assert run.kernel.desk.table.knobs["kl.controller_type"].value == "pid"
+    assert owner(run) == "kl#2"

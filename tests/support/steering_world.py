@@ -139,8 +139,9 @@ def pass_time(run: World, seconds: float) -> None:
 
 def person(run: World) -> Person:
     """One more node."""
-    one = Person("cli-1#1", SimBus(run.network, "cli-1#1"))
-    run.network.join("cli-1#1", one, 99)
+    name = f"cli-{len(run.network.nodes)}#1"
+    one = Person(name, SimBus(run.network, name))
+    run.network.join(name, one, 99)
     return one
 
 
