@@ -1,4 +1,4 @@
-"""The pictures of the terminal UI, drawn from the same scenes as its snapshots: docs/pictures/NAME.png.
+"""The terminal UI's scenes drawn once, written twice: tests/tui/snapshots/NAME.svg and docs/pictures/NAME.png.
 
 python docs/pictures.py [NAME ...]
 """
@@ -13,8 +13,8 @@ from pathlib import Path
 import resvg_py
 
 ROOT = Path(__file__).resolve().parent.parent
-PICTURES = ROOT / "docs/pictures"
-WIDTH = 1400
+PICTURES, SNAPSHOTS = ROOT / "docs/pictures", ROOT / "tests/tui/snapshots"
+WIDTH = 1200
 sys.path.insert(0, str(ROOT / "tests"))
 
 
@@ -35,6 +35,7 @@ def main(argv: list[str]) -> int:
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
             svg = asyncio.run(picture(SCENES[name], Path(folder)))
+        (SNAPSHOTS / f"{name}.svg").write_text(svg)
         (PICTURES / f"{name}.png").write_bytes(png(svg))
         print(f"docs/pictures/{name}.png")
     return 0

@@ -37,7 +37,7 @@ from midflight.messages.control import (
 )
 from midflight.messages.envelope import MAJOR
 from midflight.messages.events import Post, PostOk
-from midflight.messages.knobs import KnobApplied, KnobApply, KnobDeclaration
+from midflight.messages.knobs import Fallback, KnobApplied, KnobApply, KnobDeclaration
 from midflight.messages.sockets import Role as SocketRole
 
 from .mail import Bus, OutboxFull
@@ -118,6 +118,10 @@ class Actor(Node):
     def holds(self) -> tuple[str, ...]:
         """The knobs a controller steers, or would."""
         return ()
+
+    def fallback(self) -> Fallback | None:
+        """What becomes of a controller's knobs when it leaves; None: whoever ruled before has them, else they hold."""
+        return None
 
     def on_role(self) -> None:
         """`role` or `paused` has changed."""
@@ -250,6 +254,7 @@ class Actor(Node):
             slot=self.attached.slot if self.attached else None,
             shadow=self.role == "shadow",
             kind=self.attached.kind if self.attached else "",
+            fallback=self.fallback(),
         )
         self.mail.send("ctl", hello)
 

@@ -50,7 +50,7 @@ class ControllerDesk:
         former = self._owners(one)
         if former == [one.identity]:
             return Refusal("active", f"{name} steers already")
-        if refusal := self.desk.hand_over(one.holds, one.identity):
+        if refusal := self.desk.hand_over(one.holds, one.identity, one.fallback):
             return refusal
         self._tell("controller.promoted", one, former, reason)
         return None

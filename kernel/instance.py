@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 
 from midflight.messages.base import Scalar
 from midflight.messages.control import Role
-from midflight.messages.knobs import KnobDeclaration
+from midflight.messages.knobs import Fallback, KnobDeclaration
 
 State = Literal["starting", "loading", "ready", "running", "draining", "stopping", "stopped", "backoff", "failed"]
 LIVE: frozenset[State] = frozenset({"starting", "loading", "ready", "running", "draining", "stopping"})
@@ -60,6 +60,8 @@ class Instance:
     """Whether it has said hello to this incarnation of the kernel."""
     holds: tuple[str, ...] = ()
     """Knobs it steers, or would."""
+    fallback: Fallback | None = None
+    """What becomes of them when it leaves."""
     declares: tuple[KnobDeclaration, ...] = ()
     """Knobs it applies."""
     waits: tuple[tuple[str, float | None], ...] = ()
@@ -118,7 +120,7 @@ class Instance:
 
     def dump(self) -> dict[str, Any]:
         """Return what a restarted kernel needs, as plain values; the rest is said again in the hello."""
-        skip = ("waits", "stats", "greeted", "holds", "declares")
+        skip = ("waits", "stats", "greeted", "holds", "fallback", "declares")
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in skip}
 
     @classmethod

@@ -202,6 +202,7 @@ class Kernel(Live):
             slot=message.slot or "",
             shadow=message.shadow,
             holds=tuple(message.holds),
+            fallback=message.fallback,
             declares=tuple(message.knobs),
         )
         if message.role == "controller" and (why := self._cannot_attach(message)):

@@ -5,6 +5,7 @@ from typing import Any
 
 from midflight.messages.control import Done, Refused
 from midflight.messages.knobs import (
+    Fallback,
     KnobAcquire,
     KnobApplied,
     KnobApply,
@@ -121,14 +122,14 @@ class KnobDesk:
         self.keep(answer.events)
         letter.reply(KnobOk(knob=message.knob, value=answer.new, version=answer.version))
 
-    def hand_over(self, names: Iterable[str], to: str) -> Refusal | None:
+    def hand_over(self, names: Iterable[str], to: str, fallback: Fallback | None = None) -> Refusal | None:
         """Several knobs change their owner in one step; the former owners wait their turn. All of them, or none."""
         unknown = [name for name in names if name not in self.table.knobs]
         if unknown:
             return Refusal("unknown", f"{to} wants {', '.join(unknown)}, which this run does not have")
         events: Events = ()
         for name in names:
-            answer = self.table.acquire(name, to, fallback="former", take=True)
+            answer = self.table.acquire(name, to, fallback=fallback or "former", take=True)
             events += () if isinstance(answer, Refusal) else answer.events
         self.keep(events)
         return None
@@ -138,7 +139,7 @@ class KnobDesk:
         events = self._declared(applies, new.declares, afresh=True)
         for name in self.table.held_by(old):
             if name in new.holds:
-                answer = self.table.acquire(name, new.identity, fallback="former", take=True)
+                answer = self.table.acquire(name, new.identity, fallback=new.fallback or "former", take=True)
                 events += () if isinstance(answer, Refusal) else answer.events
             else:
                 released = self.table.release(name, old, None, "was replaced by what does not hold it")

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from midflight.messages.knobs import KnobDeclaration
+from midflight.messages.knobs import Fallback, KnobDeclaration
 
 from .instance import Instance
 from .refusal import Refusal
@@ -39,7 +39,12 @@ class Greeting:
     """Of an attached controller: where it steers."""
     shadow: bool = False
     holds: tuple[str, ...] = ()
+    fallback: Fallback | None = None
     declares: tuple[KnobDeclaration, ...] = ()
+
+    def introduce(self, one: Instance) -> None:
+        """What it says of itself."""
+        one.greeted, one.holds, one.fallback, one.declares = True, self.holds, self.fallback, self.declares
 
 
 class Registry:
@@ -180,7 +185,7 @@ class Registry:
             instance.state = "loading"
         instance.kind = greeting.kind or instance.kind
         instance.boot, instance.session, instance.last_seen = greeting.boot, greeting.session, now
-        instance.greeted, instance.holds, instance.declares = True, greeting.holds, greeting.declares
+        greeting.introduce(instance)
         return instance
 
     def _attach(self, greeting: Greeting, now: float) -> Instance | Refusal:
@@ -196,7 +201,7 @@ class Registry:
             return Refusal("full", f"{MAX_ATTACHED} clients are attached already")
         slot = greeting.slot or greeting.name
         new = Instance(greeting.name, greeting.generation, slot, greeting.kind, self.attached_timeout_s, owned=False)
-        new.greeted, new.holds, new.declares = True, greeting.holds, greeting.declares
+        greeting.introduce(new)
         new.shadow = old.shadow if old else greeting.shadow
         new.state, new.pid, new.session, new.boot = "ready", pid, greeting.session, greeting.boot
         new.started, new.last_seen = (old.started if old else now), now

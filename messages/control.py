@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from .base import Count, Flat, Identity, KnobName, Message, Name, Part, Text
-from .knobs import KnobDeclaration
+from .knobs import Fallback, KnobDeclaration
 
 
 class Hello(Message):
@@ -29,6 +29,9 @@ class Hello(Message):
     slot: Annotated[Name | None, Field(description="attached controller: the slot it steers in")] = None
     shadow: Annotated[bool, Field(description="attached controller: decide without power until promoted")] = False
     kind: Annotated[str, Field(max_length=200, description="attached controller: what it is, for people")] = ""
+    fallback: Annotated[
+        Fallback | None, Field(description="controller: what becomes of its knobs when it leaves; None: former")
+    ] = None
 
 
 Role = Literal["active", "standby", "shadow"]

@@ -15,6 +15,10 @@ MOST_REWARD_WEIGHT: Final = 1e6
 """Bound of such a knob, either way."""
 
 
+Fallback = Literal["hold", "default", "former"]
+"""What follows when an owner lets go: the value stays, returns to the default, or the former owner has it again."""
+
+
 class KnobDeclaration(Part):
     """One knob, declared by the service that applies it."""
 
@@ -28,10 +32,6 @@ class KnobDeclaration(Part):
     live: Annotated[bool, Field(description="false: may only be set before the run")] = True
     when: Annotated[str, Field(max_length=80, description="at which boundary a new value is used")] = "next step"
     description: Text
-
-
-Fallback = Literal["hold", "default", "former"]
-"""What follows when an owner lets go: the value stays, returns to the default, or the former owner has it again."""
 
 
 class KnobAcquire(Message):

@@ -68,7 +68,8 @@ class MidflightApp(App[None]):
     BINDINGS: ClassVar[list[BindingType]] = list(GLOBAL)
 
     def __init__(self, feed: Feed, options: Options | None = None) -> None:
-        super().__init__()
+        # Without colours Textual would make them shades of grey, of which red is nearly black.
+        super().__init__(ansi_color=True if "NO_COLOR" in os.environ else None)
         self.feed, self.options = feed, options or Options()
         self.model = RunModel()
         self.glyphs: Glyphs = glyphs_of(os.environ)
@@ -81,6 +82,7 @@ class MidflightApp(App[None]):
         if self.options.theme:
             self.theme = self.options.theme
         self.set_class(self.glyphs.full == "#", "ascii")
+        self.set_class(self.no_color, "no-colour")
         self.set_keymap(dict(self.options.keymap))
         self.feed.start()
         self.tell_wants()

@@ -10,7 +10,7 @@ from midflight.messages.control import ServiceStatus
 
 from .model import RunModel
 from .service_rows import BAD
-from .words import Glyphs, bar, count, number
+from .words import Glyphs, bar, number
 
 BAR: Final = 8
 AMBER: Final = 0.6
@@ -94,10 +94,10 @@ def flow(model: RunModel, config: Mapping[str, Any], glyphs: Glyphs, narrow: boo
         if narrow:
             lines.append(row)
             row = Text(" ", no_wrap=True, overflow="crop")
-    row.append(f" {glyphs.arrow} v{model.version}" if model.version >= 0 else "")
     lines.append(row)
     slow = next((stage.kind for stage in boxes if stage.busy), "")
-    lines.append(_others(model, glyphs, narrow, slow))
+    back, others = _others(model, glyphs, slow)
+    lines += [back, Text(" ").append_text(others)] if narrow else [back.append_text(others)]
     return [line for line in lines if line.plain.strip()]
 
 
@@ -118,11 +118,12 @@ def _box(stage: Stage) -> Text:
     return text
 
 
-def _others(model: RunModel, glyphs: Glyphs, narrow: bool, slow: str) -> Text:
-    """The slowest stage, what is not on the way of a sample, and the weights on their way back."""
-    text = Text(" ", no_wrap=True, overflow="crop")
+def _others(model: RunModel, glyphs: Glyphs, slow: str) -> tuple[Text, Text]:
+    """The weights on their way back and the slowest stage; what is not on the way of a sample."""
+    back, text = Text(" "), Text(no_wrap=True, overflow="crop")
+    back.append(f"{glyphs.up} weights v{model.version}{_behind(model)}   " if model.version >= 0 else "")
     if slow:
-        text.append(f"bottleneck {slow}   ", "bold red")
+        back.append(f"bottleneck {slow}   ", "bold red")
     rulers = {one.name: one.standing for one in model.controllers.controllers} if model.controllers else {}
     marks = {"active": glyphs.active, "shadow": glyphs.shadow, "previous": glyphs.previous, "standby": glyphs.standby}
     for service in model.status.services if model.status else ():
@@ -133,10 +134,7 @@ def _others(model: RunModel, glyphs: Glyphs, narrow: bool, slow: str) -> Text:
         text.append(f"{service.name} ").append(mark, style)
         knob = _held(model, service)
         text.append(f" {knob}   " if knob else "   ", "dim")
-    acked = _acknowledged(model)
-    if acked and not narrow:
-        text.append(acked, "dim")
-    return text
+    return back, text
 
 
 def _held(model: RunModel, service: ServiceStatus) -> str:
@@ -145,11 +143,9 @@ def _held(model: RunModel, service: ServiceStatus) -> str:
     return " ".join(f"{knob.declaration.name}={number(knob.value)}" for knob in held[:2])
 
 
-def _acknowledged(model: RunModel) -> str:
-    """How many rollouts have the newest weights."""
+def _behind(model: RunModel) -> str:
+    """How far the slowest rollout is behind the newest weights."""
     versions = [s.stats.get("version") for s in (model.status.services if model.status else ()) if s.kind == "rollout"]
     known = [version for version in versions if isinstance(version, int)]
-    if not known or model.version < 0:
-        return ""
-    behind = model.version - min(known)
-    return f"weights v{count(max(known))}" + (f", the slowest rollout {behind} behind" if behind > 0 else "")
+    behind = model.version - min(known) if known else 0
+    return f", the slowest rollout {behind} behind" if behind > 0 else ""

@@ -19,7 +19,7 @@ def help_lines(screen: RunScreen | None) -> list[Text]:
     lines += [Text("everywhere", "bold underline"), *_keys(GLOBAL, screen), Text()]
     lines.append(Text("after :", "bold underline"))
     for name, command in COMMANDS.items():
-        lines.append(Text(f"  {f':{name} {command.words}':<44} ", "cyan").append(command.text, "default"))
+        lines.append(Text(f"  {f':{name} {command.words}':<48} ", "cyan").append(command.text, "default"))
     lines += [Text(), Text("ctrl+p: the palette. A run is never ended by leaving this terminal.", "dim")]
     return lines
 

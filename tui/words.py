@@ -1,6 +1,5 @@
 """Numbers, sizes, times and other people's text as short words; and glyphs, with a plain twin for each."""
 
-import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final, NamedTuple
@@ -24,11 +23,10 @@ class Glyphs(NamedTuple):
     locked: str
     dot: str
     line: str
-    plus_minus: str
 
 
-UNICODE: Final = Glyphs("●", "○", "◌", "◐", "──▶", "█", "░", "⚠", "▲", "▼", "▸", "▾", "■", "·", "│", "±")
-ASCII: Final = Glyphs("*", "o", "<", "~", "-->", "#", ".", "!", "^", "v", "+", "-", "L", ".", "|", "+-")
+UNICODE: Final = Glyphs("●", "○", "◌", "◐", "──▶", "█", "░", "⚠", "▲", "▼", "▸", "▾", "■", "·", "│")
+ASCII: Final = Glyphs("*", "o", "<", "~", "-->", "#", ".", "!", "^", "v", "+", "-", "L", ".", "|")
 
 
 def glyphs_of(environ: Mapping[str, str]) -> Glyphs:
@@ -39,11 +37,6 @@ def glyphs_of(environ: Mapping[str, str]) -> Glyphs:
     locale = environ.get("LC_ALL") or environ.get("LC_CTYPE") or environ.get("LANG") or "C.UTF-8"
     plain_locale = "utf" not in locale.lower()
     return ASCII if plain_locale or environ.get("TERM") in ("linux", "dumb", "vt100") else UNICODE
-
-
-def plain_environment() -> bool:
-    """Whether this terminal gets plain characters."""
-    return glyphs_of(os.environ) is ASCII
 
 
 def number(value: object, digits: int = 4) -> str:

@@ -5,7 +5,7 @@ midflight ctl attach examples/deadband/deadband.py --slot kl --shadow -d target=
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -55,6 +55,8 @@ class Deadband(Controller):
     """Decides from the law's memory and the parameters as they are now."""
 
     SCHEMA: ClassVar[str] = "deadband/1"
+    config: DeadbandConfig
+    law: Law
 
     def make_law(self) -> Law:
         """Begin without a memory."""
@@ -62,11 +64,11 @@ class Deadband(Controller):
 
     def track(self, values: Mapping[str, float]) -> None:
         """Begin from the value in force."""
-        cast(Law, self.law).coef = values["kl.coef"]
+        self.law.coef = values["kl.coef"]
 
     def decide(self, measured: Mapping[str, float], step: int) -> Mapping[str, float]:
         """Move the coefficient, or not."""
-        c, law = cast(DeadbandConfig, self.config), cast(Law, self.law)
+        c, law = self.config, self.law
         law.mean = measured["kl"] if law.mean < 0 else c.decay * law.mean + (1 - c.decay) * measured["kl"]
         if abs(law.mean - c.target) > c.band * c.target:
             law.coef *= c.factor if law.mean > c.target else 1 / c.factor
@@ -74,4 +76,4 @@ class Deadband(Controller):
 
     def notes(self) -> Mapping[str, float]:
         """Show the mean in `midflight ps`."""
-        return {"mean": cast(Law, self.law).mean}
+        return {"mean": self.law.mean}

@@ -186,6 +186,20 @@ class Watch:
         if event.body.get("generation") != 1:
             self._print(f"the kernel is back (generation {event.body.get('generation')}, logs/kernel.*.out)")
 
+    def _on_swap(self, event: Event) -> None:
+        body = event.body
+        if body.get("stage") in ("done", "rolled_back"):
+            why = f": {printable(str(body['why']))}" if body.get("why") else ""
+            self._print(f"{body.get('name')} swap {body.get('number')} {str(body['stage']).replace('_', ' ')}{why}")
+
+    def _on_power(self, event: Event) -> None:
+        body, what = event.body, event.topic.removeprefix("controller.").replace("_", " ")
+        why = body.get("reason") or body.get("why")
+        self._print(f"{body.get('name')} {what} in {body.get('slot')}{f': {printable(str(why))}' if why else ''}")
+
+    _on_controller_attached = _on_controller_detached = _on_controller_promoted = _on_power
+    _on_controller_rolled_back = _on_controller_locked = _on_controller_unlocked = _on_power
+
     def _on_note(self, event: Event) -> None:
         self._print(f"{event.source}: {printable(str(event.body.get('text')))}")
 

@@ -27,7 +27,7 @@ from midflight.kernel.spec import knob_prefix, live_knobs, with_live
 from midflight.messages.base import Scalar
 from midflight.messages.control import Refused
 from midflight.messages.events import Event
-from midflight.messages.knobs import KnobAcquire, KnobDeclaration, KnobGranted, KnobOk, KnobSet
+from midflight.messages.knobs import Fallback, KnobAcquire, KnobDeclaration, KnobGranted, KnobOk, KnobSet
 from midflight.messages.sockets import Role
 from midflight.messages.wire import Received
 
@@ -105,6 +105,10 @@ class Controller(Actor):
         """See `ControllerSpec.steers`."""
         return self.config.steers
 
+    def fallback(self) -> Fallback | None:
+        """As configured."""
+        return self.config.fallback
+
     def knobs(self) -> tuple[KnobDeclaration, ...]:
         """Its parameters; what is said again to another kernel is what was said first."""
         self._declared = self._declared or live_knobs(self.config, self.prefix)
@@ -175,7 +179,13 @@ class Controller(Actor):
             self._next_ask = now + RETRY_S
             for knob in self.holds():
                 if knob not in self.epochs:
-                    self.mail.request("ctl", KnobAcquire(knob=knob), ANSWER_S, self._granted, lambda why: None)
+                    self.mail.request(
+                        "ctl",
+                        KnobAcquire(knob=knob, fallback=self.config.fallback),
+                        ANSWER_S,
+                        self._granted,
+                        lambda why: None,
+                    )
         return False
 
     def go_live(self) -> None:

@@ -1,7 +1,9 @@
 """What every controller can be told, and which knobs it is going to steer: no two may want the same one."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import ClassVar
+from typing import ClassVar, Literal
+
+from pydantic import Field
 
 from midflight.kernel.spec import ServiceSpec
 
@@ -10,6 +12,12 @@ class ControllerSpec(ServiceSpec):
     """Base of a controller's configuration. Live fields (`kernel.spec.live`) are its parameters: knobs `NAME.field`."""
 
     entry: ClassVar[str] = ""
+
+    fallback: Literal["hold", "default", "former"] | None = Field(
+        None,
+        description="When it leaves, its knobs hold their value, return to the default, or go to whoever ruled before. "
+        "When omitted: to whoever ruled before or waits, else they hold.",
+    )
 
     @property
     def steers(self) -> tuple[str, ...]:

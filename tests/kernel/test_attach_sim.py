@@ -231,3 +231,23 @@ def test_a_swap_of_the_one_that_waits() -> None:
     pass_time(run, 1.0)
     assert ownerless_steps(run) == []
     assert events(run, "knob")[-1]["body"]["author"] == "kl#2"
+
+
+@pytest.mark.parametrize(("fallback", "ruler", "value"), [("hold", None, 0.123), ("default", None, 0.2)])
+def test_a_fallback_of_its_own(fallback: str, ruler: str | None, value: float) -> None:
+    """When it leaves, its knobs do as it said: hold their value, or return to the default; nobody is granted them."""
+    run = steered()
+    one = attach(run, "pid", shadow=True)
+    one.config = one.config.model_copy(update={"fallback": fallback})
+    who = person(run)
+    until(run, lambda: "pid" in standings(run))
+    ask(run, who, "promote", "pid")
+    one.paused = True
+    who.ask(KnobSet(knob="kl.coef", value=0.123, epoch=None, take=True))
+    until(run, lambda: run.kernel.desk.table.knobs["kl.coef"].value == 0.123)
+    run.kernel.desk.table.release("kl.coef", "operator", None)
+    run.crash("kl")
+    run.kernel.supervisor.roster.by_name["kl"].wanted = False
+    pass_time(run, 0.2)
+    ask(run, who, "detach", "pid")
+    assert (owner(run), run.kernel.desk.table.knobs["kl.coef"].value) == (ruler, value)
