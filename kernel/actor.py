@@ -55,10 +55,9 @@ SILENCE_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """A controller that joined a run from outside: the slot it steers in, and what it is, for people."""
+    """A controller that joined a run from outside: the slot it steers in."""
 
     slot: str
-    kind: str
 
 
 class Actor(Node):
@@ -79,6 +78,8 @@ class Actor(Node):
         """standby: loaded, and to work only when this changes. shadow: a controller without power."""
         self.paused = False
         """Take no new work; what is in hand is finished."""
+        self.kind = ""
+        """Of its configuration, for people."""
         self.attached: Attached | None = None
         """Set when it was not started by the warden."""
         self._heartbeat_s = 0.5
@@ -253,7 +254,7 @@ class Actor(Node):
             holds=list(self.holds()),
             slot=self.attached.slot if self.attached else None,
             shadow=self.role == "shadow",
-            kind=self.attached.kind if self.attached else "",
+            kind=self.kind,
             fallback=self.fallback(),
         )
         self.mail.send("ctl", hello)
@@ -278,6 +279,8 @@ class Actor(Node):
             self._hello(self.bus.now())
 
     def _stand(self, role: Role, paused: bool) -> None:
+        if self.role == "standby" and role != "standby":
+            self.progress = 0
         if (role, paused) != (self.role, self.paused):
             self.role, self.paused = role, paused
             self.on_role()

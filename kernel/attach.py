@@ -19,6 +19,7 @@ import structlog
 
 from . import logs
 from .actor import Actor, Attached
+from .boot import last_words
 from .loop import Loop
 from .mistake import EXIT_MISTAKE, UserMistake
 from .rundir.files import atomic_write
@@ -46,7 +47,7 @@ def run_attached(run_dir: Path, name: str) -> int:
     plan = json.loads(plan_of(run_dir, name).read_text())
     run = json.loads((run_dir / "run.json").read_text())
     data = json.loads((run_dir / "config.json").read_text())
-    data["python_path"] += plan["python_path"]
+    data["python_path"] = [*plan["python_path"], *data["python_path"]]
     generation = random.SystemRandom().randrange(1, 2**30)
     logs.configure(run_dir / "logs" / f"{name}.jsonl", run=run["run_id"], service=name, generation=generation)
     log, loop = structlog.get_logger(), Loop()
@@ -54,7 +55,7 @@ def run_attached(run_dir: Path, name: str) -> int:
         settings = Settings.of(run_dir, run, data, name, plan["slot"], plan["part"])
         module, _, cls = settings.entry.partition(":")
         actor: Actor = getattr(import_module(module), cls)(f"{name}#{generation}", loop, settings)
-        actor.attached = Attached(plan["slot"], plan["part"]["kind"])
+        actor.attached, actor.kind = Attached(plan["slot"]), plan["part"]["kind"]
         actor.role = "shadow" if plan["shadow"] else "active"
         for port, role in actor.ports().items():
             loop.add(port, role, settings.endpoints[port], actor.identity if role == "dealer" else "")
@@ -74,6 +75,7 @@ def run_attached(run_dir: Path, name: str) -> int:
         code = EXIT_MISTAKE
     except Exception as error:
         traceback.print_exc()
+        sys.stderr.write(last_words(error) + "\n")
         log.exception("crashed", error=f"{type(error).__name__}: {error}")
         code = 1
     return code

@@ -45,6 +45,7 @@ def main() -> int:
     loop = Loop()
     try:
         actor: Actor = getattr(import_module(module), cls)(f"{settings.name}#{generation}", loop, settings)
+        actor.kind = settings.config.kind
         for port, role in actor.ports().items():
             identity = actor.identity if role in ("dealer", "router") else ""
             loop.add(port, role, settings.endpoints[port], identity)
@@ -60,10 +61,18 @@ def main() -> int:
         code = EXIT_MISTAKE
     except Exception as error:
         traceback.print_exc()
+        sys.stderr.write(last_words(error) + "\n")
         log.exception("crashed", error=f"{type(error).__name__}: {error}")
         code = 1
     _finish(code)
     return code
+
+
+def last_words(error: BaseException) -> str:
+    """One line for people, which the kernel shows as the reason: where, and what."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f"{frames[-1].filename}:{frames[-1].lineno}: " if frames else ""
+    return " ".join(f"{where}{type(error).__name__}: {error}".split())[:900]
 
 
 def _ignore() -> None:

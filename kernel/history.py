@@ -32,7 +32,7 @@ class Change:
     step: int
     """Training steps done when it happened."""
     what: str
-    """set, granted, released, declared, swap, or one of `STANDINGS`."""
+    """set, granted, released, declared, swap, what was asked of a service, or one of `STANDINGS`."""
     subject: str
     """A knob; for a swap the process; for locked and unlocked the slot; else the controller."""
     old: Scalar
@@ -99,6 +99,8 @@ class History:
                 self._knob("released", str(body["knob"]), owner, None, "", str(body.get("why", "")))
             case "swap":
                 self._swapped(body)
+            case "service.asked":
+                self._asked(body)
             case _ if topic in STANDINGS:
                 self._stands(STANDINGS[topic], body)
 
@@ -140,6 +142,12 @@ class History:
         change = Change(self._seq, self._ns, self._step, what, knob, old, new, by, why, version, slots=slots)
         self.changes.append(change)
         return change
+
+    def _asked(self, body: Mapping[str, Scalar]) -> None:
+        name, why = str(body["name"]), str(body.get("reason", ""))
+        slots = frozenset(self._slot(name)) or frozenset({name})
+        new, by, verb = body.get("replicas"), str(body["by"]), str(body["verb"])
+        self.changes.append(Change(self._seq, self._ns, self._step, verb, name, None, new, by, why, slots=slots))
 
     def _swapped(self, body: Mapping[str, Scalar]) -> None:
         key = body["number"], body["name"]

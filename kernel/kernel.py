@@ -205,7 +205,8 @@ class Kernel(Live):
             fallback=message.fallback,
             declares=tuple(message.knobs),
         )
-        if message.role == "controller" and (why := self._cannot_attach(message)):
+        joins = message.role == "controller" or greeting.name in self.supervisor.registry.beside
+        if joins and (why := self._cannot_attach(message)):
             letter.reply(Refused(code="knob", why=why))
             return
         answer, commands = self.supervisor.on_hello(greeting, self.bus.now())
@@ -363,11 +364,13 @@ class Kernel(Live):
         return self._heard
 
     def _cannot_attach(self, hello: Hello) -> str:
+        """Why a controller cannot join a run that goes on, or nothing."""
         unknown = [name for name in hello.holds if name not in self.desk.table.knobs]
         if unknown:
             known = ", ".join(sorted(self.desk.table.knobs)) or "none yet"
             return f"there is no knob {unknown[0]!r} in this run; there are: {known}"
-        return "" if hello.holds else "a controller from outside must hold at least one knob"
+        empty = hello.role == "controller" and not hello.holds
+        return "a controller from outside must hold at least one knob" if empty else ""
 
     def _gone(self, identity: str, why: str) -> None:
         """Free its knobs; tell whoever holds work for it."""

@@ -62,7 +62,8 @@ class KnobTable(KnobState):
         kept = spec.check(knob.value) if knob and not afresh else spec.default
         value = spec.default if isinstance(kept, Refusal) else kept
         moved = knob is not None and (afresh or (type(value), value) != (type(knob.value), knob.value))
-        version = (knob.version if knob else 0) + moved
+        former = knob.version if knob else self.retired[spec.name][0] + 1 if spec.name in self.retired else 0
+        version = former + moved
         return self._record("knob.declared", spec.name, spec=spec.dump(), value=value, version=version)
 
     def undeclare(self, applies: str, keep: Iterable[str] = ()) -> Events:

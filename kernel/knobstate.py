@@ -56,17 +56,21 @@ class KnobState:
 
     def __init__(self) -> None:
         self.knobs: dict[str, Knob] = {}
+        self.retired: dict[str, list[int]] = {}
+        """Knob that nobody applies any more -> its last version and epoch: they never go back."""
 
     def snapshot(self) -> dict[str, Any]:
         """Return the table as plain values."""
-        return {name: {**asdict(knob), "spec": knob.spec.dump()} for name, knob in self.knobs.items()}
+        knobs = {name: {**asdict(knob), "spec": knob.spec.dump()} for name, knob in self.knobs.items()}
+        return {"knobs": knobs, "retired": {name: list(last) for name, last in self.retired.items()}}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Undo `snapshot`."""
         self.knobs = {
             name: Knob(**{**entry, "spec": KnobSpec.load(entry["spec"]), "former": [list(f) for f in entry["former"]]})
-            for name, entry in state.items()
+            for name, entry in state["knobs"].items()
         }
+        self.retired = {name: list(last) for name, last in state["retired"].items()}
 
     def replay(self, event: KnobEvent) -> None:
         """Apply one recorded fact. Raises ValueError on a kind that is none of this table's."""
@@ -74,11 +78,13 @@ class KnobState:
         name = body["knob"]
         if event.kind == "knob.declared":
             spec = KnobSpec.load(body["spec"])
-            knob = self.knobs.setdefault(name, Knob(spec, body["value"]))
+            _, epoch = self.retired.pop(name, (0, 0))
+            knob = self.knobs.setdefault(name, Knob(spec, body["value"], epoch=epoch))
             knob.spec, knob.value, knob.version = spec, body["value"], body["version"]
             return
         if event.kind == "knob.undeclared":
-            self.knobs.pop(name, None)
+            if gone := self.knobs.pop(name, None):
+                self.retired[name] = [gone.version, gone.epoch]
             return
         knob = self.knobs[name]
         if event.kind == "knob.granted":

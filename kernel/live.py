@@ -4,19 +4,22 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
+from midflight.messages.base import Scalar
 from midflight.messages.control import Done, Drain, HeartbeatOk, Refused, State, StateGet
 from midflight.messages.knobs import KnobGranted
 from midflight.messages.live import ControllerDo, ControllersGet, ServiceDo, ServiceScale, SwapOk, SwapStart
 from midflight.messages.wire import Received
 
+from .children import tail
 from .commands import Command, Flip, HandOver
 from .controllers import ControllerDesk
 from .instance import Instance
-from .knob_desk import KnobDesk
+from .knob_desk import OPERATOR, KnobDesk
 from .node import Letter, Node, handles
 from .owner import Owner
 from .parts import Parts
 from .refusal import Refusal
+from .stream import Stream
 from .supervisor import Supervisor
 
 HAND_S = 2.0
@@ -29,6 +32,7 @@ class Live(Node):
     supervisor: Supervisor
     desk: KnobDesk
     controllers: ControllerDesk
+    stream: Stream
     parts: Parts
     owner: Owner
     _guests: dict[str, Instance]
@@ -59,6 +63,7 @@ class Live(Node):
                 answer = self.supervisor.request_restart(message.name, why, now)
             case "kill":
                 answer = self.supervisor.request_kill(message.name, why, now)
+        self._asked(answer, message.verb, message.name, message.reason)
         self._answer(answer, letter)
         for child in self.supervisor.roster.select(message.name):
             self.tell_role(*self.supervisor.registry.incarnations(child.name))
@@ -70,7 +75,15 @@ class Live(Node):
             letter.reply(Refused(code="one", why=f"{message.slot}: there is exactly one of it"))
             return
         why = message.reason or "midflight service scale"
-        self._answer(self.supervisor.request_scale(message.slot, message.replicas, why, self.bus.now()), letter)
+        answer = self.supervisor.request_scale(message.slot, message.replicas, why, self.bus.now())
+        self._asked(answer, "scale", message.slot, message.reason, replicas=message.replicas)
+        self._answer(answer, letter)
+
+    def _asked(self, answer: list[Command] | Refusal, verb: str, name: str, reason: str, **more: Scalar) -> None:
+        """Who asked for it and why is kept, unless it was refused."""
+        if not isinstance(answer, Refusal):
+            body: dict[str, Scalar] = {"verb": verb, "name": name, "by": OPERATOR, "reason": reason, **more}
+            self.stream.emit("kernel", "service.asked", body)
 
     @handles(SwapStart)
     def _on_swap(self, message: SwapStart, letter: Letter) -> None:
@@ -125,7 +138,8 @@ class Live(Node):
         one = self.supervisor.registry.attached.get(message.name)
         if one is None or not one.holds:
             known = ", ".join(sorted(n for n, one in self.supervisor.registry.attached.items() if one.holds)) or "none"
-            return Refusal("unknown", f"{message.name!r} is not attached; attached are: {known}")
+            ours = f"{message.name} belongs to the topology" if message.name in self.supervisor.registry.owned else ""
+            return Refusal("unknown", f"{ours or f'{message.name!r} is not attached'}; attached are: {known}")
         self.lost(one, message.reason or "detached")
         self.mail.send("ctl", Drain(deadline_s=0.0, why=message.reason or "detached"), to=one.identity)
         return None
@@ -231,7 +245,8 @@ class Live(Node):
         one = self._guests.get(self._ends.pop(handle))
         os.close(handle)
         if one is not None:
-            self.lost(one, "its process has ended")
+            words = tail(self.parts.folder.parent / "logs" / f"{one.name}.out").strip().rpartition("\n")[2]
+            self.lost(one, f"its process has ended{f': {words}' if words else ''}"[:1000])
 
     def _answer(self, answer: list[Command] | Refusal, letter: Letter) -> None:
         if isinstance(answer, Refusal):

@@ -57,7 +57,7 @@ class Settings:
         part = data["services"][slot]
         if part_file:
             swapped = json.loads(Path(part_file).read_text())
-            part, data["python_path"] = swapped["part"], [*data["python_path"], *swapped["python_path"]]
+            part, data["python_path"] = swapped["part"], [*swapped["python_path"], *data["python_path"]]
         return cls.of(run_dir, run, data, name, slot, part)
 
     @classmethod

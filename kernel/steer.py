@@ -92,6 +92,11 @@ class Steering(Swapping):
         return [command for child in chosen for command in action(child)] + self._advance(now)
 
     def _unknown(self, name: str) -> Refusal:
+        if name in self.roster.specs:
+            return Refusal("unknown", f"{name} is scaled to 0; `midflight service scale {name} N` brings it back")
+        if name in self.registry.attached:
+            text = f"{name} is attached from outside and no service; `midflight ctl detach {name}` ends it"
+            return Refusal("unknown", text)
         near = get_close_matches(name, [*self.roster.by_name, *self.roster.slots], 1)
         hint = f" - did you mean {near[0]!r}?" if near else ""
         return Refusal("unknown", f"there is no service {name!r}{hint}")

@@ -18,7 +18,7 @@ from midflight.messages.base import Scalar
 from .commands import Command, Emit, Flip, Gone, HandOver, Spawn
 from .fleet import Fleet
 from .instance import UP, Instance
-from .ladder import DRAIN, KILL
+from .ladder import DRAIN, KILL, TERM
 from .refusal import Refusal
 from .restart import Exit
 from .roster import Child, Stage, Swap
@@ -175,16 +175,19 @@ class Swapping(Fleet):
             return []
         old = self.registry.beside.get(child.name)
         did = old.progress - swap.progress if old else 0
-        if new.progress == 0 and did >= MEANWHILE:
+        idle = new.progress == 0  # it counts anew from the moment it is in force
+        if idle and did >= MEANWHILE:
             why = f"{new.identity} did nothing in {now - swap.since:.1f} s, {old.identity if old else ''} did"
             return self._roll_back(child, why, now)
-        if new.progress == 0 and now - swap.since < LONGEST * swap.probation_s:
+        if idle and now - swap.since < LONGEST * swap.probation_s:
             return []
         out = self._enter(child, "draining", now)
         return out + (self._climb(child, DRAIN, now, "replaced", old) if old else self._done(child, now))
 
     def _beside_ended(self, child: Child, one: Instance, ended: Exit, now: float) -> list[Command]:
         """The successor or the predecessor of a swap is gone."""
+        if one.rung >= TERM and not ended.why:
+            ended = Exit(ended.code, ended.signal, ended.tail, one.cause)
         one.state, one.cause, one.rung = "stopped", ended.text(), -1
         del self.registry.beside[child.name]
         out: list[Command] = [Gone(child.name, one.generation, ended.text()), self._event(child, one)]

@@ -28,7 +28,7 @@ class Hello(Message):
     holds: Annotated[list[KnobName], Field(max_length=64, description="knobs this controller wants to steer")] = []
     slot: Annotated[Name | None, Field(description="attached controller: the slot it steers in")] = None
     shadow: Annotated[bool, Field(description="attached controller: decide without power until promoted")] = False
-    kind: Annotated[str, Field(max_length=200, description="attached controller: what it is, for people")] = ""
+    kind: Annotated[str, Field(max_length=200, description="of its configuration, for people")] = ""
     fallback: Annotated[
         Fallback | None, Field(description="controller: what becomes of its knobs when it leaves; None: former")
     ] = None

@@ -28,7 +28,7 @@ from midflight.messages.live import SwapOk
 from .actions import Action
 from .commands import COMMANDS, CommandError, Context, Go, Help, Leave, parse
 from .dialogs import ActionDialog, Page
-from .facts import Feed
+from .facts import Batch, Feed
 from .help import help_lines
 from .keys import GLOBAL
 from .model import RunModel
@@ -42,6 +42,8 @@ from .words import Glyphs, glyphs_of
 
 FLUSH_S: Final = 0.2
 ARMED_S: Final = 300.0
+HELD: Final = 50_000
+"""Facts kept while the picture is frozen."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ class MidflightApp(App[None]):
         self.frozen = False
         self._armed_until = math.inf if self.options.write else -math.inf
         self._flushes = 0
+        self._held: list[Batch] = []
 
     def on_mount(self) -> None:
         """Begin to read, and to show five times a second at most."""
@@ -104,13 +107,17 @@ class MidflightApp(App[None]):
         return left if left > 0 else None
 
     def flush(self) -> None:
-        """Fold what came, show it once."""
-        batch = self.feed.take()
-        if batch.restart:
-            changes = self.model.changes
-            self.model = RunModel(changes=changes)
-        changed = self.model.fold(batch)
+        """Fold what came, show it once; while frozen it is kept, and beyond a bound left where it is."""
         self._flushes += 1
+        if not self.frozen or sum(len(batch.facts) for batch in self._held) < HELD:
+            self._held.append(self.feed.take())
+        changed = False
+        if not self.frozen:
+            for batch in self._held:
+                changed = self._fold(batch) or changed
+            self._held.clear()
+        elif self._held:
+            self.model.silent_s = self._held[-1].silent_s
         screen = self.shown
         if screen is None or not screen.ready:
             return
@@ -118,6 +125,11 @@ class MidflightApp(App[None]):
             screen.refresh_all()
         elif self._flushes % 5 == 0:
             screen.refresh_header()
+
+    def _fold(self, batch: Batch) -> bool:
+        if batch.restart:
+            self.model = RunModel(changes=self.model.changes + 1)
+        return self.model.fold(batch)
 
     def tell_wants(self) -> None:
         """The feed asks for what costs something only while it is shown."""
@@ -253,8 +265,9 @@ class MidflightApp(App[None]):
             await self.switch_mode("overview")
 
     def action_freeze(self) -> None:
-        """`space` stops the picture, not the data."""
+        """`space` keeps all screens at this moment; what happens meanwhile is shown when it is let go."""
         self.frozen = not self.frozen
+        self.flush()
         if self.shown:
             self.shown.stale()
 
@@ -279,6 +292,7 @@ class MidflightApp(App[None]):
         """Move the time slider of a finished run."""
         length = self.feed.length()
         if length:
+            self.frozen = False
             self.feed.seek(self.model.facts + max(1, length // 100) * percent)
             self.flush()
 

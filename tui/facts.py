@@ -69,6 +69,8 @@ class Batch:
     """Forget everything folded so far: these facts begin a view of another moment."""
     reading: bool = False
     """The past is still being read."""
+    problem: str = ""
+    """Why nothing more will come."""
 
 
 class Feed(Protocol):

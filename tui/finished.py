@@ -28,6 +28,7 @@ class FileFeed:
         self.about = about
         self._facts: list[Fact] = []
         self._read = False
+        self._problem = ""
         self._position: int | None = None
         """Where the slider stands; None: at the end."""
         self._given = 0
@@ -51,7 +52,7 @@ class FileFeed:
 
     def take(self) -> Batch:
         """See `Feed`."""
-        batch = Batch(over=True, reading=not self._read)
+        batch = Batch(over=True, reading=not self._read, problem=self._problem)
         target = len(self._facts) if self._position is None else min(self._position, len(self._facts))
         if target < self._given or self._rebuild is None:
             batch.restart = self._rebuild is not None
@@ -104,10 +105,13 @@ class FileFeed:
         self._position = None if position >= len(self._facts) else max(0, position)
 
     def _load(self) -> None:
-        for fact in read_facts(self.about.path):
-            self._facts.append(fact)
-            if self._leaving:
-                return
+        try:
+            for fact in read_facts(self.about.path):
+                self._facts.append(fact)
+                if self._leaving:
+                    return
+        except (OSError, ValueError, KeyError) as error:  # what could be read is shown
+            self._problem = f"{self.about.path}: {type(error).__name__}: {error}"
         self._read = True
 
     def _fresh(self) -> Rebuild:

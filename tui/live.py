@@ -40,7 +40,8 @@ DEADLINE_S: Final = 3.0
 SLOW_S: Final = 5.0
 """A question that was not answered is asked again after so long; the host is looked at so often."""
 KEPT: Final = 50_000
-PIECE: Final = 2_000
+PIECE: Final = 10_000
+"""Facts handed over in one go."""
 
 
 class LiveFeed:
@@ -60,6 +61,8 @@ class LiveFeed:
         self._wants = (False, False)
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._leaving = False
+        self._room = threading.Event()
+        """Set when facts were taken."""
         self._heard = time.monotonic()
         self._over = not self.run.is_live()
         self._last = 0
@@ -79,7 +82,12 @@ class LiveFeed:
     def take(self) -> Batch:
         """See `Feed`."""
         with self._lock:
-            batch, self._batch = self._batch, Batch(reading=self._batch.reading)
+            batch = self._batch
+            self._batch = Batch(reading=batch.reading, problem=batch.problem)
+            if len(batch.facts) > PIECE:  # a long past is folded piece by piece, so that keys are answered meanwhile
+                self._batch.facts, batch.facts = batch.facts[PIECE:], batch.facts[:PIECE]
+                batch.reading = True
+        self._room.set()
         batch.silent_s, batch.over = time.monotonic() - self._heard, self._over
         return batch
 
@@ -114,6 +122,13 @@ class LiveFeed:
             os.write(self._wake_write, b"x")
 
     def _run(self) -> None:
+        try:
+            self._follow()
+        except Exception as error:  # a thread that ends without a word would look like a quiet run
+            with self._lock:
+                self._batch.problem, self._batch.reading = f"{type(error).__name__}: {error}", False
+
+    def _follow(self) -> None:
         self._read_past()
         link = _Link(self.info.endpoints, self._identity)
         mail = Mail(self._identity, link)
@@ -132,11 +147,17 @@ class LiveFeed:
             if len(piece) >= PIECE:
                 self._put(piece)
                 piece = []
+                self._wait_for_room()
             if self._leaving:
                 return
         self._put(piece)
         with self._lock:
             self._batch.reading = False
+
+    def _wait_for_room(self) -> None:
+        while len(self._batch.facts) >= KEPT and not self._leaving:
+            self._room.clear()
+            self._room.wait(POLL_S)
 
     def _put(self, facts: list[Fact]) -> None:
         with self._lock:
@@ -205,6 +226,7 @@ class _Polls:
         self.feed, self.mail, self.follow = feed, mail, follow
         self._due: dict[str, float] = {}
         self._pids: dict[str, int] = {}
+        self._run_id = feed.info.run_id
 
     def turn(self, wants: tuple[bool, bool], heard: float) -> None:
         """Ask what is due."""
@@ -218,7 +240,7 @@ class _Polls:
             if wants[0]:
                 self._ask("ledger", "data", LedgerGet(), now)
         if wants[1] and self._is_due("host", now, SLOW_S / 2):
-            sample = look(time.time_ns(), self.feed.about.path, self.feed.info.run_id, self._pids)
+            sample = look(time.time_ns(), self.feed.about.path, self._run_id, self._pids)
             with self.feed._lock:
                 self.feed._batch.host = sample
 
@@ -245,6 +267,7 @@ class _Polls:
 
     def _status(self, status: Status) -> None:
         self.feed._over = False
+        self._run_id = status.run_id
         self._pids = {service.name: service.pid for service in status.services}
         self._pids |= {"kernel": status.kernel_pid, "warden": status.warden_pid, "this tui": os.getpid()}
         self.follow.catch_up(status.seq)

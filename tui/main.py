@@ -41,6 +41,9 @@ def run(arguments: argparse.Namespace) -> int:
         known = ", ".join(sorted(app.available_themes))
         print(f"midflight tui: no theme {arguments.theme!r}; there are: {known}", file=sys.stderr)  # noqa: T201
         return 2
+    if not (sys.stdin.isatty() and sys.stdout.isatty()) and "TEXTUAL_DRIVER" not in os.environ:
+        print("midflight tui: this is no terminal; --web shows the run in a browser", file=sys.stderr)  # noqa: T201
+        return 2
     app.run()
     return app.return_code or 0
 

@@ -68,6 +68,7 @@ class RunModel:
     over: bool = False
     gap: bool = False
     reading: bool = False
+    problem: str = ""
     seq: int = 0
     ns: int = 0
     step: int = 0
@@ -105,12 +106,14 @@ class RunModel:
         ) or (batch.over, batch.reading, _silent(batch.silent_s)) != (self.over, self.reading, _silent(self.silent_s))
         self.silent_s, self.over, self.reading = batch.silent_s, batch.over, batch.reading
         self.gap = self.gap or batch.gap
+        changed = changed or batch.problem != self.problem
+        self.problem = batch.problem
         self.changes += changed
         return changed
 
     def alarms(self) -> list[str]:
         """What needs a person, worst first."""
-        found = []
+        found = [f"nothing more will come: {self.problem}"] if self.problem else []
         if self.silent_s is not None and _silent(self.silent_s) and not self.over:
             found.append(f"the kernel is silent for {self.silent_s:.0f} s")
         for service in self.status.services if self.status else ():

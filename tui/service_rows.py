@@ -47,7 +47,7 @@ def service_row(
     version = service.stats.get("version")
     stats = " ".join(f"{key}={number(value)}" for key, value in service.stats.items() if key != "version")
     doing = plain(service.phase or stats or "-")
-    name = f"{service.name}#{service.generation}{' +' if service.attached else ''}"
+    name = f"{service.name} +" if service.attached else f"{service.name}#{service.generation}"
     if narrow:
         return service.name, (
             name, state_of(service, glyphs), doing[:28], duration(service.up_s), str(service.restarts)

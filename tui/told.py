@@ -10,6 +10,8 @@ from .words import number, plain
 
 Weight = Literal["info", "good", "warn", "bad"]
 KEPT: Final = 300
+STAGED: Final = "swap "
+"""Lines of such a group are stages of one thing, not repeats."""
 RECENT: Final = 12
 """A line of the same kind among so many newest ones is replaced, with a count, and moves to the end."""
 
@@ -49,7 +51,7 @@ class Told:
                 old = self.lines[-back]
                 if old.group == line.group:
                     del self.lines[-back]
-                    line = _counted(line, old.count + 1)
+                    line = _counted(line, old.count + (not line.group.startswith(STAGED)))
                     break
         self.lines.append(line)
 
@@ -136,7 +138,7 @@ def _swap(fact: Fact) -> Line:
     stage = fact.text("stage")
     weight: Weight = "bad" if stage == "rolled_back" else "good" if stage == "done" else "info"
     text = f"swap {fact.text('number')} of {fact.text('slot')}: {stage.replace('_', ' ')}"
-    return _line(fact, text, weight, f"swap {fact.text('slot')} {fact.text('number')}")
+    return _line(fact, text, weight, f"{STAGED}{fact.text('slot')} {fact.text('number')}")
 
 
 def _evaluation(fact: Fact) -> Line:

@@ -2,6 +2,7 @@
 
 midflight ctl attach examples/deadband/deadband.py --slot kl --shadow -d target=0.03
 """
+# ruff: noqa: D102
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -23,16 +24,8 @@ class DeadbandConfig(ControllerSpec):
     band: float = Field(0.25, ge=0, lt=1, description="Half width, of target.", json_schema_extra=live(0.0, 0.99))
     factor: float = Field(1.05, gt=1, description="Factor of a move.", json_schema_extra=live(1.0001, 2.0))
     decay: float = Field(0.8, ge=0, lt=1, description="Of the mean, a step.", json_schema_extra=live(0.0, 0.99))
-
-    @property
-    def steers(self) -> tuple[str, ...]:
-        """Give the knobs."""
-        return ("kl.coef",)
-
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """Give the metrics."""
-        return ("kl",)
+    steers: ClassVar[tuple[str, ...]] = ("kl.coef",)
+    reads: ClassVar[tuple[str, ...]] = ("kl",)
 
 
 @dataclass
@@ -43,11 +36,9 @@ class Law:
     coef: float = 0.001
 
     def state_dict(self) -> dict[str, Any]:
-        """Give it for the journal."""
         return asdict(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from it."""
         self.mean, self.coef = state["mean"], state["coef"]
 
 
@@ -59,21 +50,14 @@ class Deadband(Controller):
     law: Law
 
     def make_law(self) -> Law:
-        """Begin without a memory."""
         return Law()
 
     def track(self, values: Mapping[str, float]) -> None:
-        """Begin from the value in force."""
         self.law.coef = values["kl.coef"]
 
     def decide(self, measured: Mapping[str, float], step: int) -> Mapping[str, float]:
-        """Move the coefficient, or not."""
-        c, law = self.config, self.law
-        law.mean = measured["kl"] if law.mean < 0 else c.decay * law.mean + (1 - c.decay) * measured["kl"]
+        law, c, kl = self.law, self.config, measured["kl"]
+        law.mean = kl if law.mean < 0 else c.decay * law.mean + (1 - c.decay) * kl
         if abs(law.mean - c.target) > c.band * c.target:
             law.coef *= c.factor if law.mean > c.target else 1 / c.factor
         return {"kl.coef": law.coef}
-
-    def notes(self) -> Mapping[str, float]:
-        """Show the mean in `midflight ps`."""
-        return {"mean": self.law.mean}

@@ -3,11 +3,11 @@
 import argparse
 
 from midflight.kernel.client import Client
-from midflight.messages.control import Refused
+from midflight.messages.control import Refused, Status, StatusGet
 from midflight.messages.knobs import KnobGet, Knobs
 from midflight.messages.live import ControllerDo, Controllers, ControllersGet, SwapOk
 
-from . import ctl_attach, ctl_compare
+from . import ctl_attach, ctl_compare, swap
 from .common import chosen_run, print_json, request, run_option, table
 from .exits import OK, REFUSED, USAGE, Stop
 
@@ -35,6 +35,8 @@ def options(parser: argparse.ArgumentParser) -> None:
         run_option(one)
         one.add_argument("name", metavar=what)
         one.add_argument("--reason", default="", help="kept in the journal")
+        if name == "rollback":
+            one.add_argument("--timeout", type=float, default=300.0, metavar="S", help="longest wait for a swap back")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -47,24 +49,30 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.action in ASK:
             return _ask(client, arguments)
         listed = client.ask("ctl", ControllersGet()).message
+        held = client.ask("ctl", KnobGet()).message
         assert isinstance(listed, Controllers)
-        return _list(listed, arguments) if arguments.action == "ls" else _show(client, listed, arguments)
+        assert isinstance(held, Knobs)
+        return _list(listed, held, arguments) if arguments.action == "ls" else _show(listed, held, arguments)
 
 
 def _ask(client: Client, arguments: argparse.Namespace) -> int:
+    """Done at once, unless what is rolled back is a swap that is done: that takes another swap, which is waited for."""
     message = request(ControllerDo, verb=arguments.action, name=arguments.name, reason=arguments.reason)
+    status = client.ask("ctl", StatusGet()).message
+    assert isinstance(status, Status)
     answer = client.ask("ctl", message).message
     if isinstance(answer, Refused):
         raise Stop(REFUSED, answer.why)
-    swap = f" (swap {answer.number} back to what ran before)" if isinstance(answer, SwapOk) else ""
+    if isinstance(answer, SwapOk):
+        return swap.watch(client, answer, status.seq, arguments)
     if arguments.json:
-        print_json({"action": arguments.action, "name": arguments.name, "swap": swap or None})
+        print_json({"action": arguments.action, "name": arguments.name})
     else:
-        print(f"{arguments.action} {arguments.name}: done{swap}")
+        print(f"{arguments.action} {arguments.name}: done")
     return OK
 
 
-def _list(listed: Controllers, arguments: argparse.Namespace) -> int:
+def _list(listed: Controllers, knobs: Knobs, arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(listed.model_dump())
         return OK
@@ -72,25 +80,27 @@ def _list(listed: Controllers, arguments: argparse.Namespace) -> int:
     for one in listed.controllers:
         doing = " ".join(f"{name}={value}" for name, value in one.stats.items())
         origin = "outside" if one.attached else "topology"
-        knobs = ",".join(one.holds)
+        steered = ",".join(one.holds)
         identity = f"{one.name}#{one.generation}"
         mark = MARK[one.standing]
-        rows.append([mark, one.slot, identity, one.standing, one.kind, knobs, str(one.decisions), origin, doing[:60]])
+        rows.append([mark, one.slot, identity, one.standing, one.kind, steered, str(one.decisions), origin, doing[:60]])
     print(table(rows))
     for slot in listed.locked:
         print(f"{slot} is locked by hand")
+    wanted = {name for one in listed.controllers for name in one.holds}
+    for knob in knobs.knobs:
+        if knob.declaration.name in wanted and knob.owner is None:
+            print(f"nobody steers {knob.declaration.name}: it holds {knob.value}")
     return OK
 
 
-def _show(client: Client, listed: Controllers, arguments: argparse.Namespace) -> int:
+def _show(listed: Controllers, knobs: Knobs, arguments: argparse.Namespace) -> int:
     one = next((one for one in listed.controllers if arguments.name in (one.name, one.slot)), None)
     if one is None:
         known = ", ".join(sorted({one.name for one in listed.controllers})) or "none"
         raise Stop(USAGE, f"there is no controller {arguments.name!r}; there are: {known}")
     prefix = one.name if one.attached else one.slot
-    answer = client.ask("ctl", KnobGet(prefix=f"{prefix.replace('-', '_')}.")).message
-    assert isinstance(answer, Knobs)
-    own = [knob for knob in answer.knobs if knob.applies == prefix]
+    own = [knob for knob in knobs.knobs if knob.applies == prefix]
     if arguments.json:
         print_json({**one.model_dump(), "parameters": [knob.model_dump() for knob in own]})
         return OK

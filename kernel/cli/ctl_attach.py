@@ -9,11 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from midflight.kernel.attach import run_attached, write_plan
 from midflight.kernel.client import Client
+from midflight.kernel.code import keep
 from midflight.kernel.config import ConfigError
 from midflight.kernel.config.part import Part, load_part
+from midflight.kernel.config.registry import service_class
 from midflight.kernel.rundir.directory import RunDir
 from midflight.kernel.watching import follow
 from midflight.messages.control import Status, StatusGet
@@ -46,7 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
     if not re.fullmatch(r"[a-z][a-z0-9_-]{0,31}", name):
         raise Stop(USAGE, f"--name {name!r}: up to 32 of a-z 0-9 _ - that begin with a letter")
     part = _checked(folder, name, arguments)
-    plan = {"slot": arguments.slot, "part": part.data, "python_path": part.python_path, "shadow": arguments.shadow}
+    code = keep(folder.path, type(part.spec).__module__, part.python_path)
+    plan = {"slot": arguments.slot, "part": part.data, "python_path": code, "shadow": arguments.shadow}
     with Client(folder.path) as client:
         status = client.ask("ctl", StatusGet()).message
         assert isinstance(status, Status)
@@ -73,15 +77,33 @@ def _checked(folder: RunDir, name: str, arguments: argparse.Namespace) -> Part:
         part = load_part(name, arguments.what, arguments.overrides, topology)
     except ConfigError as error:
         raise Stop(USAGE, "\n".join(error.problems)) from None
-    if not getattr(part.spec, "steers", ()):
+    knobs = tuple(getattr(part.spec, "steers", ()))
+    if not knobs:
         raise Stop(USAGE, f"{arguments.what} is no controller: its configuration says no knobs to steer")
+    if why := wrong_slot(arguments.slot, knobs, topology["services"]):
+        raise Stop(USAGE, why)
     return part
+
+
+def wrong_slot(slot: str, knobs: tuple[str, ...], services: dict[str, Any]) -> str:
+    """Why it cannot steer there, or nothing: where its knobs are steered already, or under a name of its own."""
+    steered = {}
+    for name, part in services.items():
+        spec = service_class(part["kind"]).model_validate(part)
+        if controls := tuple(getattr(spec, "steers", ())):
+            steered[name] = controls
+        elif name == slot:
+            return f"--slot {slot}: {slot} is no controller"
+    places = [name for name, controls in steered.items() if set(controls) & set(knobs)]
+    if places and slot not in places:
+        return f"--slot {slot}: {', '.join(knobs)} is steered in {places[0]}: --slot {places[0]}"
+    return ""
 
 
 def _background(client: Client, folder: RunDir, name: str, newest: int, arguments: argparse.Namespace) -> int:
     """Start it in a session of its own and wait until it is there, and in power unless it is a shadow."""
     output = folder.logs / f"{name}.out"
-    with open(output, "ab", opener=_private) as out:
+    with open(output, "wb", opener=_private) as out:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", "midflight.kernel.attach", str(folder.path), name],
             stdin=subprocess.DEVNULL,

@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from midflight.kernel.code import importing_from
 from midflight.kernel.compare import KnobComparison, compare
 from midflight.kernel.config import ConfigError
 from midflight.kernel.config.part import load_part
@@ -29,7 +30,9 @@ def options(parser: argparse.ArgumentParser) -> None:
         "run", nargs="?", metavar="RUN", help="name or directory; default $MIDFLIGHT_RUN, then the newest"
     )
     parser.add_argument("--controller", metavar="WHAT", help="another one, as of `ctl attach`; default: those it had")
-    parser.add_argument("--slot", help="with --controller: whose decisions it is held against; default: its kind")
+    parser.add_argument(
+        "--slot", help="with --controller: whose decisions it is held against; default: all of the same knobs"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="key=value", help="a parameter of it")
     parser.add_argument("--from-step", type=int, metavar="N", help="with --controller: begin at this training step")
     parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="its decisions, as JSON lines")
@@ -40,24 +43,26 @@ def run(arguments: argparse.Namespace) -> int:
     """Without --controller: exit 1 when a decision of the run is not decided again."""
     folder = find_run(arguments.run, live=False)
     data = json.loads(folder.config_json.read_text())
-    sys.path += [path for path in _code(folder, data) if path not in sys.path]
     # By name: the kernel does not depend on services.
     replay = import_module("midflight.services.controllers.replay")
-    if arguments.controller is None:
-        return _verify(folder, data, replay, arguments)
-    return _another(folder, data, replay, arguments)
+    if arguments.controller is not None:
+        return _another(folder, data, replay, arguments)
+    if arguments.from_step is not None or arguments.set or arguments.output:
+        raise Stop(USAGE, "--from-step, --set and --output are for another --controller")
+    return _verify(folder, data, replay, arguments)
 
 
 def _verify(folder: RunDir, data: dict[str, Any], replay: Any, arguments: argparse.Namespace) -> int:
-    """Every controller the run had."""
+    """Every controller the run had that decided anything."""
     began, verdicts = time.perf_counter(), []
     for one in replay.incarnations(read_events(folder.path)):
-        make = partial(_make, folder, data, one.identity.partition("#")[0], one.slot, one.params)
-        verdicts.append(replay.verify(partial(read_events, folder.path), one, make))
+        if one.decisions:
+            with importing_from(one.python_path):
+                make = partial(_make, folder, data, one.identity.partition("#")[0], one.slot, one.params)
+                verdicts.append(replay.verify(partial(read_events, folder.path), one, make))
     seconds = time.perf_counter() - began
     if arguments.json:
-        rows = [{"identity": v.identity, "slot": v.slot, "decisions": v.decisions, "equal": v.equal, "first": v.first}
-                for v in verdicts]  # fmt: skip
+        rows = [asdict(verdict) for verdict in verdicts]
         print_json({"same": all(v.same for v in verdicts), "controllers": rows, "seconds": seconds})
     elif not verdicts:
         print("no controller decided in this run")
@@ -70,23 +75,30 @@ def _verify(folder: RunDir, data: dict[str, Any], replay: Any, arguments: argpar
 
 def _another(folder: RunDir, data: dict[str, Any], replay: Any, arguments: argparse.Namespace) -> int:
     """What it would have decided, each time from the value that was in force."""
+    sys.path += [path for path in data["python_path"] if path not in sys.path]
     try:
         part = load_part("replayed", arguments.controller, arguments.set, data)
     except ConfigError as error:
         raise Stop(USAGE, "\n".join(error.problems)) from None
-    slot = arguments.slot or part.data["kind"]
-    began = time.perf_counter()
-    make = partial(_make, folder, data, "replayed", slot, part.data)
-    decisions = list(replay.replay(read_events(folder.path, from_step=arguments.from_step), make))
+    began, decisions = time.perf_counter(), []
+    make = partial(_make, folder, data, "replayed", arguments.slot or "replayed", part.data)
+    try:
+        for decision in replay.replay(read_events(folder.path), make, from_step=arguments.from_step or 0):
+            decisions.append(decision)
+    except Exception as error:
+        done = f"after {len(decisions)} decisions, at event {decisions[-1].step if decisions else 0}"
+        raise Stop(FAILED, f"{arguments.controller} raised {type(error).__name__}: {error} ({done})") from error
     seconds = time.perf_counter() - began
     if arguments.output:
         lines = [json.dumps({"step": one.step, **one.values}) for one in decisions]
         arguments.output.write_text("\n".join(lines) + "\n" if lines else "")
-    comparison = compare(_ruling(folder, slot), [_body(one) for one in decisions], {})
+    comparison = compare(_ruling(folder, arguments.slot), [_body(one) for one in decisions], {})
+    if not comparison.knobs:
+        text = f"{len(decisions)} decisions, and none of the run's to hold them against"
+        raise Stop(FAILED, text + (f" in slot {arguments.slot!r}" if arguments.slot else ""))
     if arguments.json:
-        print_json(
-            {"decisions": len(decisions), "seconds": seconds, "knobs": [asdict(one) for one in comparison.knobs]}
-        )
+        knobs = [asdict(one) for one in comparison.knobs]
+        print_json({"decisions": len(decisions), "seconds": seconds, "knobs": knobs})
     else:
         rows = [_row(one) for one in comparison.knobs]
         print(table([["KNOB", "STEPS", "PAIRS", "AGREE", "MEAN DIFF", "LARGEST", "FIRST DIFF"], *rows]))
@@ -100,10 +112,10 @@ def _row(one: KnobComparison) -> list[str]:
     return [one.knob, steps, str(one.pairs), f"{one.agree:.1%}", f"{one.mean_delta:.4g}", f"{one.max_delta:.4g}", first]
 
 
-def _ruling(folder: RunDir, slot: str) -> Iterator[dict[str, Any]]:
-    """What was really decided in a slot, with power."""
+def _ruling(folder: RunDir, slot: str | None) -> Iterator[dict[str, Any]]:
+    """What was really decided with power, in a slot or in all."""
     for event in read_events(folder.path, topics={"controller"}):
-        if event["body"].get("slot") == slot and event["body"].get("standing") == "active":
+        if slot in (None, event["body"].get("slot")) and event["body"].get("standing") == "active":
             yield event["body"]
 
 
@@ -118,14 +130,6 @@ def _make(
     settings = Settings.of(folder.path, run, data, name, slot, part)
     module, _, cls = settings.entry.partition(":")
     return getattr(import_module(module), cls)(identity, bus, settings)
-
-
-def _code(folder: RunDir, data: dict[str, Any]) -> list[str]:
-    """Folders that the run's controllers were imported from."""
-    paths = list(data["python_path"])
-    for file in (*folder.path.glob("parts/*.json"), *folder.path.glob("attached/*.json")):
-        paths += json.loads(file.read_text())["python_path"]
-    return paths
 
 
 def _lasted(folder: RunDir) -> float:

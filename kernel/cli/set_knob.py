@@ -1,6 +1,7 @@
 """midflight set NAME=VALUE: change a knob of a live run; midflight set NAME --release: give a taken one back."""
 
 import argparse
+import math
 import re
 
 from midflight.kernel.client import Client
@@ -98,7 +99,10 @@ def parse(text: str) -> float | int | bool | str:
         return text == "true"
     for kind in (int, float):
         try:
-            return kind(text)
+            value = kind(text)
         except ValueError:
             continue
+        if not math.isfinite(value):
+            raise Stop(USAGE, f"{text}: want a finite number")
+        return value
     return text

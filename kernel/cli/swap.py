@@ -1,15 +1,20 @@
 """midflight swap SLOT --with FILE|CLASS|KIND [key=value...]: replace what runs in a slot, without a gap."""
 
 import argparse
+import copy
 import json
+import sys
 from typing import Any
 
 from midflight.kernel.client import Client
+from midflight.kernel.code import keep
 from midflight.kernel.config import ConfigError
 from midflight.kernel.config.part import Part, load_part
 from midflight.kernel.rundir.directory import RunDir
+from midflight.kernel.spec import knob_prefix
 from midflight.kernel.watching import follow
 from midflight.messages.control import Refused, Status, StatusGet
+from midflight.messages.knobs import KnobGet, Knobs
 from midflight.messages.live import SwapOk, SwapStart
 
 from .common import chosen_run, print_json, run_option
@@ -25,7 +30,8 @@ def options(parser: argparse.ArgumentParser) -> None:
         dest="what",
         required=True,
         metavar="WHAT",
-        help="FILE.yaml, FILE.py, module:ConfigClass, entry point or kind; of the kind that runs: only what changes",
+        help="FILE.yaml, FILE.py, module:ConfigClass, entry point or kind (of the kind that runs only what is named "
+        "changes), or `topology`: as at the start",
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. controller_type=pid")
     parser.add_argument("--reason", default="", help="kept in the journal with the change")
@@ -42,11 +48,13 @@ def run(arguments: argparse.Namespace) -> int:
     with Client(folder.path) as client:
         status = client.ask("ctl", StatusGet()).message
         assert isinstance(status, Status)
-        part = checked(folder, arguments.slot, arguments.what, arguments.overrides, status)
+        knobs = client.ask("ctl", KnobGet()).message
+        assert isinstance(knobs, Knobs)
+        part = checked(folder, arguments.slot, arguments.what, arguments.overrides, status, knobs)
         message = SwapStart(
             slot=arguments.slot,
             part_json=part.text,
-            python_path=list(part.python_path),
+            python_path=list(keep(folder.path, type(part.spec).__module__, part.python_path)),
             probation_s=arguments.probation,
             reason=arguments.reason,
         )
@@ -60,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
         return watch(client, answer, status.seq, arguments)
 
 
-def checked(folder: RunDir, slot: str, what: str, overrides: list[str], status: Status) -> Part:
+def checked(folder: RunDir, slot: str, what: str, overrides: list[str], status: Status, knobs: Knobs) -> Part:
     """The configuration, checked with the whole topology. Raises Stop with every mistake."""
     topology = json.loads(folder.config_json.read_text())
     if slot not in topology["services"]:
@@ -68,11 +76,26 @@ def checked(folder: RunDir, slot: str, what: str, overrides: list[str], status: 
     name = next((one.part for one in status.services if one.slot == slot and not one.attached), "")
     running = topology["services"][slot]
     if name:
-        running = json.loads((folder.path / "parts" / f"{name}.json").read_text())["part"]
+        swapped = json.loads((folder.path / "parts" / f"{name}.json").read_text())
+        running = swapped["part"]
+        sys.path += [path for path in swapped["python_path"] if path not in sys.path]
     try:
-        return load_part(slot, what, overrides, topology, running)
+        return load_part(slot, what, overrides, topology, as_it_is(running, slot, knobs))
     except ConfigError as error:
         raise Stop(USAGE, "\n".join(error.problems)) from None
+
+
+def as_it_is(running: dict[str, Any], slot: str, knobs: Knobs) -> dict[str, Any]:
+    """The configuration with the parameters that were set since."""
+    out = copy.deepcopy(running)
+    for knob in knobs.knobs:
+        *sections, last = knob.declaration.name.removeprefix(knob_prefix(slot)).split(".")
+        place: Any = out if knob.applies == slot and knob.declaration.name.startswith(knob_prefix(slot)) else {}
+        for section in sections:
+            place = place.get(section, {})
+        if last in place:
+            place[last] = knob.value
+    return out
 
 
 def watch(client: Client, swap: SwapOk, after: int, arguments: argparse.Namespace) -> int:

@@ -19,6 +19,8 @@ from .tree import Tree, marks, plain
 from .validate import validate
 from .yaml_nodes import Reader
 
+TOPOLOGY = "topology"
+"""Names what the slot was in the topology that the run was started with."""
 GROUP = "midflight.controllers"
 """Entry points of controllers: name = value `module:ConfigClass`."""
 
@@ -46,19 +48,21 @@ def load_part(
 ) -> Part:
     """Read and check what is to run in `slot` of a run whose resolved topology is given.
 
-    `what`: a YAML file, a Python file, `module:ConfigClass`, an entry point of `midflight.controllers`, or a kind.
+    `what`: a YAML file, a Python file, `module:ConfigClass`, an entry point of `midflight.controllers`, a kind, or
+    `topology`, which is what the slot was at the start.
     `running`: what runs there now: one of the same kind changes only what it names, and the whole topology is checked
     with it in the slot. None: a controller that comes from outside, which is checked by itself. Raises ConfigError.
     """
-    tree, folders, problems = _written(what, overrides)
+    tree, folders, problems = _written(what, overrides, running, topology["services"].get(slot))
     for folder in folders:
         if folder not in sys.path:
             sys.path.append(folder)
     own = plain(tree)
     assert isinstance(own, dict)
-    same = running is not None and own.get("kind", running["kind"]) == running["kind"] and Path(what).suffix != ".py"
-    part = {**running, **own} if running is not None and same else own
+    part = {**running, **own} if running is not None and own.get("kind", running["kind"]) == running["kind"] else own
     under = ("services", slot)
+    if running is not None and (why := _other_nature(part.get("kind"), running["kind"])):
+        raise ConfigError([Problem(tree.at, under, why)])
     places = {(*under, *path): at for path, at in marks(tree).items()} | {(): Origin("config.json"), under: tree.at}
     services = {slot: part} if running is None else {**topology["services"], slot: part}
     checked, wrong = validate({**topology, "services": services}, places, None)
@@ -69,8 +73,24 @@ def load_part(
     return Part(spec, spec.model_dump(mode="json"), folders)
 
 
-def _written(what: str, overrides: Sequence[str]) -> tuple[Tree, tuple[str, ...], list[Problem]]:
-    """What the user wrote; the folders to import from; and the mistakes in it."""
+def _other_nature(new: object, old: str) -> str:
+    """Why one kind cannot take another's place, or nothing: controllers take each other's, others that of their part."""
+    try:
+        natures = [_nature(str(kind)) for kind in (new, old)]
+    except KindError:  # told with its place by the check of the whole
+        return ""
+    return "" if natures[0] == natures[1] else f"{new} is {natures[0]} and cannot take the place of {natures[1]}"
+
+
+def _nature(kind: str) -> str:
+    cls = service_class(kind)
+    return "a controller" if hasattr(cls, "steers") else cls.plays or kind
+
+
+def _written(
+    what: str, overrides: Sequence[str], running: Mapping[str, Any] | None, first: Mapping[str, Any] | None
+) -> tuple[Tree, tuple[str, ...], list[Problem]]:
+    """What the user wrote; the folders to import from; and the mistakes in it. `first`: the slot in the topology."""
     path, reader = Path(what), Reader(os.environ)
     at = Origin(display(what) if path.suffix else what)
     composer = Composer(reader, Tree({}, at))
@@ -81,10 +101,20 @@ def _written(what: str, overrides: Sequence[str]) -> tuple[Tree, tuple[str, ...]
     else:
         if path.suffix == ".py":
             folders = (str(path.resolve().parent),)
-        composer.tree = Tree({"kind": Tree(_kind(path, what, at), at)}, at)
+        if what == TOPOLOGY and running is not None and first is not None:
+            composer.tree = _tree(first, at)
+        else:
+            composer.tree = Tree({"kind": Tree(_kind(path, what, at), at)}, at)
     for number, text in enumerate(overrides, 1):
         composer.add_override(text, number)
     return composer.tree, folders, reader.problems
+
+
+def _tree(value: Any, at: Origin) -> Tree:
+    """Plain values as if they were written at one place."""
+    if isinstance(value, dict):
+        return Tree({key: _tree(item, at) for key, item in value.items()}, at)
+    return Tree([_tree(item, at) for item in value] if isinstance(value, list) else value, at)
 
 
 def _kind(path: Path, what: str, at: Origin) -> str:
@@ -114,6 +144,9 @@ def _defined(path: Path, at: Origin) -> str:
         module = import_module(path.stem)
     except Exception as error:
         raise ConfigError([Problem(at, (), f"cannot be imported: {type(error).__name__}: {error}")]) from error
+    if Path(getattr(module, "__file__", None) or "").resolve() != path.resolve():
+        text = f"a module named {path.stem!r} is there already ({module.__file__}): rename the file"
+        raise ConfigError([Problem(at, (), text)])
     found = [
         name
         for name, value in vars(module).items()

@@ -13,6 +13,7 @@ the order of the event stream alone, and what came to it otherwise is journaled 
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
@@ -23,7 +24,7 @@ from midflight.kernel.follow import Follow
 from midflight.kernel.mail import Bus
 from midflight.kernel.node import Letter, handles
 from midflight.kernel.settings import Settings
-from midflight.kernel.spec import knob_prefix, live_knobs, with_live
+from midflight.kernel.spec import knob_prefix, live_knobs, with_values
 from midflight.messages.base import Scalar
 from midflight.messages.control import Refused
 from midflight.messages.events import Event
@@ -84,6 +85,10 @@ class Controller(Actor):
         """Take the metrics of a training step; -> a value for every knob it steers."""
         raise AssertionError("a controller decides")
 
+    def along(self, field: str, value: Scalar) -> Mapping[str, Scalar]:
+        """What changes when a parameter does: others may have to follow."""
+        return {field: value}
+
     def track(self, values: Mapping[str, float]) -> None:
         """Begin the next decision from these values, which somebody else has put in force."""
 
@@ -126,7 +131,7 @@ class Controller(Actor):
 
     def retune(self, field: str, value: Scalar) -> None:
         """Another value for a field of the configuration; the law goes on with it from where it is."""
-        config = with_live(self.config, field, value)
+        config = with_values(self.config, self.along(field, value))
         if config != self.config:
             former, law = self.config, self.law
             self.config = config
@@ -196,6 +201,7 @@ class Controller(Actor):
         self.live = True
         body: dict[str, Scalar] = {"slot": self.settings.slot, "standing": self.role, "kind": self.config.kind}
         body |= {"schema": self.SCHEMA, "params": self.config.model_dump_json(), "after": self.follow.last}
+        body["python_path"] = json.dumps(self.settings.python_path)
         self.event("controller.joined", body)
 
     # the stream
@@ -243,7 +249,6 @@ class Controller(Actor):
             return
         self._step = event.step
         if len(measured) == len(self.config.reads):
-            self.progress += 1
             self._missed = 0
             self._decide(measured, event.step)
         else:
@@ -268,7 +273,7 @@ class Controller(Actor):
         }
         if foreign:
             self.track(foreign)
-        values, why = self.decide(measured, step), self.reason(measured, step)
+        values, why = self._checked(self.decide(measured, step)), self.reason(measured, step)
         body: dict[str, Scalar] = {"slot": self.settings.slot, "standing": self.standing, "schema": self.SCHEMA}
         body |= {"knob": ",".join(self.holds()), "at_step": step, "reason": why, **measured}
         body["state"] = json.dumps(self.brief_state())
@@ -276,7 +281,21 @@ class Controller(Actor):
         self.event("controller", {**body, **notes, **{f"value/{knob}": value for knob, value in values.items()}}, step)
         self._unsent = {knob: (value, why) for knob, value in values.items()}
         self._send()
-        self.stats = {**{name: round(value, 5) for name, value in (*values.items(), *measured.items())}, **notes}
+        if self.standing != "active":
+            self.progress += 1
+        shown = {**values, **measured, **notes}
+        self.stats = {name: float(f"{v:.5g}") if isinstance(v, float) else v for name, v in shown.items()}
+
+    def _checked(self, values: Mapping[str, float]) -> Mapping[str, float]:
+        """A finite number for every knob it steers. Raises ValueError that names what is wrong."""
+        who = f"{type(self).__name__}.decide"
+        if set(values) != set(self.holds()):
+            told, wanted = ", ".join(sorted(values)) or "nothing", ", ".join(self.holds())
+            raise ValueError(f"{who} returned values for {told}; it steers {wanted}")
+        for knob, value in values.items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise ValueError(f"{who} returned {value!r} for {knob}: want a finite number")
+        return values
 
     @property
     def standing(self) -> str:
@@ -314,6 +333,7 @@ class Controller(Actor):
             if why and knob not in self._refused:
                 self._log.warning("value refused", knob=knob, why=why)
             self._refused = self._refused | {knob} if why else self._refused - {knob}
+            self.progress += isinstance(answer, KnobOk)  # in power, a decision that is refused is none
             if (isinstance(answer, KnobOk) or why) and self._unsent.get(knob) == sent:
                 del self._unsent[knob]
             elif isinstance(answer, Refused) and not why:

@@ -46,6 +46,7 @@ class Incarnation:
     slot: str
     kind: str
     params: Record
+    python_path: tuple[str, ...]
     after: int
     interventions: list[tuple[int, str, Record]] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
@@ -75,7 +76,8 @@ def incarnations(events: Iterable[Record]) -> list[Incarnation]:
         body, source = event["body"], event["source"]
         if event["topic"] == "controller.joined":
             params = json.loads(body["params"])
-            found[source] = Incarnation(source, body["slot"], body["kind"], params, body["after"])
+            path = tuple(json.loads(body["python_path"]))
+            found[source] = Incarnation(source, body["slot"], body["kind"], params, path, body["after"])
         elif source in found and event["topic"] in INTERVENTIONS:
             found[source].interventions.append((body["after"], event["topic"], body))
         elif source in found and event["topic"] == "controller":
@@ -84,18 +86,22 @@ def incarnations(events: Iterable[Record]) -> list[Incarnation]:
 
 
 def replay(
-    events: Iterable[Record], make: Callable[[str, "Tape"], Controller], like: Incarnation | None = None
+    events: Iterable[Record],
+    make: Callable[[str, "Tape"], Controller],
+    like: Incarnation | None = None,
+    from_step: int = 0,
 ) -> Iterator[Decision]:
     """Feed a run's events, in order, to `make(identity, bus)`; its decisions as they come.
 
-    `like`: begin and go on as this process did. None: it decides from the first event on.
+    `like`: begin and go on as this process did. None: it decides from training step `from_step` on.
     """
     tape = Tape()
     controller = make(like.identity if like else FROM_OUTSIDE, tape)
     waiting = list(like.interventions) if like else []
     start = like.after if like else 0
     for event in events:
-        if not controller.live and event["seq"] > start:
+        early = event["topic"] != "metrics" or event["step"] < from_step
+        if not controller.live and event["seq"] > start and not (from_step and early):
             controller.go_live()
         while waiting and waiting[0][0] < event["seq"]:
             _intervene(controller, *waiting.pop(0)[1:])
@@ -116,7 +122,7 @@ def verify(events: Callable[[], Iterable[Record]], one: Incarnation, make: Calla
         for decision in replay(events(), make, one):
             again[decision.step] = decision
     except Exception as error:
-        first = f"it raised {type(error).__name__}: {error}"
+        first = f"it raised {type(error).__name__}: {str(error).partition(chr(10))[0]}"
     equal = 0
     for real in one.decisions:
         mine = again.get(real.step)

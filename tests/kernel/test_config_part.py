@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from midflight.kernel.cli.ctl_attach import wrong_slot
 from midflight.kernel.config import ConfigError, load_topology
 from midflight.kernel.config.part import Part, load_part
 from midflight.kernel.config.shipped import shipped
@@ -127,6 +128,38 @@ def test_a_file_with_two_configurations_or_an_error(topology: dict[str, Any], tm
     (tmp_path / "own_four.py").write_text("import nothing_of_that_name\n")
     with pytest.raises(ConfigError, match="cannot be imported: ModuleNotFoundError"):
         swap(topology, str(tmp_path / "own_four.py"))
+
+
+@pytest.mark.parametrize(
+    ("slot", "what", "why"),
+    [
+        ("kl", "learner", "learner is learner and cannot take the place of a controller"),
+        ("rollout", "kl", "kl is a controller and cannot take the place of rollout"),
+        ("rollout", "tracker", "tracker is tracker and cannot take the place of rollout"),
+    ],
+)
+def test_a_slot_keeps_its_nature(topology: dict[str, Any], slot: str, what: str, why: str) -> None:
+    """Nothing is started that could not do what the slot is there for."""
+    alone = {**topology, "services": {name: part for name, part in topology["services"].items() if name != what}}
+    with pytest.raises(ConfigError, match=why):
+        load_part(slot, what, [], alone, topology["services"][slot])
+
+
+def test_back_to_what_the_topology_says(topology: dict[str, Any]) -> None:
+    """Whatever runs there by now."""
+    running = {**topology["services"]["kl"], "controller_type": "pid"}
+    part = load_part("kl", "topology", ["kp=0.7"], topology, running)
+    assert part.data == {**topology["services"]["kl"], "kp": 0.7}
+
+
+@pytest.mark.parametrize(
+    ("slot", "why"),
+    [("kl", ""), ("kk", "steered in kl: --slot kl"), ("rollout", "rollout is no controller")],
+)
+def test_where_a_controller_from_outside_may_steer(topology: dict[str, Any], slot: str, why: str) -> None:
+    """Where its knobs are steered already; what nobody steers may be steered under a new name."""
+    assert why in wrong_slot(slot, ("kl.coef",), topology["services"])
+    assert wrong_slot("lr", ("optim.lr",), topology["services"]) == ""
 
 
 def test_a_swap_is_checked_with_the_whole_topology(topology: dict[str, Any], tmp_path: Path) -> None:

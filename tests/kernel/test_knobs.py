@@ -239,9 +239,26 @@ def test_knobs_go_with_whoever_applied_them(table: KnobTable) -> None:
     table.declare(KnobSpec("bang.pause", "int", 3, applies="bang"))
     table.undeclare("bang", keep=["bang.gain"])
     assert [name for name in table.knobs if name.startswith("bang")] == ["bang.gain"]
+    table.set("bang.gain", 2.0, "ann")
+    table.acquire("bang.gain", "kl#1")
     table.undeclare("bang")
     assert "bang.gain" not in table.knobs
     assert "kl.coef" in table.knobs
+
+
+def test_versions_never_go_back(table: KnobTable) -> None:
+    """A knob that comes again goes on counting: whoever knows its old versions must not take a new one for old."""
+    gain = KnobSpec("bang.gain", "float", 1.0, applies="bang")
+    table.declare(gain)
+    table.set("bang.gain", 2.0, "ann")
+    epoch = epoch_of(table.acquire("bang.gain", "kl#1"))
+    table.undeclare("bang")
+    copy = KnobTable()
+    copy.restore(msgpack.unpackb(msgpack.packb(table.snapshot())))
+    copy.declare(gain)
+    knob = copy.knobs["bang.gain"]
+    assert (knob.value, knob.version, knob.owner) == (1.0, 2, None)
+    assert epoch_of(copy.acquire("bang.gain", "kl#1")) > epoch
 
 
 def test_redeclare_keeps_the_value_if_it_can(table: KnobTable) -> None:

@@ -63,6 +63,10 @@ def test_a_controller_is_replaced_without_a_gap() -> None:
         ("broken", "no such law"),
         ("sloth", "a broken law"),
         ("mute", "did nothing"),
+        ("beyond", "did nothing"),
+        ("empty", "Empty.decide returned values for nothing; it steers kl.coef"),
+        ("nan", "Nan.decide returned nan for kl.coef: want a finite number"),
+        ("lost", "there is no knob 'kl.koef' in this run"),
     ],
 )
 def test_a_broken_one_is_taken_back(variant: str, why: str) -> None:

@@ -176,12 +176,14 @@ def test_a_parameter_changes_with_the_memory_kept() -> None:
     assert stage.one.law.coef == pytest.approx(0.206)
     stage.metrics(2)
     assert stage.bus.decisions()[-1]["value/kl.coef"] == pytest.approx(0.206 * 1.5)
-    with pytest.raises(ValueError, match=r"initial_coef 0\.2 must lie between"):
-        stage.one.apply_knob("kl.max_coef", 0.1)
-    assert stage.one.config.max_coef == 10.0
+    stage.one.apply_knob("kl.max_coef", 0.1)
+    assert stage.one.law.coef == 0.1
+    with pytest.raises(ValueError, match=r"must lie between min_coef 0\.5 and max_coef 0\.1"):
+        stage.one.apply_knob("kl.min_coef", 0.5)
+    assert stage.one.config.min_coef == 0.0
     assert [
         one.body["field"] for one in stage.bus.sent if isinstance(one, Post) and one.topic == "controller.param"
-    ] == ["controller_type"]
+    ] == ["controller_type", "max_coef"]
 
 
 def test_paused_it_decides_nothing() -> None:

@@ -32,6 +32,10 @@ CONFIGS = {
     "sloth": KlConfig(target_kl=0.05),
     "broken": KlConfig(target_kl=0.05),
     "mute": KlConfig(target_kl=0.05),
+    "beyond": KlConfig(target_kl=0.05),
+    "empty": KlConfig(target_kl=0.05),
+    "nan": KlConfig(target_kl=0.05),
+    "lost": KlConfig(target_kl=0.05, knob="kl.koef"),
 }
 
 
@@ -82,7 +86,31 @@ class Broken(Kl):
         raise ImportError("no such law")
 
 
-CLASSES: dict[str, type[Controller]] = {"": Kl, "pid": Kl, "sloth": Sloth, "broken": Broken, "mute": Silent}
+class Beyond(Kl):
+    """Decides what the knob's bounds never allow."""
+
+    def decide(self, measured: Any, step: int) -> Any:
+        return {"kl.coef": -1.0}
+
+
+class Empty(Kl):
+    """Decides nothing about what it steers."""
+
+    def decide(self, measured: Any, step: int) -> Any:
+        return {}
+
+
+class Nan(Kl):
+    """Decides no number."""
+
+    def decide(self, measured: Any, step: int) -> Any:
+        return {"kl.coef": float("nan")}
+
+
+CLASSES: dict[str, type[Controller]] = {
+    "": Kl, "pid": Kl, "sloth": Sloth, "broken": Broken, "mute": Silent, "beyond": Beyond, "empty": Empty, "nan": Nan,
+    "lost": Kl,
+}  # fmt: skip
 
 
 def settings_of(identity: str, config: Any, slot: str = "kl") -> Settings:
@@ -175,7 +203,7 @@ def attach(run: World, name: str, shadow: bool, variant: str = "pid", pid: int =
     """A controller from outside."""
     bus = SimBus(run.network, f"{name}#7")
     one = CLASSES[variant](f"{name}#7", bus, settings_of(f"{name}#7", CONFIGS[variant]))
-    one.attached, one.role = Attached("kl", "kl"), "shadow" if shadow else "active"
+    one.attached, one.role = Attached("kl"), "shadow" if shadow else "active"
     run.network.join(f"{name}#7", Guest(run, one), pid)
     return one
 

@@ -100,8 +100,8 @@ def test_escape_walks_back(tmp_path: Path) -> None:
     drive(tmp_path, check)
 
 
-def test_freeze_stops_the_picture_not_the_data(tmp_path: Path) -> None:
-    """New facts are folded, and seen when it is let go."""
+def test_freeze_keeps_every_screen_at_one_moment(tmp_path: Path) -> None:
+    """What comes meanwhile is seen when it is let go; until then all screens and keys work on what was."""
 
     async def check(pilot: Pilot[None], app: MidflightApp, feed: FakeFeed) -> None:
         await press(pilot, "space")
@@ -114,9 +114,11 @@ def test_freeze_stops_the_picture_not_the_data(tmp_path: Path) -> None:
         feed.pending.append(batch)
         app.flush()
         await settled(pilot)
-        assert app.model.status is batch.status
         assert app.export_screenshot() == before
-        await press(pilot, "space")
+        await press(pilot, "5")
+        assert "tracker#1" in app.export_screenshot()
+        await press(pilot, "1", "space")
+        assert app.model.status is batch.status
         assert "tracker#1" not in app.export_screenshot()
 
     drive(tmp_path, check)

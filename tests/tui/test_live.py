@@ -14,6 +14,7 @@ from midflight.tui import live
 from midflight.tui.facts import Batch, Fact
 from midflight.tui.live import LiveFeed
 from midflight.tui.main import feed_of
+from midflight.tui.model import RunModel
 
 DEADLINE_S = 30.0
 
@@ -173,3 +174,22 @@ def test_the_end_of_the_run_is_noticed(tmp_path: Path) -> None:
         finally:
             taken.feed.stop()
         assert taken.seqs() == [1]
+
+
+def test_a_feed_that_fails_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that ended without a word would look like a quiet run."""
+
+    def broken(path: Path, after: int = 0) -> list[Fact]:
+        raise KeyError("seq")
+
+    monkeypatch.setattr(live, "read_facts", broken)
+    with toy_kernel(tmp_path / "run") as kernel:
+        taken = Taken(kernel)
+        taken.feed.start()
+        try:
+            taken.until(lambda: taken.last.problem)
+        finally:
+            taken.feed.stop()
+    model = RunModel()
+    model.fold(taken.last)
+    assert model.alarms() == ["nothing more will come: KeyError: 'seq'"]

@@ -72,7 +72,9 @@ class RunScreen(Screen[None]):
         with Container(id="body"):
             yield from self.body()
         yield Prompt(self.midflight.entered)
-        yield Footer(compact=True, show_command_palette=False)
+        footer = Footer(show_command_palette=False)
+        footer.compact = True
+        yield footer
 
     def body(self) -> ComposeResult:
         """The widgets between header and prompt."""
@@ -103,7 +105,7 @@ class RunScreen(Screen[None]):
         """The header always, the body when something changed."""
         self.query_one("#header", Static).update(header(self.model, self._view()))
         self.query_one(TimeSlider).show(self.feed.length(), self.model)
-        if self._shown != self.model.changes and not self.midflight.frozen:
+        if self._shown != self.model.changes:
             self._shown = self.model.changes
             self.show()
 

@@ -189,7 +189,7 @@ class Controllers(RunScreen):
             slot = "" if one.slot == before else f"{one.slot}{f' {marks.locked}' if one.slot in locked else ''}"
             before = one.slot
             style = "green" if one.standing == "active" else "dim" if one.standing == "previous" else ""
-            name = f"{one.name}#{one.generation}{' +' if one.attached else ''}"
+            name = f"{one.name} +" if one.attached else f"{one.name}#{one.generation}"
             rows.append((one.name, (slot, Text(name, style), Text(f"{glyph[one.standing]} {one.standing}", style))))
         return [*rows, (OTHERS, ("", Text("knobs of nobody", "dim"), ""))]
 
@@ -234,7 +234,7 @@ class Controllers(RunScreen):
         others = [one.name for one in known if one.slot == chosen.slot and one.name != active]
         knobs = self.model.knobs.knobs if self.model.knobs else []
         bounds = {k.declaration.name: (k.declaration.low, k.declaration.high) for k in knobs}
-        text = Text(f"active {active or '-'} against", "bold")
+        text = Text().append(f"active {active or '-'} against", "bold")
         for other in others:
             rows = compare(self._bodies(active), self._bodies(other), bounds).knobs
             text.append(f"\n  {other}: ", "bold")

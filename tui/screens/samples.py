@@ -71,7 +71,7 @@ class Samples(RunScreen):
     def refresh_all(self) -> None:
         """Look for new files now and then."""
         self._turn += 1
-        if self._turn % LOOK_EVERY == 1 and self.midflight.shown is self:
+        if self._turn % LOOK_EVERY == 1 and self.midflight.shown is self and not self.midflight.frozen:
             self.look()
         super().refresh_all()
 
@@ -224,7 +224,7 @@ class Samples(RunScreen):
             self.stale()
 
     def _loaded(self, loaded: StepSamples | None, problem: str) -> None:
-        if loaded is not None and not self.midflight.frozen:
+        if loaded is not None:
             self.loaded = loaded
         self.problem = problem
         self.stale()

@@ -71,7 +71,7 @@ class Services(RunScreen):
 
     def read(self) -> None:
         """What was written to the logs since."""
-        if self.book and self.midflight.shown is self and self.book.read() and not self.midflight.frozen:
+        if self.book and self.midflight.shown is self and not self.midflight.frozen and self.book.read():
             self.stale()
 
     @property

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import ClassVar
 
+from midflight.messages.base import Scalar
 from midflight.services.controllers.controller import Controller
 
 from .config import KlConfig
@@ -27,6 +28,12 @@ class Kl(Controller):
     def track(self, values: Mapping[str, float]) -> None:
         """The coefficient in force."""
         self.law.coef = min(max(values[self.config.knob], self.config.min_coef), self.config.max_coef)
+
+    def along(self, field: str, value: Scalar) -> Mapping[str, Scalar]:
+        """Where it began is past: a clamp may be set beyond it."""
+        low = float(str(value)) if field == "min_coef" else self.config.min_coef
+        high = float(str(value)) if field == "max_coef" else self.config.max_coef
+        return {field: value, "initial_coef": min(max(self.config.initial_coef, low), high)}
 
     def reason(self, measured: Mapping[str, float], step: int) -> str:
         """The KL and what it should be."""
