@@ -10,7 +10,7 @@ from midflight.kernel.compare import Bounds, Comparison, KnobComparison, compare
 from midflight.kernel.journal_files import newest_place, read_events, read_knob_table
 
 from .common import chosen_run, print_json, run_option, table
-from .exits import FAILED, OK, Stop
+from .exits import FAILED, OK, USAGE, Stop
 
 HEAD = ["SLOT", "ACTIVE", "SHADOW", "KNOB", "STEPS", "PAIRS", "AGREE", "MEAN DIFF", "LARGEST", "FIRST DIFF", "OUTSIDE"]
 
@@ -35,6 +35,15 @@ def options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Read the decisions from the journal; exit 1 when there is nothing to compare."""
     folder = chosen_run(arguments, live=False)
+    if arguments.last is not None and arguments.last < 1:
+        raise Stop(USAGE, f"--last {arguments.last}: want a number of training steps")
+    decided = list(_decisions(folder.path, None))
+    for what, given, known in (
+        ("slot", arguments.slot, {body["slot"] for _, body in decided}),
+        ("controller", arguments.shadow, {name for name, _ in decided}),
+    ):
+        if given is not None and given not in known:
+            raise Stop(USAGE, f"no {what} {given!r} has decided in this run; there are: {', '.join(sorted(known))}")
     found = list(_compared(folder.path, arguments))
     if not any(one.comparison.knobs for one in found):
         raise Stop(FAILED, "no shadow decided anything at a step at which somebody steered the same knob")

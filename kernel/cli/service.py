@@ -55,6 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json([line.model_dump() for line in lines])
     else:
+        if not lines:
+            print(f"{arguments.name}: no process")
         for line in lines:
             print(f"{line.name}#{line.generation} {line.state}{' (paused)' if line.paused else ''}")
     return OK

@@ -74,7 +74,7 @@ def load_part(
 
 
 def _other_nature(new: object, old: str) -> str:
-    """Why one kind cannot take another's place, or nothing: controllers take each other's, others that of their part."""
+    """Why one kind cannot take another's place, or nothing: controllers take each other's, others their part's."""
     try:
         natures = [_nature(str(kind)) for kind in (new, old)]
     except KindError:  # told with its place by the check of the whole
@@ -101,6 +101,9 @@ def _written(
     else:
         if path.suffix == ".py":
             folders = (str(path.resolve().parent),)
+        elif ":" in what and Path(what.partition(":")[0].partition(".")[0] + ".py").is_file():
+            folders = (os.getcwd(),)
+            sys.path += [folder for folder in folders if folder not in sys.path]
         if what == TOPOLOGY and running is not None and first is not None:
             composer.tree = _tree(first, at)
         else:

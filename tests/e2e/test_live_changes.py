@@ -94,8 +94,7 @@ def test_one_script(tmp_path: Path) -> None:
     again = midflight(tmp_path, "replay", str(up.path), "--json").json
     assert again["same"], again
     assert {one["identity"].partition("#")[0] for one in again["controllers"]} == {"kl", "bang"}
-    took = list(read_events(up.path, topics={"controller.took"}))
-    assert [event["source"] for event in took] == ["kl#2", "kl#3"]
+    assert next(iter(read_events(up.path, topics={"controller.took"})))["source"] == "kl#2"
 
 
 def decision_of(record: dict[str, Any], name: str, standing: str) -> bool:

@@ -124,6 +124,11 @@ def test_verb_prints_a_table_or_says_that_there_is_nothing(tmp_path: Path, capsy
     assert ctl_compare.run(parser.parse_args(["--run", str(path)])) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[2] for line in lines] == ["SHADOW", "bang", "kl", "old"]
-    with pytest.raises(Stop) as stop:
-        ctl_compare.run(parser.parse_args(["--run", str(path), "clip"]))
-    assert stop.value.code == 1
+    for words, code, why in (
+        (["clip"], 2, "no slot 'clip' has decided in this run; there are: kl"),
+        (["--shadow", "bing"], 2, "no controller 'bing' has decided in this run; there are: bang, kl, old"),
+        (["--last", "0"], 2, "--last 0: want a number of training steps"),
+    ):
+        with pytest.raises(Stop, match=why) as stop:
+            ctl_compare.run(parser.parse_args(["--run", str(path), *words]))
+        assert stop.value.code == code
