@@ -4,9 +4,9 @@
 
 set       a knob is set -> the step from which it is in force, counted from the newest step that was done
 swap      training steps without a decision while the KL controller is replaced, and seconds until it is in force
-attach    a controller's process is started -> its first decision
+attach    `ctl attach` is entered -> the first decision of the controller it starts
 promote   the kernel promotes it -> the first value of its own is in force
-scale     samples trained while rollouts go from one to three and back: the least window against the mean
+window    steps trained in the least window against the mean, over all of this, and while rollouts go from one to three
 
 Steps are 0.1 s in the demo, so what waits for the next one has that to wait.
 """
@@ -60,7 +60,7 @@ def newest(run: LiveRun) -> int:
 
 
 def act(run: LiveRun, n: int) -> Iterator[float]:
-    """Everything, n times; the start of each attached process, wall clock seconds."""
+    """Everything, n times; the start of each `ctl attach`, wall clock seconds."""
     for turn in range(n):
         verb(run, "set", f"optim.lr={(3 + turn % 2) * 1e-4}")
         law = ("pid", "exponential")[turn % 2]
@@ -121,7 +121,7 @@ def promoted(events: list[Record]) -> list[float]:
 
 
 def attached(events: list[Record], starts: list[float]) -> list[float]:
-    """Seconds from the start of each attached process to its first decision."""
+    """Seconds from each `ctl attach` to the first decision of what it attached."""
     first: dict[str, float] = {}
     for event in events:
         if event["topic"] == "controller" and event["source"].startswith("shadow"):
@@ -159,8 +159,7 @@ def measure(n: int, window_s: float) -> Record:
         "attach_s": round(statistics.median(attached(events, starts)), 3),
         "attach_worst_s": round(max(attached(events, starts)), 3),
         "promote_s": round(statistics.median(promoted(events)), 3),
-        "least_window": round(min(changes) / statistics.mean(changes), 2),
-        "least_window_scaling": round(min(scale) / statistics.mean(scale), 2),
+        "least_window": round(min(changes + scale) / statistics.mean(changes + scale), 2),
         "scaling_over_changes": round(statistics.mean(scale) / statistics.mean(changes), 2),
         "windows": changes,
         "windows_scaling": scale,

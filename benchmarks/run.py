@@ -23,6 +23,8 @@ SIZES: dict[str, tuple[list[str], list[str]]] = {
     "engine": ([], ["--rounds=3"]),
     "estimators": ([], ["--rounds=3"]),
     "faults": ([], ["--n=2"]),
+    "live": ([], ["--n=2"]),
+    "tui": ([], ["--quick"]),
     "trl_peer": ([], ["--seeds=0", "--threads=1"]),
 }
 """Benchmark -> its words in the standard size, and with --quick."""
@@ -86,6 +88,11 @@ FIGURES = (
     Figure("the same at 8 x 128", "estimators", lambda r: estimator(r, "loop", "fast", small=True, worst=min), "", 100),
     Figure("service SIGKILL to replacement", "faults", lambda r: r["service_s"], "s", 1.0, least=False),
     Figure("kernel SIGKILL to all re-adopted", "faults", lambda r: r["kernel_s"], "s", 1.5, least=False),
+    Figure("knob set to in force, steps (1: in training)", "live", lambda r: r["set_steps"], "", 2, least=False),
+    Figure("swap of a controller, steps without one", "live", lambda r: r["swap_gap_steps"], "", 0, least=False),
+    Figure("`ctl attach` to the first decision", "live", lambda r: r["attach_s"], "s", 1.0, least=False),
+    Figure("promotion to its first value in force", "live", lambda r: r["promote_s"], "s"),
+    Figure("least window of 2 s / mean, while all changes", "live", lambda r: r["least_window"], "", 0.5),
     Figure("weights published and read, demo", "faults", lambda r: r["weights_demo"]["both_ms"], "ms"),
     Figure("weights published and read, 25 MB", "faults", lambda r: r["weights_25mb"]["both_ms"], "ms"),
     Figure("TRL / midflight, time to reward 0.7", "trl_peer", lambda r: min(r["ratio"].values()), "", 2, aim=3),

@@ -13,7 +13,6 @@ import traceback
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import structlog
 
@@ -22,29 +21,15 @@ from .actor import Actor, Attached
 from .boot import last_words
 from .loop import Loop
 from .mistake import EXIT_MISTAKE, UserMistake
-from .rundir.files import atomic_write
 from .settings import Settings
 
 FENCED = 4
 """Exit code of a process whose identity is over."""
 
 
-def plan_of(run_dir: Path, name: str) -> Path:
-    """Where what is to be attached under a name is written down for its process."""
-    return run_dir / "attached" / f"{name}.json"
-
-
-def write_plan(run_dir: Path, name: str, plan: dict[str, Any]) -> Path:
-    """`plan`: slot, part, python_path, shadow."""
-    path = plan_of(run_dir, name)
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    atomic_write(path, json.dumps(plan, indent=1).encode())
-    return path
-
-
 def run_attached(run_dir: Path, name: str) -> int:
-    """Run one controller until it leaves; -> its exit code, as those of `boot`."""
-    plan = json.loads(plan_of(run_dir, name).read_text())
+    """Run the controller of RUN/attached/NAME.json until it leaves; -> its exit code, as those of `boot`."""
+    plan = json.loads((run_dir / "attached" / f"{name}.json").read_text())
     run = json.loads((run_dir / "run.json").read_text())
     data = json.loads((run_dir / "config.json").read_text())
     data["python_path"] = [*plan["python_path"], *data["python_path"]]

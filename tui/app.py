@@ -3,6 +3,7 @@
 import asyncio
 import math
 import os
+import shlex
 import subprocess
 import tempfile
 import time
@@ -14,7 +15,7 @@ from typing import ClassVar, Final
 
 from rich.text import Text
 from textual import work
-from textual.app import App, SystemCommand
+from textual.app import App, SuspendNotSupported, SystemCommand
 from textual.binding import BindingType
 from textual.screen import Screen
 from textual.widgets import Input
@@ -65,7 +66,7 @@ class MidflightApp(App[None]):
     CSS_PATH = "midflight.tcss"
     ENABLE_COMMAND_PALETTE = True
     HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (100, "-wide")]
-    MODES = {name: screen for name, screen in SCREENS.items()}  # noqa: C416
+    MODES = dict(SCREENS)
     DEFAULT_MODE = "overview"
     BINDINGS: ClassVar[list[BindingType]] = list(GLOBAL)
 
@@ -313,8 +314,11 @@ class MidflightApp(App[None]):
         with tempfile.NamedTemporaryFile("w", suffix=suffix, prefix=f"midflight-{self.shown.NAME}-") as file:
             file.write(text)
             file.flush()
-            with self.suspend():
-                subprocess.run([*editor.split(), file.name], check=False)
+            try:
+                with self.suspend():
+                    subprocess.run([*shlex.split(editor), file.name], check=False)
+            except (SuspendNotSupported, OSError) as error:
+                self.say(f"{editor}: {error or 'this terminal cannot be lent'}", bad=True)
 
     def action_export(self) -> None:
         """`o` writes the picture, and what the screen shows as CSV, into the working directory."""

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from midflight.kernel.cli.exits import USAGE, Stop
 from midflight.kernel.rundir import RunDir, find_run
 
 from .facts import About, Feed
@@ -38,12 +39,9 @@ def run(arguments: argparse.Namespace) -> int:
     keymap = load_keymap(keymap_path(os.environ), binding_ids())
     app = MidflightApp(feed_of(folder), Options(arguments.write, arguments.theme, arguments.read_only, keymap=keymap))
     if arguments.theme and arguments.theme not in app.available_themes:
-        known = ", ".join(sorted(app.available_themes))
-        print(f"midflight tui: no theme {arguments.theme!r}; there are: {known}", file=sys.stderr)  # noqa: T201
-        return 2
+        raise Stop(USAGE, f"no theme {arguments.theme!r}; there are: {', '.join(sorted(app.available_themes))}")
     if not (sys.stdin.isatty() and sys.stdout.isatty()) and "TEXTUAL_DRIVER" not in os.environ:
-        print("midflight tui: this is no terminal; --web shows the run in a browser", file=sys.stderr)  # noqa: T201
-        return 2
+        raise Stop(USAGE, "this is no terminal; --web shows the run in a browser")
     app.run()
     return app.return_code or 0
 

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-from midflight.kernel.attach import run_attached, write_plan
 from midflight.kernel.client import Client
 from midflight.kernel.code import keep
 from midflight.kernel.config import ConfigError
@@ -57,8 +56,11 @@ def run(arguments: argparse.Namespace) -> int:
         taken = [one for one in status.services if name in (one.name, one.slot)]
         if taken:
             raise Stop(USAGE, f"{name!r} is a name of this run already; choose another by --name")
-        write_plan(folder.path, name, plan)
+        (folder.path / "attached").mkdir(mode=0o700, exist_ok=True)
+        folder.write_json(folder.path / "attached" / f"{name}.json", plan)
         if not arguments.detach:
+            from midflight.kernel.attach import run_attached
+
             print(f"{name} joins {folder.path} in {arguments.slot}; Ctrl-C detaches it", file=sys.stderr)
             return run_attached(folder.path, name)
         return _background(client, folder, name, status.seq, arguments)

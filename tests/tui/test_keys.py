@@ -186,3 +186,32 @@ def test_every_binding_can_be_mapped() -> None:
     assert None not in ids
     assert len(set(ids)) == len(ids)
     assert set(ids) <= set(binding_ids())
+
+
+def test_an_editor_that_cannot_be_opened_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal that cannot be lent, or no editor at all: a toast."""
+    monkeypatch.setenv("EDITOR", "true")
+    monkeypatch.delenv("VISUAL", raising=False)
+
+    async def check(pilot: Pilot[None], app: MidflightApp, feed: FakeFeed) -> None:
+        await press(pilot, "e")
+        assert [note.severity for note in app._notifications] == ["error"]
+        monkeypatch.delenv("EDITOR")
+        await press(pilot, "e")
+        assert [note.message for note in app._notifications][-1] == "no editor: set $EDITOR"
+
+    drive(tmp_path, check)
+
+
+def test_the_palette_knows_every_screen_and_command(tmp_path: Path) -> None:
+    """And themes, which are Textual's."""
+
+    async def check(pilot: Pilot[None], app: MidflightApp, feed: FakeFeed) -> None:
+        titles = {command.title for command in app.get_system_commands(app.screen)}
+        assert {f"show {name}" for name in SCREENS} <= titles
+        assert any(title.startswith(":promote") for title in titles)
+        assert "Theme" in titles
+        await press(pilot, "ctrl+p")
+        assert type(app.screen).__name__ == "CommandPalette"
+
+    drive(tmp_path, check)

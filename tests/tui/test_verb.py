@@ -5,6 +5,7 @@ import re
 import shlex
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -137,3 +138,12 @@ def test_no_terminal(finished: Path) -> None:
     """A pipe gets one line, not escape sequences."""
     code, said = verb(finished.parent, "--run", str(finished))
     assert (code, said) == (2, "midflight tui: this is no terminal; --web shows the run in a browser\n")
+
+
+def test_the_terminal_ui_stays_light(tmp_path: Path) -> None:
+    """Nobody waits for torch to look at a run; the verb's options need not even textual."""
+    heavy = ("torch", "transformers", "mlflow", "wandb", "numpy")
+    for module, unwanted in (("midflight.tui.app", heavy), ("midflight.tui.main", (*heavy, "textual"))):
+        code = f"import {module}, sys; print([name for name in {unwanted!r} if name in sys.modules])"
+        ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert ran.stdout == "[]\n"
