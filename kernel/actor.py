@@ -58,6 +58,7 @@ class Attached:
     """A controller that joined a run from outside: the slot it steers in."""
 
     slot: str
+    reason: str = ""
 
 
 class Actor(Node):
@@ -253,6 +254,7 @@ class Actor(Node):
             ready=self.ready,
             holds=list(self.holds()),
             slot=self.attached.slot if self.attached else None,
+            reason=self.attached.reason if self.attached else "",
             shadow=self.role == "shadow",
             kind=self.kind,
             fallback=self.fallback(),

@@ -40,7 +40,7 @@ def run_attached(run_dir: Path, name: str) -> int:
         settings = Settings.of(run_dir, run, data, name, plan["slot"], plan["part"])
         module, _, cls = settings.entry.partition(":")
         actor: Actor = getattr(import_module(module), cls)(f"{name}#{generation}", loop, settings)
-        actor.attached, actor.kind = Attached(plan["slot"]), plan["part"]["kind"]
+        actor.attached, actor.kind = Attached(plan["slot"], plan["reason"]), plan["part"]["kind"]
         actor.role = "shadow" if plan["shadow"] else "active"
         for port, role in actor.ports().items():
             loop.add(port, role, settings.endpoints[port], actor.identity if role == "dealer" else "")

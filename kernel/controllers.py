@@ -96,9 +96,9 @@ class ControllerDesk:
         listed = sorted(self.all(), key=lambda one: (one.slot, ORDER.index(self.standing(one)), one.name))
         return Controllers(controllers=[self._status(one) for one in listed], locked=self.locked())
 
-    def announce(self, one: Instance) -> None:
+    def announce(self, one: Instance, reason: str) -> None:
         """An attached controller has come."""
-        self._told("controller.attached", one.slot, one.name, "", one.identity, "as a shadow" if one.shadow else "")
+        self._told("controller.attached", one.slot, one.name, "", one.identity, reason or "without power yet")
 
     def departed(self, one: Instance, why: str) -> None:
         """An attached controller has gone; its knobs have fallen back."""

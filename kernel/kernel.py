@@ -221,7 +221,7 @@ class Kernel(Live):
             letter.reply(Refused(code="knob", why=str(error)))
             return
         if message.role == "controller" and answer.identity not in self._guests:
-            self.came(answer)
+            self.came(answer, message.reason)
         welcome = Welcome(
             proto=MAJOR,
             boot=self.boot_id,

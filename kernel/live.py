@@ -203,7 +203,7 @@ class Live(Node):
 
     # attached controllers
 
-    def came(self, one: Instance) -> None:
+    def came(self, one: Instance, reason: str) -> None:
         """An attached controller has said hello for the first time, to this incarnation of the kernel."""
         self._guests[one.identity] = one
         if not one.shadow and not self.desk.table.held_by(one.identity):
@@ -212,7 +212,7 @@ class Live(Node):
         handle = self.owner.handle(one.pid) if one.pid else None
         if handle is not None:
             self._ends[handle] = one.identity
-        self.controllers.announce(one)
+        self.controllers.announce(one, reason)
 
     def take_power(self, name: str) -> None:
         """An attached controller that did not come as a shadow is ready."""

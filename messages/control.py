@@ -29,6 +29,7 @@ class Hello(Message):
     slot: Annotated[Name | None, Field(description="attached controller: the slot it steers in")] = None
     shadow: Annotated[bool, Field(description="attached controller: decide without power until promoted")] = False
     kind: Annotated[str, Field(max_length=200, description="of its configuration, for people")] = ""
+    reason: Annotated[Text, Field(description="attached controller: why it comes, kept in the journal")] = ""
     fallback: Annotated[
         Fallback | None, Field(description="controller: what becomes of its knobs when it leaves; None: former")
     ] = None

@@ -43,8 +43,6 @@ class Action:
     """What a person types to confirm a destructive action."""
     message: Message | None = None
     words: tuple[str, ...] = ()
-    reasoned: bool = True
-    """Whether the verb takes a reason; otherwise it is told in this terminal only."""
 
     def sent(self, reason: str) -> Message:
         """The message with the reason in it, where its kind has a place for one."""
@@ -55,7 +53,7 @@ class Action:
 
     def verb(self, reason: str) -> tuple[str, ...]:
         """The words of the command line with the reason in them."""
-        return (*self.words, "--reason", reason) if reason and self.reasoned else self.words
+        return (*self.words, "--reason", reason) if reason else self.words
 
 
 def set_knob(knob: KnobStatus, value: Scalar) -> Action:
@@ -184,5 +182,5 @@ def attach(
     effect = "it decides beside the active one, without power" if shadow else "it takes the slot's knobs"
     return Action(
         f"attach {name or what}", f"slot {slot}", effect, ":detach NAME", "reversible" if shadow else "disruptive",
-        "-", f"{what}{' (shadow)' if shadow else ''}", words=tuple(words), reasoned=False,
+        "-", f"{what}{' (shadow)' if shadow else ''}", words=tuple(words),
     )  # fmt: skip

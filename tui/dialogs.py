@@ -51,8 +51,7 @@ class ActionDialog(ModalScreen[str | None]):
         with Vertical(id="dialog", classes=action.risk):
             yield Static(Text(f"{action.title}  ({action.risk})", "bold"), id="dialog-title")
             yield Static(_facts(action), id="dialog-facts")
-            kept = "kept in the journal" if action.reasoned else "not kept: this verb takes none"
-            yield Input(placeholder=f"reason ({kept})", id="reason", max_length=400)
+            yield Input(placeholder="reason (kept in the journal)", id="reason", max_length=400)
             if action.risk == "disruptive":
                 yield Sure(f"y: {action.title}    esc: leave it", id="sure")
             if action.risk == "destructive":

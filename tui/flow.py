@@ -144,8 +144,11 @@ def _held(model: RunModel, service: ServiceStatus) -> str:
 
 
 def _behind(model: RunModel) -> str:
-    """How far the slowest rollout is behind the newest weights."""
-    versions = [s.stats.get("version") for s in (model.status.services if model.status else ()) if s.kind == "rollout"]
-    known = [version for version in versions if isinstance(version, int)]
-    behind = model.version - min(known) if known else 0
+    """How far the slowest rollout is behind the newest weights, both as of the kernel's last answer."""
+    versions: dict[str, list[int]] = {}
+    for service in model.status.services if model.status else ():
+        if isinstance(version := service.stats.get("version"), int):
+            versions.setdefault(service.kind, []).append(version)
+    rollouts = versions.get("rollout", [])
+    behind = max(map(max, versions.values())) - min(rollouts) if rollouts else 0
     return f", the slowest rollout {behind} behind" if behind > 0 else ""

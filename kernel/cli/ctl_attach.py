@@ -35,6 +35,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--slot", required=True, help="where it steers, e.g. kl")
     parser.add_argument("--name", help="what it is called in this run; default the file's or the kind's name")
     parser.add_argument("--shadow", action="store_true", help="decide without power until it is promoted")
+    parser.add_argument("--reason", default="", help="kept in the journal")
     parser.add_argument(
         "-d", "--detach", action="store_true", help="run in the background, and return once it is there"
     )
@@ -50,6 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     part = _checked(folder, name, arguments)
     code = keep(folder.path, type(part.spec).__module__, part.python_path)
     plan = {"slot": arguments.slot, "part": part.data, "python_path": code, "shadow": arguments.shadow}
+    plan["reason"] = arguments.reason
     with Client(folder.path) as client:
         status = client.ask("ctl", StatusGet()).message
         assert isinstance(status, Status)

@@ -13,6 +13,8 @@ STAMPS = {
     "kernel/stream.py": "ns of an event",
     "kernel/warden.py": "time of a log line",
     "messages/wire.py": "ts of an envelope",
+    "tui/app.py": "when an action was answered, in the decisions feed",
+    "tui/live.py": "the stamp of a sample of memory",
     "services/ledger/store.py": "at_ns of a life line",
 }
 WALL = {"time", "time_ns", "strftime", "localtime", "gmtime", "ctime", "now", "utcnow", "today"}

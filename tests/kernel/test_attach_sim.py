@@ -66,6 +66,7 @@ def test_a_shadow_has_no_power() -> None:
     pass_time(run, 2.0)
     assert owner(run) == "kl#1"
     assert standings(run) == {"kl": "active", "pid": "shadow"}
+    assert [e["body"]["reason"] for e in events(run, "controller.attached")] == ["to see"]
     assert {e["body"]["author"] for e in events(run, "knob")} == {"kl#1"}
     assert run.kernel.desk.table.knobs["pid.target_kl"].spec.applies == "pid"
     who.ask(KnobSet(knob="pid.target_kl", value=0.5, reason="test"))

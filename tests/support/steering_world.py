@@ -203,7 +203,7 @@ def attach(run: World, name: str, shadow: bool, variant: str = "pid", pid: int =
     """A controller from outside."""
     bus = SimBus(run.network, f"{name}#7")
     one = CLASSES[variant](f"{name}#7", bus, settings_of(f"{name}#7", CONFIGS[variant]))
-    one.attached, one.role = Attached("kl"), "shadow" if shadow else "active"
+    one.attached, one.role = Attached("kl", "to see"), "shadow" if shadow else "active"
     run.network.join(f"{name}#7", Guest(run, one), pid)
     return one
 
