@@ -13,7 +13,7 @@ be silent for long declares a phase with its own deadline first.
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -59,6 +59,8 @@ class Attached:
 
     slot: str
     reason: str = ""
+    warden: int | None = None
+    """A descriptor that is readable when the run's warden has ended."""
 
 
 class Actor(Node):
@@ -84,7 +86,7 @@ class Actor(Node):
         self.attached: Attached | None = None
         """Set when it was not started by the warden."""
         self._heartbeat_s = 0.5
-        self._next_beat = 0.0
+        self.next_beat = 0.0
         self._phase: tuple[str, float] | None = None
         self._phases: dict[str, float] = {}
         """Longest time each phase has taken, in seconds."""
@@ -194,7 +196,7 @@ class Actor(Node):
     def beat(self) -> None:
         """Send a heartbeat now; called by the loop, and by long work between its pieces."""
         now = self.bus.now()
-        self._next_beat = now + self._heartbeat_s
+        self.next_beat = now + self._heartbeat_s
         waits = [(name, end if end is None else end - now) for name, end in self._waits.items()]
         waits += self.mail.waits()
         self.mail.send(
@@ -225,7 +227,7 @@ class Actor(Node):
     def on_turn(self, now: float) -> float:
         """Heartbeat, then own work."""
         if self.boot is None:
-            if now >= self._next_beat:
+            if now >= self.next_beat:
                 self._hello(now)
             return LATER_S
         if not self.started:
@@ -235,15 +237,20 @@ class Actor(Node):
         if not self.ready and self.prepared():
             self.ready = True
             self.beat()
-        if now >= self._next_beat:
+        if now >= self.next_beat:
             self.beat()
         busy = self.work(now) if self.works() else False
         if self.draining and not busy and self.idle() and not self.mail.unsettled():
             self.leave(0)
-        return 0.0 if busy else min(LATER_S, max(self._next_beat - self.bus.now(), 0.001))
+        return 0.0 if busy else min(LATER_S, max(self.next_beat - self.bus.now(), 0.001))
+
+    def watches(self) -> dict[int, Callable[[], None]]:
+        """An attached controller ends with its run."""
+        warden = self.attached.warden if self.attached else None
+        return {} if warden is None else {warden: lambda: self.leave(0)}
 
     def _hello(self, now: float) -> None:
-        self._next_beat = now + HELLO_RETRY_S
+        self.next_beat = now + HELLO_RETRY_S
         hello = Hello(
             proto_min=MAJOR,
             proto_max=MAJOR,
@@ -276,9 +283,10 @@ class Actor(Node):
     @handles(HeartbeatOk)
     def _on_heartbeat_ok(self, message: HeartbeatOk, letter: Letter) -> None:
         self.newest_event = message.seq
-        self._stand(message.role, message.paused)
-        if message.boot != self.boot:
+        if message.boot != self.boot:  # a kernel that does not know us yet cannot say what we are
             self._hello(self.bus.now())
+        else:
+            self._stand(message.role, message.paused)
 
     def _stand(self, role: Role, paused: bool) -> None:
         if self.role == "standby" and role != "standby":

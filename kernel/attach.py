@@ -21,10 +21,19 @@ from .actor import Actor, Attached
 from .boot import last_words
 from .loop import Loop
 from .mistake import EXIT_MISTAKE, UserMistake
+from .rundir.directory import RunDir
 from .settings import Settings
 
 FENCED = 4
 """Exit code of a process whose identity is over."""
+
+
+def warden_handle(run_dir: Path) -> int | None:
+    """A descriptor of the run's warden; None when it is gone already."""
+    try:
+        return os.pidfd_open(RunDir(run_dir).lock.holder()[0])
+    except OSError:
+        return None
 
 
 def run_attached(run_dir: Path, name: str) -> int:
@@ -40,7 +49,10 @@ def run_attached(run_dir: Path, name: str) -> int:
         settings = Settings.of(run_dir, run, data, name, plan["slot"], plan["part"])
         module, _, cls = settings.entry.partition(":")
         actor: Actor = getattr(import_module(module), cls)(f"{name}#{generation}", loop, settings)
-        actor.attached, actor.kind = Attached(plan["slot"], plan["reason"]), plan["part"]["kind"]
+        actor.attached, actor.kind = (
+            Attached(plan["slot"], plan["reason"], warden_handle(run_dir)),
+            plan["part"]["kind"],
+        )
         actor.role = "shadow" if plan["shadow"] else "active"
         for port, role in actor.ports().items():
             loop.add(port, role, settings.endpoints[port], actor.identity if role == "dealer" else "")

@@ -7,11 +7,12 @@ same name are two modules.
 
 import hashlib
 import importlib
-import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from .rundir.files import atomic_write
 
 
 def keep(run_dir: Path, module: str, folders: Sequence[str]) -> tuple[str, ...]:
@@ -22,11 +23,10 @@ def keep(run_dir: Path, module: str, folders: Sequence[str]) -> tuple[str, ...]:
     file = Path(getattr(sys.modules.get(module), "__file__", None) or "/")
     if str(file.parent) not in folders:
         return tuple(folders)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-    place = run_dir / "code" / digest
-    if not (place / file.name).exists():
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        shutil.copyfile(file, place / file.name)
+    source = file.read_bytes()
+    place = run_dir / "code" / hashlib.sha256(source).hexdigest()[:16]
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    atomic_write(place / file.name, source)
     return (str(place), *folders)
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from midflight.messages.base import Scalar
 
@@ -61,13 +62,21 @@ class HandOver:
 class Flip:
     """The new one steers and works from now on: its parameters are declared, the knobs of the old one are its own.
 
-    `kept`: it goes back to one that ruled before, whose parameters had these values.
+    `kept`: it goes back to one that ruled before, whose parameters were these.
     """
 
     name: str
     old: int
     new: int
-    kept: Mapping[str, Scalar] | None = None
+    kept: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PutBack:
+    """The former configuration of a slot is started again: its parameters are what they were."""
+
+    slot: str
+    kept: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,4 +98,4 @@ class Emit:
     final: bool = False
 
 
-Command = Spawn | Kill | SendDrain | Gone | HandOver | Flip | RunOver | Emit
+Command = Spawn | Kill | SendDrain | Gone | HandOver | Flip | PutBack | RunOver | Emit

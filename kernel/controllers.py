@@ -76,6 +76,7 @@ class ControllerDesk:
         if not names:
             return Refusal("unknown", f"no controller steers in {slot!r}")
         self.desk.hand_over(names, OPERATOR)
+        self.desk.make_lasting(names, OPERATOR, reason or "locked")
         self._told("controller.locked", slot, OPERATOR, "", OPERATOR, reason)
         return None
 
@@ -95,6 +96,19 @@ class ControllerDesk:
         """By slot, the active one first."""
         listed = sorted(self.all(), key=lambda one: (one.slot, ORDER.index(self.standing(one)), one.name))
         return Controllers(controllers=[self._status(one) for one in listed], locked=self.locked())
+
+    def orphans(self) -> None:
+        """The topology's own controller takes what nobody steers, whatever it was before."""
+        table = self.desk.table.knobs
+        for one in self.registry.owned.values():
+            knobs = [table[name] for name in one.holds if name in table]
+            if one.live and one.shadow and knobs and all(knob.owner is None for knob in knobs):
+                one.shadow = False
+
+    def missing(self, owner: str) -> None:
+        """One that held knobs did not come back to this incarnation of the kernel."""
+        name = owner.partition("#")[0]
+        self._told("controller.detached", "", name, owner, "", "it did not come back after the kernel's restart")
 
     def announce(self, one: Instance, reason: str) -> None:
         """An attached controller has come."""

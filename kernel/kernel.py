@@ -34,7 +34,7 @@ from midflight.messages.events import EventsGet, Post
 from midflight.messages.knobs import KnobAcquire, KnobApplied, KnobApply, KnobGet, KnobRelease, KnobSet
 from midflight.messages.sockets import Incoming
 
-from .commands import Command, Emit, Flip, Gone, HandOver, Kill, RunOver, SendDrain, Spawn
+from .commands import Command, Emit, Flip, Gone, HandOver, Kill, PutBack, RunOver, SendDrain, Spawn
 from .controllers import ControllerDesk
 from .instance import UP, Instance
 from .knob_desk import KnobDesk
@@ -81,6 +81,8 @@ class Kernel(Live):
         self.over: RunOver | None = None
         self._guests: dict[str, Instance] = {}
         self._ends: dict[int, str] = {}
+        self._left: set[str] = set()
+        """Attached controllers that this kernel has seen the last of."""
         self._taking: set[str] = set()
         """Attached controllers that take power as soon as they are ready."""
         self._heard = HeartbeatOk(boot=self.boot_id, seq=0)
@@ -117,9 +119,7 @@ class Kernel(Live):
             return
         for command in commands:
             if isinstance(command, Flip) and command.kept is None:
-                child = self.supervisor.roster.by_name[command.name]
-                if child.swap:
-                    child.swap.kept = dict(self.desk.values(child.slot))
+                self.keep_parameters(self.supervisor.roster.by_name[command.name].slot)
         if any(isinstance(command, Emit) for command in commands):
             self.journal.append({"t": "supervisor", **self._supervision()})
         for command in commands:  # in one write with the record before it: who is in force, and who has the knobs
@@ -139,6 +139,8 @@ class Kernel(Live):
                     self._gone(f"{name}#{generation}", command.why)
                 case HandOver():
                     self.hand_over(command)
+                case PutBack(slot=slot):
+                    self.desk.put_back(slot, command.kept, "its swap was rolled back")
                 case Flip():
                     pass
                 case Emit():
@@ -206,7 +208,7 @@ class Kernel(Live):
             declares=tuple(message.knobs),
         )
         joins = message.role == "controller" or greeting.name in self.supervisor.registry.beside
-        if joins and (why := self._cannot_attach(message)):
+        if joins and (why := self.cannot_attach(message)):
             letter.reply(Refused(code="knob", why=why))
             return
         answer, commands = self.supervisor.on_hello(greeting, self.bus.now())
@@ -220,6 +222,8 @@ class Kernel(Live):
         except ValueError as error:
             letter.reply(Refused(code="knob", why=str(error)))
             return
+        if self.desk.table.held_by(answer.identity):  # the former kernel died before it could tell
+            answer.shadow = False
         if message.role == "controller" and answer.identity not in self._guests:
             self.came(answer, message.reason)
         welcome = Welcome(
@@ -243,7 +247,10 @@ class Kernel(Live):
         number = int(generation)
         instance = self.supervisor.registry.find(name, number)
         if instance is None:
-            letter.reply(Refused(code="identity", why=f"{sender} is not a living service of this run"))
+            if name in self.supervisor.registry.owned or sender in self._left:
+                letter.reply(Refused(code="identity", why=f"{sender} is not a living service of this run"))
+            else:  # attached to the former kernel: our boot id makes it say hello again
+                letter.reply(HeartbeatOk(boot=self.boot_id, seq=self.stream.newest))
             return
         waits = tuple([(wait.name, wait.left_s) for wait in message.waits])
         beat = Beat(message.progress, message.phase or "", message.phase_s or 0.0, waits, message.stats)
@@ -257,6 +264,9 @@ class Kernel(Live):
 
     @handles(Post)
     def _on_post(self, message: Post, letter: Letter) -> None:
+        if letter.sender in self._left:
+            letter.reply(Refused(code="identity", why=f"{letter.sender} has left this run"))
+            return
         self.stream.post(message, letter)
         if message.topic == "metrics" and message.step is not None:
             self.desk.on_step(message.step)
@@ -331,6 +341,8 @@ class Kernel(Live):
             for owner in self.desk.owners():
                 if not self._lives(owner):
                     self.desk.gone(owner)
+                    self.controllers.missing(owner)
+            self.tell_changed_by(self.controllers.orphans)
             known = {*self.supervisor.roster.slots, *self.supervisor.registry.attached}
             for applies in {knob.spec.applies for knob in self.desk.table.knobs.values()} - known:
                 self.desk.declare(applies, ())
@@ -362,15 +374,6 @@ class Kernel(Live):
             self._told = key
             self._heard = HeartbeatOk(boot=self.boot_id, seq=self.stream.newest, role=role, paused=paused)
         return self._heard
-
-    def _cannot_attach(self, hello: Hello) -> str:
-        """Why a controller cannot join a run that goes on, or nothing."""
-        unknown = [name for name in hello.holds if name not in self.desk.table.knobs]
-        if unknown:
-            known = ", ".join(sorted(self.desk.table.knobs)) or "none yet"
-            return f"there is no knob {unknown[0]!r} in this run; there are: {known}"
-        empty = hello.role == "controller" and not hello.holds
-        return "a controller from outside must hold at least one knob" if empty else ""
 
     def _gone(self, identity: str, why: str) -> None:
         """Free its knobs; tell whoever holds work for it."""

@@ -20,7 +20,7 @@ from midflight.messages.knobs import (
 )
 
 from .instance import Instance
-from .knobs import KERNEL, Events, Knob, KnobEvent, KnobSpec, KnobTable, Value
+from .knobs import KERNEL, Events, Knob, KnobEvent, KnobSpec, KnobTable
 from .node import Letter
 from .refusal import Refusal
 from .stream import Record, Stream
@@ -146,16 +146,28 @@ class KnobDesk:
                 events += () if isinstance(released, Refusal) else released
         self.keep(events + self.table.succeed(old, new.identity))
 
-    def values(self, applies: str) -> dict[str, Value]:
-        """The knobs that a slot applies, as they stand."""
-        return {name: knob.value for name, knob in self.table.knobs.items() if knob.spec.applies == applies}
+    def parameters(self, applies: str) -> dict[str, Any]:
+        """The knobs that a slot applies, as they stand, as plain values."""
+        own = {name: knob for name, knob in self.table.knobs.items() if knob.spec.applies == applies}
+        return {name: {"spec": knob.spec.dump(), "value": knob.value} for name, knob in own.items()}
 
-    def put_back(self, values: Mapping[str, Value], why: str) -> None:
+    def put_back(self, applies: str, kept: Mapping[str, Any], why: str) -> None:
         """The parameters of one that is in force again."""
+        events = self.table.undeclare(applies, keep=kept)
+        for name, was in kept.items():
+            declared = self.table.declare(KnobSpec.load(was["spec"]), afresh=True)
+            events += () if isinstance(declared, Refusal) else declared
+            if name in self.table.knobs and self.table.knobs[name].value != was["value"]:
+                change = self.table.set(name, was["value"], KERNEL, reason=why)
+                events += () if isinstance(change, Refusal) else change.events
+        self.keep(events)
+
+    def make_lasting(self, names: Iterable[str], owner: str, why: str) -> None:
+        """What was set for a number of steps holds from now on."""
         events: Events = ()
-        for name, value in values.items():
-            if name in self.table.knobs and self.table.knobs[name].value != value:
-                change = self.table.set(name, value, KERNEL, reason=why)
+        for knob in [self.table.knobs[name] for name in names]:
+            if knob.for_steps is not None:
+                change = self.table.set(knob.spec.name, knob.value, owner, reason=why)
                 events += () if isinstance(change, Refusal) else change.events
         self.keep(events)
 

@@ -45,6 +45,9 @@ class Change:
 class KnobTable(KnobState):
     """All knobs of a run and the rules of steering them."""
 
+    step = 0
+    """Training steps that are done, as far as is known."""
+
     # Declarations
 
     def declare(self, spec: KnobSpec, *, afresh: bool = False) -> Events | Refusal:
@@ -154,7 +157,7 @@ class KnobTable(KnobState):
             return Refusal("version", f"{name} has no version {version}; the newest is {knob.version}")
         if knob.applied_version is not None and version <= knob.applied_version:
             return ()
-        return self._record("knob.applied", name, version=version, step=step)
+        return self._record("knob.applied", name, version=version, step=step or self.step + bool(self.step))
 
     def unusable(self, name: str, version: int, why: str) -> Events:
         """The applying service cannot use `version`: the value before it is back, once."""
@@ -166,6 +169,7 @@ class KnobTable(KnobState):
     def on_step(self, step: int) -> Events:
         """Training step `step` is done: end the changes that were made for a while."""
         events: Events = ()
+        self.step = max(self.step, step)
         for name, knob in self.knobs.items():
             if knob.until_step is None or step + 1 < knob.until_step:
                 continue

@@ -80,6 +80,9 @@ class KnobState:
             spec = KnobSpec.load(body["spec"])
             _, epoch = self.retired.pop(name, (0, 0))
             knob = self.knobs.setdefault(name, Knob(spec, body["value"], epoch=epoch))
+            if body["version"] != knob.version:
+                knob.author, knob.reason, knob.previous = "", "", body["value"]
+                knob.for_steps, knob.taken, knob.until_step = None, False, None
             knob.spec, knob.value, knob.version = spec, body["value"], body["version"]
             return
         if event.kind == "knob.undeclared":
@@ -95,9 +98,12 @@ class KnobState:
         elif event.kind == "knob.released":
             knob.owner, knob.epoch, knob.fallback, knob.former = None, body["epoch"], "hold", []
         elif event.kind == "knob.set":
-            knob.previous, knob.value, knob.version = knob.value, body["value"], body["version"]
-            knob.author, knob.reason = body["author"], body["reason"]
-            knob.for_steps, knob.taken, knob.until_step = body.get("for_steps"), body.get("taken", False), None
+            again = knob.for_steps is not None and body.get("for_steps") is not None
+            if not again:  # of several limited changes in a row the first one's former value comes back
+                knob.previous = knob.value
+            knob.taken = body.get("taken", False) or (again and knob.taken)
+            knob.value, knob.version, knob.until_step = body["value"], body["version"], None
+            knob.author, knob.reason, knob.for_steps = body["author"], body["reason"], body.get("for_steps")
         elif event.kind == "knob.applied":
             knob.applied_version, knob.applied_step = body["version"], body["step"]
             if knob.for_steps is not None and body["version"] == knob.version:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
 from midflight.messages.base import Scalar
-from midflight.messages.control import Done, Drain, HeartbeatOk, Refused, State, StateGet
+from midflight.messages.control import Done, Drain, HeartbeatOk, Hello, Refused, State, StateGet
 from midflight.messages.knobs import KnobGranted
 from midflight.messages.live import ControllerDo, ControllersGet, ServiceDo, ServiceScale, SwapOk, SwapStart
 from midflight.messages.wire import Received
@@ -38,6 +38,7 @@ class Live(Node):
     _guests: dict[str, Instance]
     """Attached controllers by their identity."""
     _taking: set[str]
+    _left: set[str]
     _ends: dict[int, str]
     """Process handle of an attached controller -> its identity."""
 
@@ -71,7 +72,7 @@ class Live(Node):
     @handles(ServiceScale)
     def _on_service_scale(self, message: ServiceScale, letter: Letter) -> None:
         spec = self.supervisor.roster.specs.get(message.slot)
-        if spec is not None and spec.takeover in ("restart", "never") and message.replicas != 1:
+        if spec is not None and spec.takeover != "beside" and message.replicas != 1:
             letter.reply(Refused(code="one", why=f"{message.slot}: there is exactly one of it"))
             return
         why = message.reason or "midflight service scale"
@@ -123,6 +124,10 @@ class Live(Node):
         """A swap under way, else a promotion, else a swap that is done."""
         before, now = {one.identity: one.role for one in self.controllers.all()}, self.bus.now()
         why = message.reason or "rolled back"
+        if self.supervisor.leaving(message.name):
+            text = f"the swap of {message.name} is in force and about to be done: roll it back then"
+            letter.reply(Refused(code="busy", why=text))
+            return
         cancelled = self.supervisor.cancel_swap(message.name, why, now)
         if cancelled is not None:
             self._answer(cancelled, letter)
@@ -176,8 +181,15 @@ class Live(Node):
             return
         self.desk.exchange(child.slot, new, f"{command.name}#{command.old}")
         if command.kept is not None:
-            self.desk.put_back({k: v for k, v in command.kept.items() if v is not None}, "its swap was rolled back")
+            self.desk.put_back(child.slot, command.kept, "its swap was rolled back")
         self.tell_role(*self.supervisor.registry.incarnations(command.name))
+
+    def keep_parameters(self, slot: str) -> None:
+        """As they are before the first replica of a slot is replaced, for whoever is taken back later."""
+        swapping = [child.swap for child in self.supervisor.roster.select(slot) if child.swap]
+        if not any(swap.kept for swap in swapping):
+            for swap in swapping:
+                swap.kept = self.desk.parameters(slot)
 
     def granted(self, owner: str, message: KnobGranted) -> None:
         """Somebody has a knob who did not just ask for it: tell, and let it act."""
@@ -195,6 +207,12 @@ class Live(Node):
             if one.live and one.greeted:
                 self.mail.send("ctl", self.heartbeat_ok(one), to=one.identity)
 
+    def tell_changed_by(self, change: Callable[[], None]) -> None:
+        """Do something that changes roles; journal and tell them."""
+        before = {one.identity: one.role for one in self.controllers.all()}
+        change()
+        self.tell_changed(before)
+
     def tell_changed(self, before: Mapping[str, str]) -> None:
         """Journal and tell the roles that have changed."""
         changed = [one for one in self.controllers.all() if before.get(one.identity) != one.role]
@@ -202,6 +220,15 @@ class Live(Node):
         self.tell_role(*changed)
 
     # attached controllers
+
+    def cannot_attach(self, hello: Hello) -> str:
+        """Why a controller cannot join a run that goes on, or nothing."""
+        unknown = [name for name in hello.holds if name not in self.desk.table.knobs]
+        if unknown:
+            known = ", ".join(sorted(self.desk.table.knobs)) or "none yet"
+            return f"there is no knob {unknown[0]!r} in this run; there are: {known}"
+        empty = hello.role == "controller" and not hello.holds
+        return "a controller from outside must hold at least one knob" if empty else ""
 
     def came(self, one: Instance, reason: str) -> None:
         """An attached controller has said hello for the first time, to this incarnation of the kernel."""
@@ -234,6 +261,7 @@ class Live(Node):
         """Its knobs have fallen back; its parameters go with it."""
         one = self._guests.pop(identity, None)
         if one is not None:
+            self._left.add(identity)
             self.desk.declare(one.name, ())
             self.controllers.departed(one, why)
 
@@ -260,5 +288,5 @@ class Live(Node):
             letter.reply(Refused(code=answer.code, why=answer.why))
             return
         number, commands = answer
-        letter.reply(SwapOk(slot=slot, number=number))
         self.carry_out(commands)
+        letter.reply(SwapOk(slot=slot, number=number))

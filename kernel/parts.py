@@ -29,15 +29,14 @@ class Parts:
         try:
             data = json.loads(text)
             Common.model_validate(data)
-        except (ValueError, ValidationError) as error:
+        except (ValueError, ValidationError, RecursionError) as error:
             return Refusal("config", f"{slot}: {error}"[:2000])
-        self.folder.mkdir(mode=0o700, exist_ok=True)
-        number = 1 + sum(1 for _ in self.folder.iterdir())
-        name = f"{slot}.{number}"
         try:
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+            name = f"{slot}.{1 + sum(1 for _ in self.folder.iterdir())}"
             atomic_write(self.path(name), json.dumps({"part": data, "python_path": python_path}, indent=1).encode())
         except OSError as error:
-            return Refusal("disk", f"{self.path(name)}: {error.strerror}")
+            return Refusal("disk", f"{self.folder}: {error.strerror}")
         return name
 
     def path(self, name: str) -> Path:

@@ -31,7 +31,7 @@ class Steering(Swapping):
                 out += self._ask(other, DRAIN, now, why)
             return out
 
-        return self._each(name, restart, now)
+        return self._each(name, restart, now, alone=True)
 
     def request_kill(self, name: str, why: str, now: float) -> Answer:
         """SIGKILL; what follows is its restart policy's to say."""
@@ -46,7 +46,7 @@ class Steering(Swapping):
                 return self._mark(child, "stopped", why)
             return self._climb(child, DRAIN, now, why)
 
-        return self._each(name, drain, now)
+        return self._each(name, drain, now, alone=True)
 
     def request_pause(self, name: str, paused: bool, now: float) -> Answer:
         """Take no new work, or take it again. A restarted process is as its predecessor was."""
@@ -83,12 +83,15 @@ class Steering(Swapping):
         child.history.clear()
         return [self._event(child)]
 
-    def _each(self, name: str, action: Callable[[Child], list[Command]], now: float) -> Answer:
+    def _each(self, name: str, action: Callable[[Child], list[Command]], now: float, *, alone: bool = False) -> Answer:
+        """`alone`: not while it is being replaced."""
         chosen = self.roster.select(name)
         if not chosen:
             return self._unknown(name)
         if self.stop:
             return Refusal("stopping", f"the run is ending: {self.stop.why}")
+        if alone and any(child.swap for child in chosen):
+            return Refusal("busy", f"{name} is being replaced; `midflight ctl rollback {chosen[0].slot}` takes it back")
         return [command for child in chosen for command in action(child)] + self._advance(now)
 
     def _unknown(self, name: str) -> Refusal:

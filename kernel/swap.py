@@ -15,7 +15,7 @@ Replicas that were replaced before the failure are taken back too.
 
 from midflight.messages.base import Scalar
 
-from .commands import Command, Emit, Flip, Gone, HandOver, Spawn
+from .commands import Command, Emit, Flip, Gone, HandOver, PutBack, Spawn
 from .fleet import Fleet
 from .instance import UP, Instance
 from .ladder import DRAIN, KILL, TERM
@@ -55,6 +55,11 @@ class Swapping(Fleet):
         former, self.parts[slot] = self.parts.get(slot, ""), part
         for child in replicas:
             child.swap = Swap(self.swaps, part, former, reason, probation_s)
+        if not replicas:
+            self.former[slot] = former
+            body: dict[str, Scalar] = {"slot": slot, "number": self.swaps, "stage": "done", "name": slot, "left": 0}
+            body |= {"part": part, "former": former, "reason": reason, "why": "it has no process now"}
+            return self.swaps, [Emit("swap", slot, body)]
         return self.swaps, self._advance(now)
 
     def swap_back(self, slot: str, reason: str, now: float) -> tuple[int, list[Command]] | Refusal:
@@ -62,6 +67,10 @@ class Swapping(Fleet):
         if slot not in self.former:
             return Refusal("nothing", f"nothing ran in {slot} before, and nobody ruled there who still lives")
         return self.request_swap(slot, self.former[slot], BACK_PROBATION_S, reason, now)
+
+    def leaving(self, slot: str) -> bool:
+        """Whether a swap is past its probation, and what it replaced is leaving."""
+        return any(child.swap and child.swap.stage == "draining" for child in self.roster.select(slot))
 
     def cancel_swap(self, slot: str, why: str, now: float) -> list[Command] | None:
         """Take back a swap that is not done; None when there is none."""
@@ -223,6 +232,7 @@ class Swapping(Fleet):
         else:
             child.due, child.wanted, child.failed = now, True, False
             out += self._ask(child, KILL, now, why) if swap.stage == "probation" else []
+            out += [PutBack(child.slot, swap.kept)] if swap.kept else []
         if swap.stage in ("stopping", "probation"):
             child.configure(swap.former, self.spec_of(child.slot, swap.former))
             child.history.clear()
@@ -248,7 +258,7 @@ class Swapping(Fleet):
 
     def _done(self, child: Child, now: float) -> list[Command]:
         swap, child.swap = _swap(child), None
-        if not swap.back:
+        if not swap.back and not any(other.swap for other in self.roster.select(child.slot)):
             self.former[child.slot] = swap.former
         return [self._told(child, swap, "done", ""), *self._advance(now)]
 

@@ -23,6 +23,7 @@ from midflight.messages.control import Status, StatusGet
 from .common import chosen_run, print_json, run_option
 from .exits import FAILED, OK, TIMED_OUT, USAGE, Stop
 
+RESERVED = ("operator", "kernel", "warden")
 LOOK_S = 0.5
 """How often the new process's end is looked for."""
 
@@ -48,6 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
     name = arguments.name or default_name(arguments.what)
     if not re.fullmatch(r"[a-z][a-z0-9_-]{0,31}", name):
         raise Stop(USAGE, f"--name {name!r}: up to 32 of a-z 0-9 _ - that begin with a letter")
+    if name in RESERVED:
+        raise Stop(USAGE, f"--name {name}: that is somebody else's name in this run")
     part = _checked(folder, name, arguments)
     code = keep(folder.path, type(part.spec).__module__, part.python_path)
     plan = {"slot": arguments.slot, "part": part.data, "python_path": code, "shadow": arguments.shadow}
@@ -133,8 +136,12 @@ def _there(
     until = time.monotonic() + arguments.timeout
     while process.poll() is None and time.monotonic() < until:
         with contextlib.suppress(TimeoutError):
-            if any(e.topic == wanted and e.body.get("name") == name for e in follow(client, newest, LOOK_S)):
-                return True
+            ours = False
+            for event in follow(client, newest, LOOK_S):
+                named = event.body.get("name") == name
+                ours = ours or (named and event.topic == "client.state" and event.body.get("pid") == process.pid)
+                if ours and named and event.topic == wanted:
+                    return True
     return False
 
 

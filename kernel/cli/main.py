@@ -91,6 +91,9 @@ def _run(chosen: argparse.Namespace) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except OSError as error:
+        print(f"midflight {chosen.verb}: {error}", file=sys.stderr)
+        return FAILED
 
 
 def entry() -> NoReturn:

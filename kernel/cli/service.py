@@ -63,6 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _wait(client: Client, arguments: argparse.Namespace, before: list[ServiceStatus], newest: int) -> None:
+    if _so(arguments, before, before if arguments.action != "restart" else []):
+        return
     try:
         for event in follow(client, newest, arguments.timeout):
             if event.topic in ("service.state", "run.state") and _so(arguments, before, _lines(client, arguments.name)):

@@ -17,7 +17,7 @@ from midflight.messages.control import Refused, Status, StatusGet
 from midflight.messages.knobs import KnobGet, Knobs
 from midflight.messages.live import SwapOk, SwapStart
 
-from .common import chosen_run, print_json, run_option
+from .common import chosen_run, print_json, request, run_option
 from .exits import FAILED, OK, REFUSED, TIMED_OUT, USAGE, Stop
 
 
@@ -51,7 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
         knobs = client.ask("ctl", KnobGet()).message
         assert isinstance(knobs, Knobs)
         part = checked(folder, arguments.slot, arguments.what, arguments.overrides, status, knobs)
-        message = SwapStart(
+        message = request(
+            SwapStart,
             slot=arguments.slot,
             part_json=part.text,
             python_path=list(keep(folder.path, type(part.spec).__module__, part.python_path)),

@@ -211,7 +211,9 @@ class Controller(Actor):
         self.follow.live(message)
 
     def take(self, event: Event) -> None:
-        """The next event of the run, in order."""
+        """The next event of the run, in order; a law may be slow, and its signs of life go on."""
+        if self.started and self.bus.now() >= self.next_beat:
+            self.beat()
         match event.topic:
             case "metrics":
                 self._measure(event)

@@ -6,7 +6,7 @@ before them, so feeding both to the same class gives the same decisions, faster 
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -50,6 +50,8 @@ class Incarnation:
     after: int
     interventions: list[tuple[int, str, Record]] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
+    last: int = 0
+    """Number of the event of its last decision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,7 @@ def incarnations(events: Iterable[Record]) -> list[Incarnation]:
             found[source].interventions.append((body["after"], event["topic"], body))
         elif source in found and event["topic"] == "controller":
             found[source].decisions.append(Decision.of(event["step"], body))
+            found[source].last = event["seq"]
     return list(found.values())
 
 
@@ -100,6 +103,8 @@ def replay(
     waiting = list(like.interventions) if like else []
     start = like.after if like else 0
     for event in events:
+        if like and event["seq"] > like.last:
+            return
         early = event["topic"] != "metrics" or event["step"] < from_step
         if not controller.live and event["seq"] > start and not (from_step and early):
             controller.go_live()
@@ -116,21 +121,31 @@ def verify(events: Callable[[], Iterable[Record]], one: Incarnation, make: Calla
 
     One that raises ends as its process did; what it decided before counts.
     """
-    again: dict[int, Decision] = {}
+    again: dict[tuple[int, int], Decision] = {}
     first = ""
     try:
         for decision in replay(events(), make, one):
-            again[decision.step] = decision
+            again[_turn(again, decision)] = decision
     except Exception as error:
         first = f"it raised {type(error).__name__}: {str(error).partition(chr(10))[0]}"
     equal = 0
+    seen: dict[tuple[int, int], Decision] = {}
     for real in one.decisions:
-        mine = again.get(real.step)
+        turn = _turn(seen, real)
+        seen[turn], mine = real, again.get(turn)
         if mine and (mine.values, mine.state) == (real.values, real.state):
             equal += 1
         else:
             first = first or f"step {real.step}: decided {real.values}, replayed {mine.values if mine else 'nothing'}"
     return Verdict(one.identity, one.slot, len(one.decisions), equal, first)
+
+
+def _turn(known: Mapping[tuple[int, int], Decision], one: Decision) -> tuple[int, int]:
+    """A step, and the how manieth time it was trained: a learner that died trains some steps again."""
+    number = 0
+    while (one.step, number) in known:
+        number += 1
+    return one.step, number
 
 
 class Tape:

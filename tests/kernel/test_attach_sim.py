@@ -134,6 +134,57 @@ def test_when_it_leaves_the_knob_falls_back(how: str) -> None:
     assert "pid#7" not in run.network.nodes
 
 
+@pytest.mark.parametrize("ruling", [True, False])
+def test_it_outlives_the_kernel(ruling: bool) -> None:
+    """It says hello again, and is what it was; nobody else has the knob meanwhile."""
+    run, one, who = shadowed()
+    if ruling:
+        ask(run, who, "promote", "pid")
+    pass_time(run, 1.0)
+    for _ in range(2):
+        run.crash_kernel()
+        pass_time(run, 3.0)
+    assert one.exit_code is None
+    assert standings(run) == ({"pid": "active", "kl": "previous"} if ruling else {"pid": "shadow", "kl": "active"})
+    assert ownerless_steps(run) == []
+    last = {e["source"]: e["body"]["standing"] for e in events(run, "controller")[-4:]}
+    assert last == ({"pid#7": "active", "kl#1": "shadow"} if ruling else {"pid#7": "shadow", "kl#1": "active"})
+    assert all(verdict.same for verdict in replayed(run))
+
+
+def test_one_that_has_left_says_nothing_more() -> None:
+    """What a detached process still posts is refused, and it ends."""
+    run, one, who = shadowed()
+    one.on_drain = lambda: None  # type: ignore[method-assign]
+    run.network.at(0.0, lambda: setattr(one, "draining", None))
+    ask(run, who, "detach", "pid")
+    one.draining, one.exit_code = None, None
+    run.network.join("pid#7", run.network.nodes.get("pid#7") or one, 5000)
+    before = len([e for e in events(run) if e["source"] == "pid#7"])
+    one.event("controller", {"slot": "kl", "at_step": 1})
+    pass_time(run, 2.0)
+    assert len([e for e in events(run) if e["source"] == "pid#7"]) == before
+
+
+def test_locked_while_it_was_taken_for_a_while() -> None:
+    """The lock lasts beyond the steps that were asked for before it."""
+    run, _, who = shadowed()
+    who.ask(KnobSet(knob="kl.coef", value=0.3, take=True, for_steps=5))
+    until(run, lambda: owner(run) == "operator")
+    ask(run, who, "lock", "kl")
+    pass_time(run, 3.0)
+    assert (owner(run), run.kernel.desk.table.knobs["kl.coef"].value) == ("operator", 0.3)
+    assert isinstance(ask(run, who, "unlock", "kl"), Done)
+
+
+def test_the_topologys_controller_takes_what_nobody_steers() -> None:
+    """However it came to be without power."""
+    run = steered()
+    run.kernel.supervisor.registry.owned["kl"].shadow = True
+    run.kernel.desk.give_back(["kl.coef"], "kl#1", "test")
+    until(run, lambda: owner(run) == "kl#1")
+
+
 def test_attached_without_shadow_it_takes_the_knob() -> None:
     """As soon as it is ready; the topology's controller waits."""
     run = steered()

@@ -213,6 +213,36 @@ def test_a_change_for_a_while(table: KnobTable) -> None:
     assert table.on_step(14) == ()
 
 
+def test_two_changes_for_a_while_end_at_the_first_ones_beginning(table: KnobTable) -> None:
+    """Not at the value of the first, which was to hold for a while only."""
+    table.set("kl.coef", 0.5, "ann", for_steps=3)
+    table.applied("kl.coef", 1, 11)
+    table.set("kl.coef", 0.6, "ann", for_steps=3)
+    table.applied("kl.coef", 2, 12)
+    assert table.on_step(13) == ()
+    table.on_step(14)
+    assert table.knobs["kl.coef"].value == 0.2
+
+
+def test_a_while_begins_with_the_newest_step_when_none_is_told(table: KnobTable) -> None:
+    """A learner that is still loading does not know its step; its value holds from the next one."""
+    table.on_step(40)
+    table.set("kl.coef", 0.5, "ann", for_steps=3)
+    table.applied("kl.coef", 1, 0)
+    assert table.knobs["kl.coef"].until_step == 44
+    assert table.on_step(42) == ()
+    assert table.on_step(43) != ()
+
+
+def test_another_implementation_ends_the_while(table: KnobTable) -> None:
+    """What it brought is not undone by the end of what was before it."""
+    table.set("kl.coef", 0.5, "ann", for_steps=3)
+    table.applied("kl.coef", 1, 11)
+    table.declare(KnobSpec("kl.coef", "float", 0.9, low=0.0, high=10.0, applies="learner"), afresh=True)
+    assert table.on_step(99) == ()
+    assert table.knobs["kl.coef"].value == 0.9
+
+
 def test_a_newer_change_ends_the_while(table: KnobTable) -> None:
     """Only the newest change counts."""
     table.set("kl.coef", 0.5, "ann", for_steps=3)

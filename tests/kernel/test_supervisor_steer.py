@@ -113,6 +113,30 @@ def test_what_cannot_be_replaced() -> None:
     assert [answer.code for answer in codes if isinstance(answer, Refusal)] == ["never", "unknown", "busy", "stopping"]
 
 
+def test_a_slot_without_processes_is_replaced_at_once() -> None:
+    """Its next process has the new configuration."""
+    world = up(LIVE)
+    world.obey(world.supervisor.request_scale("reward", 0, "test", world.now))
+    world.run(5.0)
+    swap(world, "reward")
+    assert told(world)[-1] == ("reward", "done")
+    world.obey(world.supervisor.request_scale("reward", 1, "test", world.now))
+    world.run(5.0)
+    assert parts(world, "reward") == {"reward": "new"}
+
+
+def test_nothing_else_is_asked_of_what_is_being_replaced() -> None:
+    """Drain, restart and scale are refused until it is done or taken back; a pause is not."""
+    world = up(LIVE)
+    swap(world, "rollout", probation_s=10.0)
+    world.run(2.0)
+    sup, now = world.supervisor, world.now
+    answers = [sup.request_drain("rollout-0", "", now), sup.request_restart("rollout", "", now)]
+    answers.append(sup.request_scale("rollout", 5, "", now))
+    assert [answer.code for answer in answers if isinstance(answer, Refusal)] == ["busy"] * 3
+    assert not isinstance(sup.request_pause("rollout", True, now), Refusal)
+
+
 def test_the_end_of_the_run_does_not_wait_for_a_swap() -> None:
     """Both generations leave, and nothing is left behind."""
     world = up(LIVE)

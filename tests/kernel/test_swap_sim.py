@@ -1,10 +1,16 @@
 """Hot swap in one process: real kernel, real controllers; the old, the new and the kernel killed at every stage."""
 
+from pathlib import Path
+
 import pytest
 from support.sim import World
-from support.steering_world import events, ownerless_steps, pass_time, replayed, stages, swap, until, world
+from support.steering_world import events, ownerless_steps, pass_time, person, replayed, stages, swap, until, world
 
+from midflight.kernel.parts import Parts
+from midflight.kernel.refusal import Refusal
 from midflight.messages.control import Refused
+from midflight.messages.knobs import KnobSet
+from midflight.messages.live import ControllerDo
 
 DONE = ["starting", "handing", "probation", "draining", "done"]
 SEEDS = range(5)
@@ -127,6 +133,51 @@ def test_many_swaps_over_a_bad_network(seed: int) -> None:
     (ruler,) = living(run)
     assert owner(run) == ruler
     assert all(verdict.same for verdict in replayed(run))
+
+
+def test_no_rollback_while_the_old_one_leaves() -> None:
+    """It would give the knob to a process that goes: it is refused until the swap is done."""
+    run = begun(world(4))
+    swap(run, "pid", 0.5)
+    run.network.at(0.0, lambda: None)
+    until(run, lambda: "probation" in stages(run))
+    run.stop("kl")  # both are stopped: the old one cannot drain
+    run.network.join("kl#2", run.living["kl#2"], run.network.pids["kl#2"])
+    until(run, lambda: "draining" in stages(run))
+    asked = person(run)
+    asked.ask(ControllerDo(verb="rollback", name="kl"))
+    until(run, lambda: asked.answers)
+    answer = asked.answers[0].message
+    assert isinstance(answer, Refused)
+    assert answer.code == "busy"
+    until(run, lambda: stages(run)[-1] == "done")
+    pass_time(run, 1.0)
+    assert owner(run) == "kl#2"
+
+
+def test_parameters_come_back_with_a_configuration_that_is_started_again() -> None:
+    """The old one died in the probation, then the new one: what was set live is what is in force."""
+    run = begun(world(5))
+    who = person(run)
+    who.ask(KnobSet(knob="kl.target_kl", value=0.07))
+    until(run, lambda: run.kernel.desk.table.knobs["kl.target_kl"].value == 0.07)
+    swap(run, "pid", 3.0)
+    until(run, lambda: "probation" in stages(run))
+    run.crash("kl#1")
+    pass_time(run, 0.3)
+    run.crash("kl#2")
+    until(run, lambda: stages(run)[-1] == "rolled_back" and owner(run) == "kl#3")
+    pass_time(run, 1.0)
+    assert run.kernel.desk.table.knobs["kl.target_kl"].value == 0.07
+    assert run.living["kl#3"].node.config.target_kl == 0.07  # type: ignore[attr-defined]
+
+
+def test_hostile_configurations_are_refused(tmp_path: Path) -> None:
+    """The kernel outlives them, and a folder that cannot be written."""
+    (tmp_path / "parts").write_text("a file is in the way")
+    parts = Parts(tmp_path / "parts", {})
+    for text in ("[" * 100_000 + "]" * 100_000, "nonsense", "null", '{"kind": "kl"}'):
+        assert isinstance(parts.put("kl", text, []), Refusal)
 
 
 def test_what_is_refused() -> None:
