@@ -225,7 +225,7 @@ class Kernel(Live):
         if self.desk.table.held_by(answer.identity):  # the former kernel died before it could tell
             answer.shadow = False
         if message.role == "controller" and answer.identity not in self._guests:
-            self.came(answer, message.reason)
+            self.came(answer, message.reason, again=message.ready)
         welcome = Welcome(
             proto=MAJOR,
             boot=self.boot_id,

@@ -230,8 +230,11 @@ class Live(Node):
         empty = hello.role == "controller" and not hello.holds
         return "a controller from outside must hold at least one knob" if empty else ""
 
-    def came(self, one: Instance, reason: str) -> None:
-        """An attached controller has said hello for the first time, to this incarnation of the kernel."""
+    def came(self, one: Instance, reason: str, again: bool) -> None:
+        """An attached controller has said hello for the first time to this incarnation of the kernel.
+
+        `again`: it was attached to the former one already.
+        """
         self._guests[one.identity] = one
         if not one.shadow and not self.desk.table.held_by(one.identity):
             one.shadow = True
@@ -239,7 +242,8 @@ class Live(Node):
         handle = self.owner.handle(one.pid) if one.pid else None
         if handle is not None:
             self._ends[handle] = one.identity
-        self.controllers.announce(one, reason)
+        if not again:
+            self.controllers.announce(one, reason)
 
     def take_power(self, name: str) -> None:
         """An attached controller that did not come as a shadow is ready."""

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from midflight.messages.base import Message, Scalar
-from midflight.messages.control import RunStop, ServiceStatus
-from midflight.messages.knobs import KnobRelease, KnobSet, KnobStatus
-from midflight.messages.live import ControllerDo, ControllerStatus, ServiceDo, ServiceScale
+from midflight.messages.control import Done, Refused, RunStop, ServiceStatus
+from midflight.messages.knobs import KnobOk, KnobRelease, KnobSet, KnobStatus
+from midflight.messages.live import ControllerDo, ControllerStatus, ServiceDo, ServiceScale, SwapOk
 
 from .words import number
 
@@ -54,6 +54,17 @@ class Action:
     def verb(self, reason: str) -> tuple[str, ...]:
         """The words of the command line with the reason in them."""
         return (*self.words, "--reason", reason) if reason else self.words
+
+
+def said(answer: Message) -> str:
+    """What an answer to a change adds to `done` or `refused`."""
+    if isinstance(answer, Refused):
+        return answer.why
+    if isinstance(answer, Done):
+        return answer.detail
+    if isinstance(answer, SwapOk):
+        return f"swap {answer.number} begins"
+    return f"version {answer.version}" if isinstance(answer, KnobOk) else ""
 
 
 def set_knob(knob: KnobStatus, value: Scalar) -> Action:

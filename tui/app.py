@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar, Final
@@ -21,12 +21,10 @@ from textual.screen import Screen
 from textual.widgets import Input
 
 from midflight.kernel.client import Unreachable
-from midflight.messages.base import Message
-from midflight.messages.control import Done, Refused
-from midflight.messages.knobs import KnobOk
-from midflight.messages.live import SwapOk
+from midflight.messages.control import Refused
 
-from .actions import Action
+from .actions import Action, said
+from .checkpoints import Checkpoints
 from .commands import COMMANDS, CommandError, Context, Go, Help, Leave, parse
 from .dialogs import ActionDialog, Page
 from .facts import Batch, Feed
@@ -39,9 +37,11 @@ from .screens.overview import Overview
 from .told import Line
 from .verbs import run_verb
 from .widgets.prompt import Mode, Prompt
-from .words import Glyphs, glyphs_of
+from .widgets.row_text import row_text
+from .words import Glyphs, glyphs_of, plain
 
 FLUSH_S: Final = 0.2
+TOAST_S: Final = 2.5
 ARMED_S: Final = 300.0
 HELD: Final = 50_000
 """Facts kept while the picture is frozen."""
@@ -80,6 +80,11 @@ class MidflightApp(App[None]):
         self._armed_until = math.inf if self.options.write else -math.inf
         self._flushes = 0
         self._held: list[Batch] = []
+        self._kept: Checkpoints[RunModel] = Checkpoints()
+        """The picture at moments of a finished run, at the same places as its feed's."""
+        self._sought: int | None = None
+        """Where the time slider is wanted, until it is there."""
+        self._seeking = False
 
     def on_mount(self) -> None:
         """Begin to read, and to show five times a second at most."""
@@ -117,6 +122,8 @@ class MidflightApp(App[None]):
             for batch in self._held:
                 changed = self._fold(batch) or changed
             self._held.clear()
+            if not self._seeking and not self.model.reading:
+                self._sought = None
         elif self._held:
             self.model.silent_s = self._held[-1].silent_s
         screen = self.shown
@@ -129,8 +136,18 @@ class MidflightApp(App[None]):
 
     def _fold(self, batch: Batch) -> bool:
         if batch.restart:
-            self.model = RunModel(changes=self.model.changes + 1)
-        return self.model.fold(batch)
+            changes, kept = self.model.changes + 1, self._kept.at(batch.begin)
+            self.model = kept.copy() if kept else RunModel()
+            self.model.changes = changes
+            self.model.hosts.clear()
+        if not self.feed.length():
+            return self.model.fold(batch)
+        facts, begin = batch.facts, self.model.facts
+        for start, end in self._kept.spans(begin, len(facts)):
+            self.model.fold(Batch(facts[start:end]))
+            if self._kept.due(begin + end):
+                self._kept.put(begin + end, self.model.copy())
+        return self.model.fold(replace(batch, facts=[])) or bool(facts)
 
     def tell_wants(self) -> None:
         """The feed asks for what costs something only while it is shown."""
@@ -138,17 +155,23 @@ class MidflightApp(App[None]):
             self.feed.want(screen.WANTS_LEDGER, screen.WANTS_HOST)
 
     def say(self, text: str, bad: bool = False) -> None:
-        """A toast."""
-        self.notify(text, severity="error" if bad else "information", markup=False, timeout=6 if bad else 3)
+        """A toast: short, for it hides the newest lines."""
+        self.notify(text, severity="error" if bad else "information", markup=False, timeout=TOAST_S)
 
     def propose(self, action: Action) -> None:
         """The only way to a change: armed, then the dialog, then the message."""
+        if self.may_change():
+            self.push_screen(ActionDialog(action), partial(self._decided, action))
+
+    def may_change(self) -> bool:
+        """Whether a change may be asked for now; if not, it is said why."""
         if not self.feed.about.writable or self.model.over:
             self.say("this run is over: it can be looked at, not changed", bad=True)
         elif self.armed_s() is None:
             self.say("read-only: w arms it for five minutes", bad=True)
         else:
-            self.push_screen(ActionDialog(action), partial(self._decided, action))
+            return True
+        return False
 
     def _decided(self, action: Action, reason: str | None) -> None:
         if reason is not None:
@@ -169,10 +192,10 @@ class MidflightApp(App[None]):
             self._told(action, "no answer", False, str(error))
             return
         good = not isinstance(answer, Refused)
-        self._told(action, "done" if good else "refused", good, _said(answer))
+        self._told(action, "done" if good else "refused", good, said(answer))
 
     def _told(self, action: Action, outcome: str, good: bool, why: str) -> None:
-        self.say(f"{action.title}: {outcome}{f' - {why}' if why else ''}", bad=not good)
+        self.say(f"{action.title}: {outcome}{f' - {why}' if why and not good else ''}", bad=not good)
         step = self.model.step or None
         text = f"{action.title}: {outcome}"
         line = Line(self.model.seq, time.time_ns(), step, "you", text, why, "good" if good else "bad")
@@ -246,10 +269,10 @@ class MidflightApp(App[None]):
         """`/`"""
         self.open_prompt("/", self.shown.wanted if self.shown else "")
 
-    def open_prompt(self, mode: Mode, text: str = "") -> None:
-        """The line at the bottom, with a beginning."""
+    def open_prompt(self, mode: Mode, text: str = "", at: int | None = None) -> None:
+        """The line at the bottom, with a beginning; what is typed goes to `at`, or behind it."""
         if self.shown and self.screen is self.shown:
-            self.shown.query_one(Prompt).open(mode, text)
+            self.shown.query_one(Prompt).open(mode, text, at)
 
     def action_find(self, forward: bool) -> None:
         """`n` and `N`."""
@@ -262,7 +285,9 @@ class MidflightApp(App[None]):
 
     async def action_back(self) -> None:
         """`esc` closes what is open, then goes back to the overview."""
-        if self.shown and not self.shown.step_back() and self.current_mode != "overview":
+        if self.shown and (prompt := self.shown.query_one(Prompt)).display:
+            prompt.close()
+        elif self.shown and not self.shown.step_back() and self.current_mode != "overview":
             await self.switch_mode("overview")
 
     def action_freeze(self) -> None:
@@ -274,7 +299,7 @@ class MidflightApp(App[None]):
 
     def action_arm(self) -> None:
         """`w` allows changes for five minutes, or takes that back."""
-        if not self.feed.about.writable:
+        if not self.feed.about.writable or self.model.over:
             self.say("this run is over: it can be looked at, not changed", bad=True)
             return
         if self.options.read_only:
@@ -292,17 +317,28 @@ class MidflightApp(App[None]):
     def action_rewind(self, percent: int) -> None:
         """Move the time slider of a finished run."""
         length = self.feed.length()
-        if length:
-            self.frozen = False
-            self.feed.seek(self.model.facts + max(1, length // 100) * percent)
+        if not length:
+            return
+        self.frozen = False
+        at = self.model.facts if self._sought is None else self._sought
+        self._sought = max(0, min(length, at + max(1, length // 100) * percent))
+        if not self._seeking:
+            self._seeking = True
+            self.call_later(self._seek)
+
+    def _seek(self) -> None:
+        """Only where the last of many presses led is worked out."""
+        self._seeking = False
+        if self._sought is not None:
+            self.feed.seek(self._sought)
             self.flush()
 
     def action_copy(self) -> None:
         """`y` puts the line under the cursor into the clipboard, over ssh too."""
-        text = self.shown.copied() if self.shown else ""
+        text = (self.shown.copied() if self.shown else "") or row_text(self.focused)
         if text:
             self.copy_to_clipboard(text)
-            self.say(f"copied: {text[:60]}")
+        self.say(f"copied: {plain(text[:60])}" if text else "there is nothing to copy here")
 
     def action_edit(self) -> None:
         """`e` opens what is shown in $EDITOR, as a copy."""
@@ -347,23 +383,11 @@ class MidflightApp(App[None]):
                 )
 
 
-def _said(answer: Message) -> str:
-    if isinstance(answer, Refused):
-        return answer.why
-    if isinstance(answer, Done):
-        return answer.detail
-    if isinstance(answer, SwapOk):
-        return f"swap {answer.number} begins"
-    if isinstance(answer, KnobOk):
-        return f"version {answer.version}"
-    return ""
-
-
-def binding_ids() -> list[str]:
-    """Every id that a key map may name."""
+def binding_ids() -> dict[str, str]:
+    """Every id that a key map may name, and its own keys."""
     from .widgets.lines import Lines
     from .widgets.slider import TimeSlider, ValueSlider
 
     owners: list[type] = [MidflightApp, ActionDialog, Page, Prompt, Lines, TimeSlider, ValueSlider, *SCREENS.values()]
-    found = [binding.id for owner in owners for binding in owner.__dict__.get("BINDINGS", ())]
-    return sorted({one for one in found if one})
+    found = [binding for owner in owners for binding in owner.__dict__.get("BINDINGS", ())]
+    return {binding.id: binding.key for binding in found if binding.id}

@@ -20,6 +20,10 @@ MARK_STYLES: Final = {"hand": "yellow", "rule": "green", "controller": "dim cyan
 
 SPREAD: Final = "dim blue"
 RANKS: Final = ("controller", "restart", "rule", "swap", "hand")
+APART: Final = 6
+"""Columns from one line of a mark to the next inside a plot, so that the curve is always seen."""
+ROOMY: Final = 6
+"""From so many lines on a plot has a row of ticks under its axis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,10 @@ class Curve:
     points: Sequence[Point]
     style: str = "bright_cyan"
     name: str = ""
+    last: float | None = None
+    """The newest value as it was measured, where the points are smoothed or merged."""
+    floor: float = 0.0
+    """On a log scale nothing is drawn below it: the smallest positive value measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +50,8 @@ class Plan:
     plain: bool = False
     focused: bool = False
     x_name: str = "step"
+    smoothed: float = 0.0
+    """What share of the value before the points keep; told in the title."""
 
 
 @dataclass(slots=True)
@@ -77,41 +87,83 @@ class _Frame:
 
 
 def chart(plan: Plan, width: int, height: int) -> list[Text]:
-    """The lines of a plot: a title, the curve, the x axis. Exactly `height` lines of at most `width` columns."""
+    """The lines of a plot: a title, the curve, the x axis, ticks. Exactly `height` lines of at most `width` columns."""
     inner, rows = max(4, width - LABEL - 1), max(1, height - 2)
-    drawn = [curve for curve in plan.curves if _usable(curve.points, plan.log)]
+    drawn = [curve for curve in plan.curves if _usable(curve, plan.log)]
     lines = [_title(plan, width)]
     if not drawn:
         empty = "no positive values" if plan.log and any(curve.points for curve in plan.curves) else "nothing yet"
         lines += [Text(f"{'':{LABEL}} {empty if row == rows // 2 else ''}", "dim") for row in range(rows)]
         return [*lines, Text()][:height]
     frame = _frame(drawn, inner * 2, rows * 4, plan.log)
+    marks, ticks = _placed(plan, frame)
+    if ticks and height >= ROOMY:
+        rows -= 1
+        frame.high = rows * 4
     for at, curve in reversed(list(enumerate(drawn))):
-        _draw(frame, _usable(curve.points, plan.log), at)
-    seen = [(x, kind) for x, kind in plan.marks if frame.x[0] <= x <= frame.x[1]]
-    seen.sort(key=lambda mark: RANKS.index(mark[1]) if mark[1] in RANKS else 0)  # of two in a column the weightier
-    marks = {frame.column(x) // 2: kind for x, kind in seen}
-    for row in range(rows):
-        lines.append(_line(plan, frame, drawn, marks, row, rows, inner))
+        _draw(frame, _usable(curve, plan.log), at)
+    labels = _labels(plan, frame, rows)
+    lines += [_line(plan, frame, drawn, marks, (labels.get(row, ""), row), inner) for row in range(rows)]
     lines.append(_axis(plan, frame, inner))
+    if ticks:
+        lines.append(_ticks(plan, ticks, inner))
     return lines[:height]
+
+
+def fitting(values: Sequence[float]) -> list[str]:
+    """Numbers beside an axis: as few digits as tell them apart, and never more columns than there are."""
+    for digits in (3, 4, 5, 6):
+        texts = [_fit(value, digits) for value in values]
+        if len(set(texts)) == len(set(values)):
+            break
+    return texts
+
+
+def _fit(value: float, digits: int) -> str:
+    tried = (number(value, fewer) for fewer in range(digits, 0, -1))
+    return next((text for text in tried if len(text) <= LABEL), "")
+
+
+def _placed(plan: Plan, frame: _Frame) -> tuple[dict[int, str], dict[int, str]]:
+    """Column -> kind of the marks drawn as lines, the weightiest first, and of those that are ticks under the axis."""
+    columns: dict[int, str] = {}
+    for x, kind in sorted(plan.marks, key=lambda mark: _rank(mark[1])):
+        if frame.x[0] <= x <= frame.x[1]:
+            columns[frame.column(x) // 2] = kind
+    lines: dict[int, str] = {}
+    for column, kind in sorted(columns.items(), key=lambda pair: (-_rank(pair[1]), -pair[0])):
+        if kind != "controller" and all(abs(column - other) >= APART for other in lines):
+            lines[column] = kind
+    return lines, {column: kind for column, kind in columns.items() if column not in lines}
+
+
+def _rank(kind: str) -> int:
+    return RANKS.index(kind) if kind in RANKS else 0
+
+
+def _ticks(plan: Plan, ticks: dict[int, str], inner: int) -> Text:
+    text = Text(f"{'':{LABEL}} ", no_wrap=True, overflow="crop")
+    for column in range(inner):
+        sign = "'" if plan.plain else "╵"
+        text.append(sign if column in ticks else " ", MARK_STYLES.get(ticks.get(column, ""), "yellow"))
+    return text
 
 
 def _scaled(value: float, log: bool) -> float:
     return math.log10(value) if log else value
 
 
-def _usable(points: Sequence[Point], log: bool) -> list[Point]:
-    kept = [p for p in points if math.isfinite(p.low) and math.isfinite(p.high)]
-    return (
-        [p._replace(low=max(p.low, min(p.mean, p.high))) if p.low <= 0 else p for p in kept if p.mean > 0]
-        if log
-        else kept
-    )
+def _usable(curve: Curve, log: bool) -> list[Point]:
+    kept = [p for p in curve.points if math.isfinite(p.low) and math.isfinite(p.high)]
+    if not log:
+        return kept
+    positive = [p if p.low > 0 else p._replace(low=min(p.mean, p.high)) for p in kept if p.mean > 0]
+    least = curve.floor
+    return [p._replace(low=max(p.low, least), high=max(p.high, least), mean=max(p.mean, least)) for p in positive]
 
 
 def _frame(curves: Sequence[Curve], wide: int, high: int, log: bool) -> _Frame:
-    points = [point for curve in curves for point in _usable(curve.points, log)]
+    points = [point for curve in curves for point in _usable(curve, log)]
     low = min(_scaled(point.low, log) for point in points)
     top = max(_scaled(point.high, log) for point in points)
     if top - low < 1e-12:
@@ -146,21 +198,28 @@ def _title(plan: Plan, width: int) -> Text:
     for curve in plan.curves:
         if curve.points:
             name = f" {curve.name}" if curve.name else ""
-            text.append(f" {name} {number(curve.points[-1].mean)}", curve.style)
+            last = curve.points[-1].mean if curve.last is None else curve.last
+            text.append(f" {name} {number(last)}", curve.style)
+    if plan.smoothed:
+        text.append(f"  smoothed {plan.smoothed:g}", "dim")
     if plan.log:
         text.append("  log", "dim")
     text.truncate(width)
     return text
 
 
+def _labels(plan: Plan, frame: _Frame, rows: int) -> dict[int, str]:
+    """The top, the middle and the bottom: row -> number."""
+    places = sorted({0, rows // 2, rows - 1})
+    values = [frame.y[1] - (frame.y[1] - frame.y[0]) * row / max(1, rows - 1) for row in places]
+    return dict(zip(places, fitting([10**value if plan.log else value for value in values]), strict=True))
+
+
 def _line(
-    plan: Plan, frame: _Frame, curves: Sequence[Curve], marks: dict[int, str], row: int, rows: int, inner: int
+    plan: Plan, frame: _Frame, curves: Sequence[Curve], marks: dict[int, str], begin: tuple[str, int], inner: int
 ) -> Text:
-    label = ""
-    if row in (0, rows // 2, rows - 1):
-        value = frame.y[1] - (frame.y[1] - frame.y[0]) * row / max(1, rows - 1)
-        label = number(10**value if plan.log else value, 3)
-    text = Text(f"{label[:LABEL]:>{LABEL}} ", "dim", no_wrap=True, overflow="crop")
+    label, row = begin
+    text = Text(f"{label:>{LABEL}} ", "dim", no_wrap=True, overflow="crop")
     for column in range(inner):
         bits, curve = frame.cells.get((row, column), (0, 0))
         spread = frame.bands.get((row, column), (0, 0))[0]
@@ -176,7 +235,12 @@ def _line(
 
 
 def _axis(plan: Plan, frame: _Frame, inner: int) -> Text:
-    low, high = number(frame.x[0], 5), number(frame.x[1], 6)
+    low, high = (_place(x, frame.x[1] - frame.x[0]) for x in frame.x)
     gap = max(1, inner - len(low) - len(high))
     middle = plan.x_name if gap > len(plan.x_name) + 2 else ""
     return Text(f"{'':{LABEL}} {low}{middle:^{gap}}{high}", "dim", no_wrap=True, overflow="crop")
+
+
+def _place(x: float, wide: float) -> str:
+    """An end of the x axis: whole, unless the axis is so short that this would say nothing."""
+    return f"{x:.0f}" if wide >= 10 or float(x).is_integer() else f"{x:.1f}"

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Final, Literal, cast
 
-from midflight.messages.knobs import KnobStatus
+from midflight.messages.knobs import KnobDeclaration, KnobStatus
 from midflight.messages.live import ControllerStatus
 
 from . import actions
 from .actions import Action
 from .model import RunModel
+from .words import number
 
 SCREENS: Final = ("overview", "metrics", "samples", "controllers", "services", "ledger", "memory")
 
@@ -109,6 +110,18 @@ def controller_named(name: str, context: Context) -> ControllerStatus:
     return found[name]
 
 
+def bounds(spec: KnobDeclaration) -> str:
+    """What a knob may be: its choices, or from where to where."""
+    if spec.kind == "bool":
+        return "true|false"
+    return "|".join(spec.choices) or f"{_bound(spec.low)}..{_bound(spec.high)}"
+
+
+def _bound(value: float | None) -> str:
+    """A large whole number as it is: a bound that is rounded is none."""
+    return f"{value:.0f}" if value is not None and abs(value) < 1e15 and float(value).is_integer() else number(value)
+
+
 def checked(knob: KnobStatus, value: float | int | bool | str) -> float | int | bool | str:
     """The value, if the knob's kind and bounds allow it. Raises CommandError."""
     spec, name = knob.declaration, knob.declaration.name
@@ -183,7 +196,15 @@ def _rollback(words: Sequence[str], context: Context) -> Outcome:
 
 def _lock(locked: bool) -> Parser:
     def make(words: Sequence[str], context: Context) -> Outcome:
-        return actions.lock(_one(words, ":unlock SLOT" if locked else ":lock SLOT"), locked)
+        slot = _one(words, ":unlock SLOT" if locked else ":lock SLOT")
+        told = context.model.controllers
+        held = told.locked if told else []
+        known = {one.slot for one in (told.controllers if told else ())} | set(held)
+        if slot not in known:
+            raise CommandError(f"no slot {slot!r} that a controller is in{nearest(slot, sorted(known))}")
+        if locked != (slot in held):
+            raise CommandError(f"{slot} is {'not locked' if locked else 'locked already'}")
+        return actions.lock(slot, locked)
 
     return make
 

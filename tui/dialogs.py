@@ -7,6 +7,7 @@ from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical, VerticalScroll
+from textual.events import Key
 from textual.screen import ModalScreen
 from textual.widget import Widget
 from textual.widgets import Input, Static
@@ -15,7 +16,7 @@ from midflight.messages.base import Scalar
 from midflight.messages.knobs import KnobStatus
 
 from .actions import Action
-from .commands import CommandError, checked, value_of
+from .commands import CommandError, bounds, checked, value_of
 from .widgets.slider import ValueSlider
 from .words import number
 
@@ -124,21 +125,32 @@ class ValueDialog(ModalScreen[Scalar]):
     def compose(self) -> ComposeResult:
         """What is known of the knob, the slider, the input."""
         spec = self.knob.declaration
-        bounds = "|".join(spec.choices) or f"{number(spec.low)}..{number(spec.high)}"
         with Vertical(id="dialog", classes="reversible"):
             yield Static(Text(spec.name, "bold").append(f"  {spec.description}", "not bold"))
-            told = f"now {number(self.knob.value)} {spec.unit}   bounds {bounds}   used from its {spec.when}"
+            told = f"now {number(self.knob.value)} {spec.unit}   bounds {bounds(spec)}   used from its {spec.when}"
             yield Static(Text(told, "dim"))
             if self.guard:
                 yield Static(Text(self.guard, "yellow"))
             if (slider := self._slider()) is not None:
                 yield slider
             yield Input(number(self.knob.value, 8), id="value", max_length=100)
-            yield Static("left and right on the slider, tab to type; enter goes on, esc leaves it", id="dialog-help")
+            yield Static(
+                "left and right on the slider, or type a number; enter goes on, esc leaves it", id="dialog-help"
+            )
 
     def on_value_slider_moved(self, event: ValueSlider.Moved) -> None:
         """The input says what the slider shows."""
         self.query_one("#value", Input).value = number(event.value, 6)
+
+    def on_key(self, event: Key) -> None:
+        """A number typed on the slider begins a new value in the input."""
+        if isinstance(self.focused, ValueSlider) and event.character and event.character in "0123456789.-":
+            event.stop()
+            field = self.query_one("#value", Input)
+            field.select_on_focus = False
+            self.set_focus(field)
+            field.value = event.character
+            field.cursor_position = 1
 
     def on_input_changed(self, event: Input.Changed) -> None:
         """The slider shows what the input says."""

@@ -66,7 +66,10 @@ class Batch:
     gap: bool = False
     """Facts were lost that nobody holds any more."""
     restart: bool = False
-    """Forget everything folded so far: these facts begin a view of another moment."""
+    """Another moment is to be shown: these facts follow the first `begin` ones, whatever was folded meanwhile."""
+    begin: int = 0
+    ended: bool = False
+    """What is shown is the end of a run that is over: nothing lives any more."""
     reading: bool = False
     """The past is still being read."""
     problem: str = ""

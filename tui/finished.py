@@ -1,6 +1,7 @@
 """A run that is over as a feed: its journal, its configuration, its ledger and its logs, with a time slider."""
 
 import threading
+import time
 from concurrent.futures import Future
 from importlib import import_module
 from typing import Final
@@ -12,8 +13,9 @@ from midflight.messages.base import Message
 from midflight.messages.control import Refused
 from midflight.messages.samples import LedgerGet, LedgerStatus
 
+from .checkpoints import Checkpoints
 from .facts import About, Batch, Fact
-from .history import read_declared, read_facts
+from .history import Declared, read_past
 from .host import HostSample, disk_use
 from .rebuild import Rebuild
 
@@ -27,12 +29,15 @@ class FileFeed:
     def __init__(self, about: About) -> None:
         self.about = about
         self._facts: list[Fact] = []
+        self._declared: list[tuple[int, Declared]] = []
+        """After how many facts which knob was declared."""
         self._read = False
         self._problem = ""
         self._position: int | None = None
         """Where the slider stands; None: at the end."""
         self._given = 0
-        self._rebuild: Rebuild | None = None
+        self._rebuild = self._fresh()
+        self._kept: Checkpoints[Rebuild] = Checkpoints()
         self._wants = (False, False)
         self._ledger: LedgerStatus | None = None
         self._asked = False
@@ -54,19 +59,33 @@ class FileFeed:
         """See `Feed`."""
         batch = Batch(over=True, reading=not self._read, problem=self._problem)
         target = len(self._facts) if self._position is None else min(self._position, len(self._facts))
-        if target < self._given or self._rebuild is None:
-            batch.restart = self._rebuild is not None
-            self._given, self._rebuild = 0, self._fresh()
-            self._shown.clear()
+        if target < self._given:
+            self._go_back(target, batch)
         batch.facts = self._facts[self._given : min(target, self._given + PIECE)]
-        self._given += len(batch.facts)
+        self._fold(batch.facts)
         batch.reading = batch.reading or self._given < target
-        for fact in batch.facts:
-            self._rebuild.fold(fact)
+        if self._read and self._given == len(self._facts) > 0:
+            batch.ended = True
+            batch.silent_s = max(0.0, time.time() - self._facts[-1].ns / 1e9)
         if batch.facts or batch.restart:
             batch.status, batch.knobs, batch.controllers = self._rebuild.answers()
         self._extras(batch)
         return batch
+
+    def _go_back(self, target: int, batch: Batch) -> None:
+        """To the nearest moment before that is kept."""
+        batch.restart, batch.begin = True, self._kept.before(target)
+        kept = self._kept.at(batch.begin)
+        self._given, self._rebuild = batch.begin, kept.copy() if kept else self._fresh()
+        self._shown.clear()
+
+    def _fold(self, facts: list[Fact]) -> None:
+        for begin, end in self._kept.spans(self._given, len(facts)):
+            for fact in facts[begin:end]:
+                self._rebuild.fold(fact)
+            self._given += end - begin
+            if self._kept.due(self._given):
+                self._kept.put(self._given, self._rebuild.copy())
 
     def want(self, ledger: bool, host: bool) -> None:
         """See `Feed`."""
@@ -106,8 +125,11 @@ class FileFeed:
 
     def _load(self) -> None:
         try:
-            for fact in read_facts(self.about.path):
-                self._facts.append(fact)
+            for told in read_past(self.about.path):
+                if isinstance(told, Fact):
+                    self._facts.append(told)
+                else:
+                    self._declared.append((len(self._facts), told))
                 if self._leaving:
                     return
         except (OSError, ValueError, KeyError) as error:  # what could be read is shown
@@ -115,7 +137,7 @@ class FileFeed:
         self._read = True
 
     def _fresh(self) -> Rebuild:
-        return Rebuild(self.about.run, self.about.config, read_declared(self.about.path))
+        return Rebuild(self.about.run, self.about.config, self._declared)
 
     def _extras(self, batch: Batch) -> None:
         """The ledger and the disk, as they are now: once each, after they were first wanted."""

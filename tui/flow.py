@@ -1,6 +1,6 @@
 """The way of a sample through a run as boxes and queues: how many are where, how full that is, who is slowest."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -8,11 +8,16 @@ from rich.text import Text
 
 from midflight.messages.control import ServiceStatus
 
+from .ended import LEFT
+from .header import NARROW, PADDING
 from .model import RunModel
-from .service_rows import BAD
+from .service_rows import BAD, identity
 from .words import Glyphs, bar, number
 
-BAR: Final = 8
+BARS: Final = (8, 6, 4, 2, 0)
+"""How long the bars may be; the first with which all fits is taken."""
+REST: Final = "  "
+"""How a line begins that is not the way of a sample."""
 AMBER: Final = 0.6
 RED: Final = 0.85
 STAGES: Final = ("rollout", "reward", "learner")
@@ -44,7 +49,7 @@ def stages(model: RunModel, config: Mapping[str, Any]) -> list[Stage]:
     batch, ahead = _sizes(config)
     found = []
     for kind in STAGES:
-        own = [service for service in services if service.kind == kind]
+        own = _working([service for service in services if service.kind == kind])
         if not own:
             continue
         if kind == "rollout":
@@ -56,6 +61,12 @@ def stages(model: RunModel, config: Mapping[str, Any]) -> list[Stage]:
     return [
         Stage(s.kind, s.services, s.waiting, s.capacity, s is slow and s.full >= RED and len(found) > 1) for s in found
     ]
+
+
+def _working(services: Sequence[ServiceStatus]) -> list[ServiceStatus]:
+    """Without those that left, failed, or wait for their turn in a swap; where only failed ones are left, these."""
+    there = [one for one in services if one.state not in LEFT and one.role != "standby"]
+    return [one for one in there if one.state != "failed"] or there
 
 
 def _states(model: RunModel, services: Sequence[ServiceStatus]) -> Mapping[str, int]:
@@ -75,39 +86,54 @@ def _sizes(config: Mapping[str, Any]) -> tuple[int, int]:
     return 0, 1
 
 
-def flow(model: RunModel, config: Mapping[str, Any], glyphs: Glyphs, narrow: bool) -> list[Text]:
-    """The lines of the topology."""
+def flow(model: RunModel, config: Mapping[str, Any], glyphs: Glyphs, width: int) -> list[Text]:
+    """The lines of the topology, in a terminal of so many columns."""
     boxes = stages(model, config)
     if not boxes:
-        return [
-            Text("waiting for the kernel's first answer" if model.status is None else "no samples flow here", "dim")
-        ]
+        nothing = "the run is over" if model.ended else "no samples flow here"
+        return [Text("waiting for the kernel's first answer" if model.status is None else nothing, "dim")]
+    room = width - PADDING
     lines: list[Text] = []
-    row = Text(" ", no_wrap=True, overflow="crop")
+    for columns in BARS:
+        lines = _way(boxes, glyphs, columns, width < NARROW)
+        if all(line.cell_len <= room for line in lines):
+            break
+    slow = next((stage.kind for stage in boxes if stage.busy), "")
+    for part in _others(model, glyphs, slow):
+        if not lines[-1].plain.startswith(REST) or lines[-1].cell_len + part.cell_len > room:
+            lines.append(Text(REST))
+        lines[-1].append_text(part)
+    for line in lines:
+        line.rstrip()
+        line.truncate(room, overflow="ellipsis" if glyphs.more == "…" else "crop")
+    return lines
+
+
+def _way(boxes: Sequence[Stage], glyphs: Glyphs, columns: int, narrow: bool) -> list[Text]:
+    """The boxes with their queues; each on its own line in a narrow terminal."""
+    lines: list[Text] = []
+    row = Text(" ")
     for at, stage in enumerate(boxes):
         if at or stage.kind == "rollout":
             if at:
                 row.append(f" {glyphs.arrow} ", "dim")
-            row.append_text(_queue(stage, glyphs))
+            row.append_text(_queue(stage, glyphs, columns))
             row.append(f" {glyphs.arrow} ", "dim")
         row.append_text(_box(stage))
         if narrow:
             lines.append(row)
-            row = Text(" ", no_wrap=True, overflow="crop")
-    lines.append(row)
-    slow = next((stage.kind for stage in boxes if stage.busy), "")
-    back, others = _others(model, glyphs, slow)
-    lines += [back, Text(" ").append_text(others)] if narrow else [back.append_text(others)]
-    return [line for line in lines if line.plain.strip()]
+            row = Text(" ")
+    return lines if narrow else [row]
 
 
-def _queue(stage: Stage, glyphs: Glyphs) -> Text:
+def _queue(stage: Stage, glyphs: Glyphs, columns: int) -> Text:
     style = "red" if stage.full >= RED else "yellow" if stage.full >= AMBER else "green"
     names = {"rollout": "tickets", "reward": "samples", "learner": "scored"}
     text = Text(f"[{names[stage.kind]} {stage.waiting}")
     if stage.capacity:
-        text.append(f"/{stage.capacity} ")
-        text.append(bar(stage.waiting, stage.capacity, BAR, glyphs), style)
+        text.append(f"/{stage.capacity}", "" if columns else style)
+        if columns:
+            text.append(" ").append(bar(stage.waiting, stage.capacity, columns, glyphs), style)
     text.append("]")
     return text
 
@@ -118,35 +144,34 @@ def _box(stage: Stage) -> Text:
     return text
 
 
-def _others(model: RunModel, glyphs: Glyphs, slow: str) -> tuple[Text, Text]:
-    """The weights on their way back and the slowest stage; what is not on the way of a sample."""
-    back, text = Text(" "), Text(no_wrap=True, overflow="crop")
-    back.append(f"{glyphs.up} weights v{model.version}{_behind(model)}   " if model.version >= 0 else "")
+def _others(model: RunModel, glyphs: Glyphs, slow: str) -> Iterator[Text]:
+    """The weights on their way back and the slowest stage; then what is not on the way of a sample."""
+    if model.version >= 0:
+        yield Text(f"{glyphs.up} weights v{model.version}{_behind(model)}   ")
     if slow:
-        back.append(f"bottleneck {slow}   ", "bold red")
-    rulers = {one.name: one.standing for one in model.controllers.controllers} if model.controllers else {}
+        yield Text(f"bottleneck {slow}   ", "bold red")
+    rulers = model.controllers.controllers if model.controllers else []
+    standings = {f"{one.name}#{one.generation}": one.standing for one in rulers}
     marks = {"active": glyphs.active, "shadow": glyphs.shadow, "previous": glyphs.previous, "standby": glyphs.standby}
     for service in model.status.services if model.status else ():
-        if service.kind in (*STAGES, "ledger"):
+        if service.kind in (*STAGES, "ledger") or service.state in LEFT:
             continue
-        mark = marks[rulers.get(service.name, "active")]
+        mark = marks.get(standings.get(identity(service), service.role), glyphs.active)
         style = "red" if service.state in BAD else "green" if service.state in ("running", "ready") else "dim"
-        text.append(f"{service.name} ").append(mark, style)
+        text = Text(f"{service.name} ").append(mark, style)
         knob = _held(model, service)
-        text.append(f" {knob}   " if knob else "   ", "dim")
-    return back, text
+        yield text.append(f" {knob}   " if knob else "   ", "dim")
 
 
 def _held(model: RunModel, service: ServiceStatus) -> str:
-    identity = f"{service.name}#{service.generation}"
-    held = [knob for knob in (model.knobs.knobs if model.knobs else ()) if knob.owner == identity]
+    held = [knob for knob in (model.knobs.knobs if model.knobs else ()) if knob.owner == identity(service)]
     return " ".join(f"{knob.declaration.name}={number(knob.value)}" for knob in held[:2])
 
 
 def _behind(model: RunModel) -> str:
     """How far the slowest rollout is behind the newest weights, both as of the kernel's last answer."""
     versions: dict[str, list[int]] = {}
-    for service in model.status.services if model.status else ():
+    for service in _working(model.status.services) if model.status else ():
         if isinstance(version := service.stats.get("version"), int):
             versions.setdefault(service.kind, []).append(version)
     rollouts = versions.get("rollout", [])

@@ -1,11 +1,21 @@
 """The line that is always there: run, step, policy version, tokens a second, staleness, reward, alarms, power, link."""
 
 from dataclasses import dataclass
+from typing import Final
 
 from rich.text import Text
 
+from .ended import alive
 from .model import SILENT_S, RunModel
-from .words import Glyphs, count, duration, number
+from .words import Glyphs, count, cut, duration, number
+
+NARROW: Final = 100
+"""Below so many columns there are two lines."""
+PADDING: Final = 2
+SHORT_RUN: Final = 12
+SPARED: Final = ("rate", "stale", "run", "reward", "policy")
+"""What is shortened, or left out, where there is no room for all of it: the least important first, run and reward again
+once everything was tried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,34 +27,52 @@ class View:
     glyphs: Glyphs
     armed_s: float | None = None
     frozen: bool = False
-    narrow: bool = False
+    width: int = 160
+    """Of the terminal."""
     finished: bool = False
 
 
 def header(model: RunModel, view: View) -> Text:
     """The header; two lines in a narrow terminal."""
-    parts = [
-        Text(view.screen.upper(), "bold reverse"),
-        Text.assemble("run ", (view.run, "bold")),
-        Text(f"step {model.step}"),
-        Text(f"policy v{model.version}" if model.version >= 0 else "policy -"),
-        _rate(model),
-        _staleness(model),
-        _reward(model, view.glyphs),
-    ]
-    state = [_alarms(model, view.glyphs), _power(view), _link(model, view)]
-    if view.frozen:
-        state.insert(0, Text("FROZEN", "bold reverse yellow"))
-    gap = Text(f" {view.glyphs.line} ", "dim")
-    if view.narrow:
-        short = [parts[0], *parts[1:4]]
-        return Text("\n").join([gap.join(short), gap.join([*parts[4:], *state])])
-    return gap.join([*parts, *state])
+    first = {
+        "screen": Text(view.screen.upper(), "bold reverse"),
+        "run": Text.assemble("run ", (view.run, "bold")),
+        "step": Text(f"step {model.step}"),
+        "policy": Text(f"policy v{model.version}" if model.version >= 0 else "policy -"),
+    }
+    measured = {
+        "rate": _rate(model),
+        "stale": _staleness(model),
+        "reward": _reward(model, view.glyphs),
+    }
+    state = {"frozen": Text("FROZEN", "bold reverse yellow")} if view.frozen else {}
+    state |= {"alarms": _alarms(model, view.glyphs), "power": _power(model, view), "link": _link(model, view)}
+    room, gap = view.width - PADDING, Text(f" {view.glyphs.line} ", "dim")
+    short = {
+        "run": Text.assemble("run ", (cut(view.run, SHORT_RUN, view.glyphs), "bold")),
+        "reward": _reward(model, view.glyphs, trend=False),
+    }
+    if view.width < NARROW:
+        return Text("\n").join(_fitted(line, short, room, gap) for line in (first, {**measured, **state}))
+    return _fitted({**first, **measured, **state}, short, room, gap)
+
+
+def _fitted(fields: dict[str, Text], short: dict[str, Text], room: int, gap: Text) -> Text:
+    """The fields on one line, without the least important ones where there is no room."""
+    for name in (*SPARED, *short):
+        line = gap.join(fields.values())
+        if line.cell_len <= room:
+            return line
+        if name in fields and name in short and fields[name] != short[name]:
+            fields[name] = short[name]
+        else:
+            fields.pop(name, None)
+    return gap.join(fields.values())
 
 
 def _rate(model: RunModel) -> Text:
-    living = {service.name for service in model.status.services} if model.status else set(model.rates)
-    rates = [rate for name, rate in model.rates.items() if name in living]
+    living = {one.name for one in model.status.services if alive(one)} if model.status else set(model.rates)
+    rates = [rate for name, rate in model.rates.items() if name in living and not model.ended]
     return Text(f"{count(sum(rates))} tok/s" if rates else "- tok/s")
 
 
@@ -56,14 +84,16 @@ def _staleness(model: RunModel) -> Text:
     return Text(f"stale {mean:.1f}/{most:.0f}")
 
 
-def _reward(model: RunModel, glyphs: Glyphs) -> Text:
+def _reward(model: RunModel, glyphs: Glyphs, trend: bool = True) -> Text:
     found = model.reward()
     if found is None:
         return Text("reward -")
     value, change = found
     up = change >= 0
-    text = Text(f"reward {number(value, 3)} ")
-    text.append(f"{glyphs.up if up else glyphs.down}{abs(change):.2f}", "green" if up else "red")
+    text = Text(f"reward {number(value, 3)}")
+    if trend:
+        style = "" if abs(change) < 0.005 else "green" if up else "red"
+        text.append(f" {glyphs.up if up else glyphs.down}{abs(change):.2f}", style)
     return text
 
 
@@ -72,8 +102,8 @@ def _alarms(model: RunModel, glyphs: Glyphs) -> Text:
     return Text(f"{glyphs.warn}{alarms}", "bold red" if alarms else "dim")
 
 
-def _power(view: View) -> Text:
-    if view.finished or view.armed_s is None:
+def _power(model: RunModel, view: View) -> Text:
+    if view.finished or model.over or view.armed_s is None:
         return Text("RO", "dim")
     left = "" if view.armed_s == float("inf") else f" {int(view.armed_s // 60)}:{int(view.armed_s % 60):02d}"
     return Text(f"RW{left}", "bold yellow")

@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 
 from midflight.kernel.rundir.shm import SHM_ROOT, shm_path
+from midflight.messages.control import Status
 
 DISK = ("journal.bin", "ledger.sqlite", "ledger.sqlite-wal", "metrics.jsonl", "checkpoints", "samples", "logs")
 
@@ -53,6 +54,14 @@ def look(ns: int, path: Path, run_id: str, pids: Mapping[str, int]) -> HostSampl
         disk_use(path),
         _free(path),
     )
+
+
+def pids_of(status: Status) -> dict[str, int]:
+    """Process ids by name; the second of a name, as during a swap, by its identity."""
+    found: dict[str, int] = {}
+    for one in status.services:
+        found[f"{one.name}#{one.generation}" if one.name in found else one.name] = one.pid
+    return found
 
 
 def disk_use(path: Path) -> dict[str, int]:

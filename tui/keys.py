@@ -8,7 +8,7 @@ restart = "ctrl+r"
 
 import os
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final
@@ -42,6 +42,11 @@ GLOBAL: Final = (
     Binding("q", "leave", "leave", id="global.leave"),
 )
 
+MODAL: Final = frozenset({"dialog", "value", "page", "prompt"})
+"""Bindings that are alone while they can be used."""
+FIRST: Final = frozenset(binding.id for binding in GLOBAL if binding.priority)
+"""Bindings that come before those of a screen."""
+
 
 class KeymapError(UserMistake):
     """The key map cannot be used; the text names the file and the nearest id."""
@@ -55,8 +60,8 @@ def keymap_path(environ: Mapping[str, str]) -> Path:
     return home / "midflight" / "keys.toml"
 
 
-def load_keymap(path: Path, known: Iterable[str]) -> dict[str, str]:
-    """Binding id -> keys, comma joined; empty when there is no file. Raises KeymapError."""
+def load_keymap(path: Path, known: Mapping[str, str]) -> dict[str, str]:
+    """Binding id -> keys, comma joined; empty when there is no file. `known`: the same of all. Raises KeymapError."""
     try:
         data = tomllib.loads(path.read_text())
     except FileNotFoundError:
@@ -73,7 +78,26 @@ def load_keymap(path: Path, known: Iterable[str]) -> dict[str, str]:
             raise KeymapError(f"{path}: no binding {name!r} - {hint}")
         if not isinstance(keys, str) or not keys:
             raise KeymapError(f'{path}: {name}: want a key such as "f1" or "ctrl+r", not {keys!r}')
+    for name, other, key in _taken(found, {**known, **found}):
+        raise KeymapError(f"{path}: {name} takes the key {key!r} from {other}; give {other} another one too")
     return found
+
+
+def _taken(found: Mapping[str, str], every: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """(who, from whom, key) of the keys in a map that another binding would never see again."""
+    keys = {name: _keys(text) for name, text in every.items()}
+    for name in found:
+        scope = name.partition(".")[0]
+        for other in every:
+            same = other.partition(".")[0] in (scope, "global" if scope not in MODAL else scope)
+            over = name in FIRST and other.partition(".")[0] not in MODAL
+            if other != name and (same or over) and (both := keys[name] & keys[other]):
+                yield name, other, min(both)
+
+
+def _keys(text: str) -> frozenset[str]:
+    """Keys by Textual's own names, so that `[` and `left_square_bracket` are one."""
+    return frozenset(binding.key for binding in Binding.make_bindings([Binding(text, "")]))
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -31,7 +31,7 @@ from midflight.messages.wire import Received, WireError, decode
 
 from .facts import About, Batch, Fact
 from .history import read_facts
-from .host import look
+from .host import look, pids_of
 
 POLL_S: Final = 1.0
 DRAIN_S: Final = 0.1
@@ -89,6 +89,7 @@ class LiveFeed:
                 batch.reading = True
         self._room.set()
         batch.silent_s, batch.over = time.monotonic() - self._heard, self._over
+        batch.ended = self._over and not batch.reading
         return batch
 
     def want(self, ledger: bool, host: bool) -> None:
@@ -187,7 +188,16 @@ class LiveFeed:
         mail.tick()
         polls.turn(self._wants, self._heard)
 
+    def _look(self) -> None:
+        """Whether the run still lives; once it does not, its last words are in the journal alone."""
+        over = not self.run.is_live()
+        if over and not self._over:
+            self._put(list(read_facts(self.about.path, self._last)))
+        self._over = over
+
     def _event(self, event: Event) -> None:
+        if event.seq <= self._last:  # read from the journal meanwhile
+            return
         if event.seq > self._last + 1:
             begun = self._last > 0  # a journal may begin late, where its oldest files are gone
             self._put([fact for fact in read_facts(self.about.path, self._last) if fact.seq < event.seq])
@@ -232,7 +242,7 @@ class _Polls:
         """Ask what is due."""
         now = time.monotonic()
         if self._is_due("life", now, POLL_S) and now - heard > POLL_S:
-            self.feed._over = not self.feed.run.is_live()
+            self.feed._look()
         if not self.feed._over:
             self._ask("status", "ctl", StatusGet(), now)
             self._ask("knobs", "ctl", KnobGet(), now)
@@ -268,7 +278,7 @@ class _Polls:
     def _status(self, status: Status) -> None:
         self.feed._over = False
         self._run_id = status.run_id
-        self._pids = {service.name: service.pid for service in status.services}
+        self._pids = pids_of(status)
         self._pids |= {"kernel": status.kernel_pid, "warden": status.warden_pid, "this tui": os.getpid()}
         self.follow.catch_up(status.seq)
 

@@ -2,8 +2,8 @@
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Final, Literal
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal, Self
 
 from midflight.messages.base import Scalar
 from midflight.messages.control import Status
@@ -11,6 +11,7 @@ from midflight.messages.knobs import Knobs
 from midflight.messages.live import Controllers
 from midflight.messages.samples import LedgerStatus
 
+from .ended import GONE_ALARM, after_end
 from .facts import Batch, Fact
 from .host import HostSample
 from .series import Series
@@ -66,6 +67,10 @@ class RunModel:
     ledger: LedgerStatus | None = None
     silent_s: float | None = None
     over: bool = False
+    ended: bool = False
+    """Nothing of it lives at the moment that is shown."""
+    orderly: bool = False
+    """The end of the run was told."""
     gap: bool = False
     reading: bool = False
     problem: str = ""
@@ -101,19 +106,42 @@ class RunModel:
                 setattr(self, name, answer)
         if batch.host:
             self.hosts.append(batch.host)
-        changed = bool(
-            batch.facts or batch.status or batch.knobs or batch.controllers or batch.ledger or batch.host
-        ) or (batch.over, batch.reading, _silent(batch.silent_s)) != (self.over, self.reading, _silent(self.silent_s))
-        self.silent_s, self.over, self.reading = batch.silent_s, batch.over, batch.reading
+        before = self._link()
+        self.silent_s, self.over, self.ended = batch.silent_s, batch.over, batch.ended
+        self.reading, self.problem = batch.reading, batch.problem
         self.gap = self.gap or batch.gap
-        changed = changed or batch.problem != self.problem
-        self.problem = batch.problem
+        if self.ended and self.status:
+            self.status = after_end(self.status, self.orderly)
+        news = batch.facts or batch.status or batch.knobs or batch.controllers or batch.ledger or batch.host
+        changed = bool(news) or before != self._link()
         self.changes += changed
         return changed
+
+    def copy(self) -> Self:
+        """As it stands: what is folded into one is not in the other."""
+        return replace(
+            self,
+            series={name: series.copy() for name, series in self.series.items()},
+            last=dict(self.last),
+            timeline=self.timeline.copy(),
+            told=self.told.copy(),
+            marks=self.marks.copy(),
+            decisions={name: decisions.copy() for name, decisions in self.decisions.items()},
+            exits=dict(self.exits),
+            hosts=self.hosts.copy(),
+            rates=dict(self.rates),
+            _knob_values=dict(self._knob_values),
+        )
+
+    def _link(self) -> tuple[object, ...]:
+        """What is shown of the link; how long it is silent by the second, later by the minute."""
+        age = self.silent_s if self.silent_s is not None and _silent(self.silent_s) else 0.0
+        return self.over, self.ended, self.reading, self.problem, int(age) if age < 60 else 60 + age // 60
 
     def alarms(self) -> list[str]:
         """What needs a person, worst first."""
         found = [f"nothing more will come: {self.problem}"] if self.problem else []
+        found += [GONE_ALARM] if self.ended and not self.orderly else []
         if self.silent_s is not None and _silent(self.silent_s) and not self.over:
             found.append(f"the kernel is silent for {self.silent_s:.0f} s")
         for service in self.status.services if self.status else ():
@@ -181,7 +209,7 @@ class RunModel:
         before = self._knob_values.get(name)
         self._knob_values[name] = value
         self._point(f"knob/{name}", float(self.step), fact.ns, value)
-        if "#" not in author:
+        if "#" not in author and value != before:
             self._mark(fact, "hand" if author == "operator" else "rule", f"{name} = {value:.4g} ({author})")
         elif before is not None and abs(value - before) > 0.01 * abs(before):
             self._mark(fact, "controller", f"{name} {before:.4g} -> {value:.4g} ({author})")
@@ -213,7 +241,11 @@ class RunModel:
             self.exits[fact.text("name")] = fact
             self._mark(fact, "restart", f"{fact.text('name')} died: {fact.text('cause')}")
 
+    def _run(self, fact: Fact) -> None:
+        self.orderly = fact.text("state") == "over"
+
     def _boot(self, fact: Fact) -> None:
+        self.orderly = False
         if fact.body.get("generation") not in (1, None):
             self._mark(fact, "restart", f"kernel generation {fact.text('generation')}")
 
@@ -236,6 +268,7 @@ _TAKERS: Final[dict[str, Callable[[RunModel, Fact], None]]] = {
     "controller": RunModel._decision,
     "service.exit": RunModel._exit,
     "kernel.boot": RunModel._boot,
+    "run.state": RunModel._run,
     "swap": RunModel._swap,
     **{
         f"controller.{did}": RunModel._ruled

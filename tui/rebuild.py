@@ -1,48 +1,67 @@
 """Status, knobs and controllers of a run that is over, rebuilt from its events: what the kernel would have answered."""
 
-from collections.abc import Mapping
-from typing import Any, Final, Literal, cast
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any, Final
 
+from midflight.kernel.instance import LIVE
 from midflight.messages.control import ServiceStatus, Status
-from midflight.messages.knobs import KnobDeclaration, Knobs, KnobStatus
-from midflight.messages.live import Controllers, ControllerStatus
+from midflight.messages.knobs import Knobs
+from midflight.messages.live import Controllers
 
+from .ended import GONE
 from .facts import Fact
+from .history import Declared
+from .rebuild_power import Power
 
 _SHOWN: Final = {
     "metrics": ("step", "reward_mean", "version"),
     "throughput": ("tokens_per_s", "busy", "version"),
     "controller": ("at_step",),
 }
+Identity = tuple[str, int]
+"""Name and generation of a process."""
 
 
 class Rebuild:
     """Folds facts; `answers` gives the three messages as of the last one.
 
     They are for the screens alone, and unchecked: events may be of another version, or have been tampered with.
+    `declared`: what the journal says of the knobs' declarations, and after how many facts; it may grow meanwhile.
     """
 
-    def __init__(self, run_id: str, config: Mapping[str, Any], declared: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(self, run_id: str, config: Mapping[str, Any], declared: Sequence[tuple[int, Declared]] = ()) -> None:
         self.run_id, self.config, self.declared = run_id, config, declared
-        self.services: dict[str, dict[str, Any]] = {}
-        self.knobs: dict[str, dict[str, Any]] = {}
-        self.controllers: dict[str, dict[str, Any]] = {}
-        self.locked: set[str] = set()
+        self.services: dict[Identity, dict[str, Any]] = {}
+        self.power = Power()
         self.seq, self.began, self.now, self.stopping = 0, 0, 0, ""
+        self.facts, self._used = 0, 0
+
+    def copy(self) -> "Rebuild":
+        """As it stands: what is folded into one is not in the other."""
+        twin = Rebuild(self.run_id, self.config, self.declared)
+        twin.services, twin.power = deepcopy(self.services), deepcopy(self.power)
+        twin.seq, twin.began, twin.now, twin.stopping = self.seq, self.began, self.now, self.stopping
+        twin.facts, twin._used = self.facts, self._used
+        return twin
 
     def fold(self, fact: Fact) -> None:
         """Take the next event."""
+        self._declare()
+        self.facts += 1
         self.seq, self.now = fact.seq, fact.ns
         self.began = self.began or fact.ns
-        take = getattr(self, f"_on_{fact.topic.replace('.', '_')}", None)
-        if take:
+        if service := self._of(fact.source):
+            service["seen"] = fact.ns
+        if take := getattr(self, f"_on_{fact.topic.replace('.', '_')}", None):
             take(fact)
+        self.power.fold(fact)
         if fact.topic in _SHOWN:
             self._stats(fact)
 
     def answers(self) -> tuple[Status, Knobs, Controllers]:
         """What the kernel would have said at that moment."""
-        services = [self._service(name, known) for name, known in self.services.items()]
+        self._declare()
         status = Status.model_construct(
             run_id=self.run_id,
             boot="",
@@ -51,129 +70,95 @@ class Rebuild:
             seq=self.seq,
             up_s=(self.now - self.began) / 1e9,
             stopping=self.stopping or None,
-            services=services,
+            services=[self._service(*identity) for identity in self._listed()],
         )
-        knobs = Knobs.model_construct(knobs=[self._knob(name) for name in {**self.declared, **self.knobs}][:512])
-        rulers = [ControllerStatus.model_construct(**known) for known in self.controllers.values()][:512]
-        return status, knobs, Controllers.model_construct(controllers=rulers, locked=sorted(self.locked))
+        return status, self.power.knobs(), self.power.controllers()
 
-    def _service(self, name: str, known: Mapping[str, Any]) -> ServiceStatus:
+    def _declare(self) -> None:
+        """What the journal says of declarations up to here."""
+        while self._used < len(self.declared) and self.declared[self._used][0] <= self.facts:
+            self.power.declare(self.declared[self._used][1])
+            self._used += 1
+
+    def _listed(self) -> list[Identity]:
+        """Those that live, and of a name of which none does the newest, unless it was scaled away."""
+        newest: dict[str, int] = {}
+        for name, generation in self.services:
+            newest[name] = max(generation, newest.get(name, 0))
+        living = {one[0] for one, known in self.services.items() if _lives(known)}
+        return [
+            (name, generation)
+            for (name, generation), known in self.services.items()
+            if _lives(known) or (name not in living and newest[name] == generation and not known.get("retired"))
+        ]
+
+    def _service(self, name: str, generation: int) -> ServiceStatus:
+        known = self.services[name, generation]
         slot = str(known.get("slot") or name)
         kind = str(self.config.get("services", {}).get(slot, {}).get("kind", slot))
+        lives = _lives(known)
         return ServiceStatus.model_construct(
             name=name,
-            generation=known.get("generation") or 0,
+            generation=generation,
             kind=kind[:40],
-            state=str(known.get("state", "?")),
+            state=GONE if known.get("left") and known.get("state") in LIVE else str(known.get("state", "?")),
             pid=known.get("pid") or 0,
-            up_s=(self.now - known.get("since", self.now)) / 1e9,
-            seen_s=0.0,
+            up_s=(self.now - known["since"]) / 1e9 if lives else 0.0,
+            seen_s=(self.now - known["seen"]) / 1e9 if lives else 0.0,
             restarts=known.get("restarts") or 0,
             progress=0,
-            stats=known.get("stats", {}),
+            stats=known["stats"] if lives else {},
             cause=known.get("cause") or None,
             slot=slot,
+            role=known.get("role") or "active",
             paused=bool(known.get("paused")),
         )
 
-    def _knob(self, name: str) -> KnobStatus:
-        spec, known = self.declared.get(name, {}), self.knobs.get(name, {})
-        value = known.get("value", spec.get("value", spec.get("default", 0.0)))
-        declaration = KnobDeclaration.model_construct(
-            name=name,
-            kind=cast(Literal["float", "int", "bool", "choice"], spec.get("kind", "float")),
-            unit=str(spec.get("unit", "")),
-            default=spec.get("default", value),
-            low=spec.get("low"),
-            high=spec.get("high"),
-            choices=list(spec.get("choices", ())),
-            live=bool(spec.get("live", True)),
-            description=str(spec.get("description", "")),
-        )
-        return KnobStatus.model_construct(
-            declaration=declaration,
-            applies=str(spec.get("applies", "learner")),
-            value=value,
-            version=known.get("version", 0),
-            owner=known.get("owner"),
-            epoch=known.get("epoch", 0),
-            applied_step=known.get("applied_step"),
-            author=known.get("author", ""),
-            reason=known.get("reason", ""),
-        )
+    def _of(self, source: str) -> dict[str, Any] | None:
+        """The process that an event comes from."""
+        name, _, generation = source.partition("#")
+        return self.services.get((name, int(generation))) if generation.isdigit() else None
 
     def _stats(self, fact: Fact) -> None:
-        service = self.services.get(fact.source.partition("#")[0])
-        if service is not None:
+        if (service := self._of(fact.source)) is not None:
             numbers = {key: fact.body[key] for key in _SHOWN[fact.topic] if key in fact.body}
             service["stats"] = numbers if fact.step is None else {"step": fact.step, **numbers}
 
     def _on_service_state(self, fact: Fact) -> None:
-        known = self.services.setdefault(fact.text("name"), {"since": fact.ns})
-        if known.get("generation") != fact.body.get("generation"):
-            known["since"], known["stats"] = fact.ns, {}
-        known.update(fact.body)
+        key = fact.text("name"), int(fact.number("generation") or 0)
+        known = self.services.get(key)
+        if known is None:
+            known = self.services[key] = {"since": fact.ns, "stats": {}}
+            self._forget(*key)
+        known.update(fact.body, seen=fact.ns)
+
+    def _forget(self, name: str, newest: int) -> None:
+        """Former generations that ended; they are not shown any more, and a long run has many."""
+        for one in [one for one in self.services if one[0] == name and one[1] < newest]:
+            if not _lives(self.services[one]):
+                del self.services[one]
+
+    def _on_service_exit(self, fact: Fact) -> None:
+        if known := self.services.get((fact.text("name"), int(fact.number("generation") or 0))):
+            known["left"] = True
+
+    def _on_swap(self, fact: Fact) -> None:
+        """A successor that did not come into force is gone, whether or not its end was told."""
+        if fact.text("stage") == "rolled_back":
+            for (name, _), known in self.services.items():
+                if name == fact.text("name") and known.get("role") == "standby":
+                    known["left"] = True
+
+    def _on_kernel_boot(self, fact: Fact) -> None:
+        """The first kernel of a warden: nothing of the run before lives."""
+        if fact.body.get("generation") == 1:
+            self.stopping = ""
+            for known in self.services.values():
+                known["left"] = True
 
     def _on_run_state(self, fact: Fact) -> None:
         self.stopping = f"{fact.text('state')} {fact.text('why')}".strip()[:200]
 
-    def _on_knob(self, fact: Fact) -> None:
-        known = self.knobs.setdefault(fact.text("knob"), {})
-        known.update(value=fact.body.get("value"), version=int(fact.number("version") or 0))
-        known.update(author=fact.text("author"), reason=fact.text("reason"))
 
-    def _on_knob_granted(self, fact: Fact) -> None:
-        epoch = int(fact.number("epoch") or 0)
-        self.knobs.setdefault(fact.text("knob"), {}).update(owner=fact.text("owner"), epoch=epoch)
-
-    def _on_knob_released(self, fact: Fact) -> None:
-        self.knobs.setdefault(fact.text("knob"), {}).update(owner=None)
-
-    def _on_knob_applied(self, fact: Fact) -> None:
-        self.knobs.setdefault(fact.text("knob"), {}).update(applied_step=int(fact.number("step") or 0))
-
-    def _on_controller(self, fact: Fact) -> None:
-        known = self._controller(fact)
-        known["decisions"] += 1
-        known["holds"] = [name.strip() for name in fact.text("knob").split(",") if name.strip()]
-
-    def _on_controller_joined(self, fact: Fact) -> None:
-        self._controller(fact)["kind"] = fact.text("kind")
-
-    def _on_controller_attached(self, fact: Fact) -> None:
-        self._controller(fact)["attached"] = True
-
-    def _on_controller_promoted(self, fact: Fact) -> None:
-        for known in self.controllers.values():
-            if known["slot"] == fact.text("slot") and known["standing"] == "active":
-                known["standing"] = "previous"
-        self._stand(fact.text("name"), "active")
-
-    def _on_controller_rolled_back(self, fact: Fact) -> None:
-        self._stand(fact.text("name"), "shadow")
-        for identity in fact.text("to").split(","):
-            self._stand(identity.partition("#")[0], "active")
-
-    def _on_controller_detached(self, fact: Fact) -> None:
-        self.controllers.pop(fact.text("name"), None)
-
-    def _on_controller_locked(self, fact: Fact) -> None:
-        self.locked.add(fact.text("slot"))
-
-    def _on_controller_unlocked(self, fact: Fact) -> None:
-        self.locked.discard(fact.text("slot"))
-
-    def _stand(self, name: str, standing: str) -> None:
-        if name in self.controllers:
-            self.controllers[name]["standing"] = standing
-
-    def _controller(self, fact: Fact) -> dict[str, Any]:
-        """The table entry of the controller that a fact is about."""
-        identity = fact.text("to") if fact.topic == "controller.attached" else fact.source
-        name, _, generation = identity.partition("#")
-        fresh = {"standing": "active", "kind": "", "holds": [], "attached": False, "decisions": 0}
-        known = self.controllers.setdefault(name, {"name": name, "slot": fact.text("slot") or name, **fresh})
-        known["generation"] = int(generation) if generation.isdigit() else 0
-        if standing := fact.text("standing"):
-            known["standing"] = standing
-        return known
+def _lives(known: Mapping[str, Any]) -> bool:
+    return known.get("state") in LIVE and not known.get("left")

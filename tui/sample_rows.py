@@ -16,6 +16,8 @@ NARROW = ("SAMPLE", "REWARD", "LEN")
 SORTS: Final = ("group", "reward", "length", "advantage", "lag")
 MOST: Final = 6
 """Samples side by side."""
+BAND: Final = 6
+"""Lines that samples under each other have at least, their heading and a gap among them."""
 _KEYS: Final[dict[str, Callable[[Sample], float]]] = {
     "reward": lambda sample: -sample.reward,
     "length": lambda sample: -len(sample.tokens),
@@ -56,27 +58,47 @@ def found_at(steps: Sequence[int], step: int) -> str:
     return f"{steps.index(step) + 1} of {len(steps)}" if step in steps else f"of {len(steps)}"
 
 
-def side_by_side(group: Group, chosen: int, width: int) -> list[Text]:
-    """The group's answers as columns, the chosen one among them."""
+def side_by_side(group: Group, chosen: int, width: int, height: int) -> list[Text]:
+    """The group's answers as columns, in as many bands as the height has room for; the chosen one among them."""
     samples = group.samples
     at = next((i for i, sample in enumerate(samples) if sample.id == chosen), 0)
+    lines = _group_head(group, width)
     fit = max(1, min(MOST, width // 24, len(samples)))
-    begin = max(0, min(at - fit // 2, len(samples) - fit))
-    shown = samples[begin : begin + fit]
-    column = max(12, (width - (fit - 1) * 3) // max(1, fit))
-    cells = [wrap(sample.text, column) for sample in shown]
+    bands = max(1, min(-(-len(samples) // fit), (height - len(lines)) // BAND))
+    many = min(fit * bands, len(samples))
+    fit = max(1, -(-many // bands))
+    begin = max(0, min(at - many // 2, len(samples) - many))
+    told = f"{many} of {len(samples)} samples" if many < len(samples) else f"{len(samples)} samples"
     rewards = [sample.reward for sample in samples]
     mean = sum(rewards) / len(rewards) if rewards else 0.0
-    told = f"prompt {group.prompt_id}, {len(samples)} samples, rewards {number(min(rewards, default=0.0))} to "
-    lines = [Text(f"{told}{number(max(rewards, default=0.0))}, mean {number(mean, 3)}", "bold")]
-    lines += [Text(f"  {line}", "dim") for line in wrap(group.prompt, width - 2)[:4]]
-    lines.append(Text())
-    heads = [_head(sample, column, sample.id == chosen) for sample in shown]
-    lines.append(Text(" | ").join(heads))
+    told = f"prompt {group.prompt_id}, {told}, rewards {number(min(rewards, default=0.0))} to "
+    heading = Text(f"{told}{number(max(rewards, default=0.0))}, mean {number(mean, 3)}", "bold")
+    column = max(12, (width - (fit - 1) * 3) // fit)
+    share = (height - len(lines)) // bands - 2 if bands > 1 else 0
+    for first in range(begin, begin + many, fit):
+        lines += [Text(), *_band(samples[first : min(first + fit, begin + many)], chosen, column, share)]
+    return [heading, *lines[1:]]
+
+
+def _group_head(group: Group, width: int) -> list[Text]:
+    """Room for the heading, and the prompt."""
+    return [Text(), *(Text(f"  {line}", "dim") for line in wrap(group.prompt, width - 2)[:4])]
+
+
+def _band(samples: Sequence[Sample], chosen: int, column: int, most: int) -> list[Text]:
+    """Some samples beside each other, each in at most so many lines under its heading; 0: in all of them."""
+    cells = [_cut(wrap(sample.text, column), most) for sample in samples]
+    lines = [Text(" | ").join(_head(sample, column, sample.id == chosen) for sample in samples)]
     for row in range(max(map(len, cells), default=0)):
         parts = [Text(f"{cell[row] if row < len(cell) else '':<{column}}") for cell in cells]
         lines.append(Text(" | ").join(parts))
     return lines
+
+
+def _cut(lines: list[str], most: int) -> list[str]:
+    if not most or len(lines) <= most:
+        return lines
+    return [*lines[: most - 1], f"(+{len(lines) - most + 1} lines)"]
 
 
 def _head(sample: Sample, column: int, chosen: bool) -> Text:

@@ -5,7 +5,7 @@ When the buckets are used up, two neighbours become one, so that a spike survive
 
 from array import array
 from collections.abc import Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 CAPACITY: Final = 1024
 
@@ -38,6 +38,14 @@ class Series:
 
     def __len__(self) -> int:
         return len(self.xs)
+
+    def copy(self) -> Self:
+        """As it stands: what is added to one is not in the other."""
+        twin = type(self)(self.capacity)
+        twin.stride, twin.total, twin.last, twin._count = self.stride, self.total, self.last, self._count
+        twin.xs, twin.ns = self.xs[:], self.ns[:]
+        twin.lows, twin.highs, twin.means = self.lows[:], self.highs[:], self.means[:]
+        return twin
 
     def add(self, x: float, ns: int, value: float) -> None:
         """Take one value."""
@@ -112,3 +120,8 @@ def smooth(points: Sequence[Point], share: float) -> list[Point]:
         value = mean / weight
         out.append(Point(point.x, point.ns, value, value, value))
     return out
+
+
+def least_positive(points: Sequence[Point]) -> float:
+    """The smallest positive value that merged points still tell of; 0 without one."""
+    return min((p.low if p.low > 0 else p.high for p in points if p.high > 0), default=0.0)

@@ -2,7 +2,7 @@
 
 from array import array
 from bisect import bisect_right
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
 CAPACITY: Final = 4096
 Axis = Literal["step", "wall", "samples", "version"]
@@ -16,6 +16,13 @@ class Timeline:
         self.capacity = capacity
         self.steps, self.ns, self.samples, self.versions = array("q"), array("q"), array("q"), array("q")
         self._total = 0
+
+    def copy(self) -> Self:
+        """As it stands: what is added to one is not in the other."""
+        twin = type(self)(self.capacity)
+        twin.steps, twin.ns, twin.samples, twin.versions = (column[:] for column in self._columns())
+        twin._total = self._total
+        return twin
 
     def add(self, step: int, ns: int, samples: int, version: int) -> None:
         """A step was trained on so many samples. One before the last begins that stretch anew."""

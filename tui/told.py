@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
 from .facts import Fact
 from .words import number, plain
@@ -36,6 +36,12 @@ class Told:
 
     def __init__(self) -> None:
         self.lines: deque[Line] = deque(maxlen=KEPT)
+
+    def copy(self) -> Self:
+        """As it stands: what is added to one is not in the other."""
+        twin = type(self)()
+        twin.lines.extend(self.lines)
+        return twin
 
     def fold(self, fact: Fact) -> None:
         """Take an event if it tells something."""

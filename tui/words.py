@@ -23,10 +23,11 @@ class Glyphs(NamedTuple):
     locked: str
     dot: str
     line: str
+    more: str
 
 
-UNICODE: Final = Glyphs("●", "○", "◌", "◐", "──▶", "█", "░", "⚠", "▲", "▼", "▸", "▾", "■", "·", "│")
-ASCII: Final = Glyphs("*", "o", "<", "~", "-->", "#", ".", "!", "^", "v", "+", "-", "L", ".", "|")
+UNICODE: Final = Glyphs("●", "○", "◌", "◐", "──▶", "█", "░", "⚠", "▲", "▼", "▸", "▾", "■", "·", "│", "…")
+ASCII: Final = Glyphs("*", "o", "<", "~", "-->", "#", ".", "!", "^", "v", "+", "-", "L", ".", "|", "..")
 
 
 def glyphs_of(environ: Mapping[str, str]) -> Glyphs:
@@ -83,6 +84,11 @@ def clock(ns: int) -> str:
 def plain(text: str) -> str:
     """Text of others on one line of a terminal: control characters shown, not obeyed."""
     return "".join(char if char.isprintable() else " " if char in "\n\t" else f"\\x{ord(char):02x}" for char in text)
+
+
+def cut(text: str, width: int, glyphs: Glyphs) -> str:
+    """A text in so many columns; one that was longer ends in a mark that says so."""
+    return text if len(text) <= width else text[: max(0, width - len(glyphs.more))] + glyphs.more
 
 
 def bar(part: float, whole: float, width: int, glyphs: Glyphs) -> str:

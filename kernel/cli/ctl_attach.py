@@ -136,11 +136,12 @@ def _there(
     until = time.monotonic() + arguments.timeout
     while process.poll() is None and time.monotonic() < until:
         with contextlib.suppress(TimeoutError):
-            ours = False
+            ours = there = False
             for event in follow(client, newest, LOOK_S):
-                named = event.body.get("name") == name
-                ours = ours or (named and event.topic == "client.state" and event.body.get("pid") == process.pid)
-                if ours and named and event.topic == wanted:
+                if event.body.get("name") == name:
+                    ours = ours or (event.topic == "client.state" and event.body.get("pid") == process.pid)
+                    there = there or event.topic == wanted
+                if ours and there:
                     return True
     return False
 

@@ -145,6 +145,7 @@ def test_it_outlives_the_kernel(ruling: bool) -> None:
         run.crash_kernel()
         pass_time(run, 3.0)
     assert one.exit_code is None
+    assert len(events(run, "controller.attached")) == 1
     assert standings(run) == ({"pid": "active", "kl": "previous"} if ruling else {"pid": "shadow", "kl": "active"})
     assert ownerless_steps(run) == []
     last = {e["source"]: e["body"]["standing"] for e in events(run, "controller")[-4:]}

@@ -67,6 +67,9 @@ def test_set_checks_the_version_unless_it_takes(context: Context) -> None:
         ("attach bang.py", "usage: :attach"),
         ("attach bang.py --slot", "usage: :attach"),
         ("stop now", "usage: :stop"),
+        ("unlock kl", "kl is not locked"),
+        ("lock objectives", "locked already"),
+        ("lock klx", "did you mean 'kl'"),
         ("sample seven", "usage: :sample ID"),
         ("set 'x", "No closing quotation"),
     ],
@@ -90,7 +93,7 @@ def test_no_command_is_unconfirmed(context: Context) -> None:
     """Whatever changes the run is an Action with a risk, an effect and a way back."""
     lines = ("set clip.range=0.3", "release kl.coef", "pause rollout", "resume rollout", "drain rollout",
              "restart rollout", "kill rollout", "scale rollout 1", "promote bang", "rollback kl", "lock kl",
-             "unlock kl", "swap kl --with a.yaml", "attach a.py --slot kl", "detach bang", "stop")  # fmt: skip
+             "unlock objectives", "swap kl --with a.yaml", "attach a.py --slot kl", "detach bang", "stop")  # fmt: skip
     assert {line.split()[0] for line in lines} == set(COMMANDS) - {*SCREENS, "get", "help", "q", "sample"}
     for line in lines:
         action = parse(line, context)

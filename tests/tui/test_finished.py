@@ -152,13 +152,12 @@ def fact(topic: str, source: str = "kernel", **body: str | int | float | bool | 
 
 def test_promotion_and_lock_are_rebuilt() -> None:
     """Who ruled is previous then; a released knob has no owner."""
-    rebuild = Rebuild("r", data.CONFIG, {})
+    rebuild = Rebuild("r", data.CONFIG)
     for one in (
         fact("controller", "kl#1", slot="kl", standing="active", knob="kl.coef", at_step=1),
         fact("controller.attached", slot="kl", name="bang", to="bang#1"),
         fact("controller", "bang#1", slot="kl", standing="shadow", knob="kl.coef", at_step=1),
         fact("controller.promoted", slot="kl", name="bang", to="bang#1"),
-        fact("controller.locked", slot="kl"),
         fact("knob.granted", knob="kl.coef", owner="bang#1", epoch=2),
         fact("knob.released", knob="kl.coef", epoch=2),
     ):
@@ -166,12 +165,11 @@ def test_promotion_and_lock_are_rebuilt() -> None:
     _, knobs, controllers = rebuild.answers()
     standings = {one.name: one.standing for one in controllers.controllers}
     assert standings == {"kl": "previous", "bang": "active"}
-    assert controllers.locked == ["kl"]
+    assert controllers.locked == []
     assert knobs.knobs[0].owner is None
     rebuild.fold(fact("controller.rolled_back", slot="kl", name="bang", to="kl#1"))
     back = {one.name: one.standing for one in rebuild.answers()[2].controllers}
     assert back == {"kl": "active", "bang": "shadow"}
-    rebuild.fold(fact("controller.unlocked", slot="kl"))
     rebuild.fold(fact("controller.detached", slot="kl", name="bang"))
     _, _, after = rebuild.answers()
     assert ([one.name for one in after.controllers], after.locked) == (["kl"], [])
@@ -179,7 +177,7 @@ def test_promotion_and_lock_are_rebuilt() -> None:
 
 def test_rebuilding_survives_any_body() -> None:
     """Events of another version, or of a service of one's own, are no reason to fail."""
-    rebuild = Rebuild("r", {}, {})
+    rebuild = Rebuild("r", {})
     for topic in ("service.state", "knob", "knob.granted", "knob.applied", "controller", "controller.promoted",
                   "controller.attached", "run.state", "metrics", "mine"):  # fmt: skip
         rebuild.fold(fact(topic, "x"))

@@ -157,6 +157,10 @@ def test_a_person_may_have_other_keys(tmp_path: Path) -> None:
         ('[global]\nhlep = "f1"', "did you mean 'global.help'"),
         ("[global]\nhelp = 3", "global.help: want a key"),
         ("[global", "keys.toml"),
+        ('[services]\nrestart = "p"', "services.restart takes the key 'p' from services.pause"),
+        ('[services]\nlevel = "f9,q"', "services.level takes the key 'q' from global.leave"),
+        ('[metrics]\nlog = "["', "from metrics.previous_mark"),
+        ('[global]\nfilter = "g"', "global.filter takes the key 'g' from "),
     ],
 )
 def test_a_mistake_in_the_map_is_one_clear_error(text: str, said: str, tmp_path: Path) -> None:
@@ -167,14 +171,21 @@ def test_a_mistake_in_the_map_is_one_clear_error(text: str, said: str, tmp_path:
         load_keymap(path, binding_ids())
 
 
+def test_two_bindings_may_change_places(tmp_path: Path) -> None:
+    """A key that its owner gave up is free; one of a dialog is another."""
+    path = tmp_path / "keys.toml"
+    path.write_text('[services]\nrestart = "p"\npause = "r"\nkill = "escape"\n[global]\nback = "f2"\n')
+    assert load_keymap(path, binding_ids())["services.pause"] == "r"
+
+
 def test_where_the_map_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The variable, then the configuration folder; no file there is no map, but one named must be there."""
     assert keymap_path({"MIDFLIGHT_KEYS": "/k.toml"}) == Path("/k.toml")
     assert keymap_path({"XDG_CONFIG_HOME": "/c"}) == Path("/c/midflight/keys.toml")
-    assert load_keymap(tmp_path / "none.toml", ["a"]) == {}
+    assert load_keymap(tmp_path / "none.toml", {"a": "b"}) == {}
     monkeypatch.setenv("MIDFLIGHT_KEYS", "x")
     with pytest.raises(KeymapError, match="no such key map"):
-        load_keymap(tmp_path / "none.toml", ["a"])
+        load_keymap(tmp_path / "none.toml", {"a": "b"})
 
 
 def test_every_binding_can_be_mapped() -> None:

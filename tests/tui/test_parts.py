@@ -114,9 +114,10 @@ def test_a_group_side_by_side_holds_the_chosen_one() -> None:
     """Even when not all fit."""
     group = data.samples(5).groups[0]
     for one in group.samples:
-        lines = side_by_side(group, one.id, 60)
+        lines = side_by_side(group, one.id, 60, 8)
         assert any(f"{one.id}:" in line.plain for line in lines)
         assert all(line.cell_len <= 60 for line in lines[-3:])
+        assert "2 of 4 samples" in lines[0].plain
     pairs = [(group, one) for one in group.samples]
     assert [one.reward for _, one in sorted_samples(pairs, "reward")] == [1.0, 1.0, 1.0, 0.0]
     assert versions(group.samples[0]) == "v4-5"
@@ -134,13 +135,13 @@ def test_the_topology_tells_depth_capacity_and_the_slowest() -> None:
     """From the ledger's heartbeat and the configuration."""
     found = {stage.kind: (stage.waiting, stage.capacity, stage.busy) for stage in stages(full(), data.CONFIG)}
     assert found == {"rollout": (96, 256, False), "reward": (44, 256, False), "learner": (230, 256, True)}
-    text = Text("\n").join(flow(full(), data.CONFIG, ASCII, narrow=False)).plain
+    text = Text("\n").join(flow(full(), data.CONFIG, ASCII, 160)).plain
     assert "[tickets 96/256 ###.....] --> rolloutx2 --> [samples 44/256" in text
     assert "bottleneck learner" in text
     assert "kl * kl.coef=0.00098" in text
     assert "bang o" in text
     assert text.isascii()
-    narrow = flow(full(), data.CONFIG, ASCII, narrow=True)
+    narrow = flow(full(), data.CONFIG, ASCII, 80)
     assert len(narrow) == 5
     assert max(line.cell_len for line in narrow) < 80
 
@@ -148,10 +149,10 @@ def test_the_topology_tells_depth_capacity_and_the_slowest() -> None:
 def test_a_run_of_other_services_has_no_flow() -> None:
     """It says so."""
     model = RunModel()
-    assert "waiting" in flow(model, {}, ASCII, False)[0].plain
+    assert "waiting" in flow(model, {}, ASCII, 160)[0].plain
     status = data.status()
     model.fold(Batch(status=status.model_copy(update={"services": [status.services[-1]]})))
-    assert "no samples flow" in flow(model, {}, ASCII, False)[0].plain
+    assert "no samples flow" in flow(model, {}, ASCII, 160)[0].plain
 
 
 @pytest.mark.parametrize(
@@ -167,7 +168,7 @@ def test_the_header_always_tells(silent: float | None, armed: float | None, said
         "OVERVIEW | run demo | step 120 | policy v120 | 8.4k tok/s | stale 1.0/2 | reward 0.879 ^0.0"
     )
     assert text.endswith(said)
-    narrow = header(model, View("overview", "demo", ASCII, armed, frozen=True, narrow=True)).plain
+    narrow = header(model, View("overview", "demo", ASCII, armed, frozen=True, width=80)).plain
     assert narrow.count("\n") == 1
     assert "FROZEN" in narrow
     assert header(RunModel(reading=True), View("overview", "demo", ASCII)).plain.endswith("reading")

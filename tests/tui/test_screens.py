@@ -53,7 +53,7 @@ def test_overview_leads_to_why_a_service_ended(tmp_path: Path) -> None:
     """The worst row comes first; enter shows its exit cause and last output."""
 
     async def check(pilot: Pilot[None], app: MidflightApp, feed: FakeFeed) -> None:
-        assert app.screen.query_one("#services", Table).chosen == "reward"
+        assert app.screen.query_one("#services", Table).chosen == "reward#1"
         await press(pilot, "enter")
         screen = app.screen
         assert isinstance(screen, Services)
@@ -157,7 +157,7 @@ def test_plots_page_filter_scale_and_marks(tmp_path: Path) -> None:
         assert not set(shown()) & set(first)
         await press(pilot, "N", "right", "g", "s", "x")
         plans = [plot.plan for plot in screen.query(Plot) if plot.display and plot.plan]
-        assert [plan.log for plan in plans[:3]] == [False, True, False]
+        assert [plan.log for plan in plans[:3]] == [True, True, True]
         assert {plan.x_name for plan in plans} == {"wall"}
         assert plans[1].focused
         await press(pilot, "m")
@@ -238,7 +238,9 @@ def test_new_samples_are_followed_until_someone_reads(tmp_path: Path) -> None:
         assert screen.loaded.step == 160
         screen.load(7)
         await settled(pilot)
-        assert "no samples of step 7" in static(app, "#samples-line")
+        assert screen.loaded.step == 140
+        assert "step 7 is no longer kept; the oldest is 140" in static(app, "#samples-line")
+        assert not screen.following
 
     drive(tmp_path, check)
 

@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, ClassVar, cast
 from textual.app import ComposeResult
 from textual.containers import Container
 from textual.screen import Screen
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from midflight.tui.facts import About, Feed
-from midflight.tui.header import View, header
+from midflight.tui.header import NARROW, View, header
 from midflight.tui.model import RunModel
+from midflight.tui.widgets.key_line import KeyLine
 from midflight.tui.widgets.lines import Lines
 from midflight.tui.widgets.prompt import Prompt
 from midflight.tui.widgets.slider import TimeSlider
@@ -63,7 +64,7 @@ class RunScreen(Screen[None]):
     @property
     def narrow(self) -> bool:
         """Less than a hundred columns."""
-        return self.app.size.width < 100
+        return self.app.size.width < NARROW
 
     def compose(self) -> ComposeResult:
         """Header, slider, body, prompt, keys."""
@@ -72,9 +73,7 @@ class RunScreen(Screen[None]):
         with Container(id="body"):
             yield from self.body()
         yield Prompt(self.midflight.entered)
-        footer = Footer(show_command_palette=False)
-        footer.compact = True
-        yield footer
+        yield KeyLine()
 
     def body(self) -> ComposeResult:
         """The widgets between header and prompt."""
@@ -169,5 +168,6 @@ class RunScreen(Screen[None]):
     def _view(self) -> View:
         app = self.midflight
         return View(
-            self.NAME, self.about.run, self.glyphs, app.armed_s(), app.frozen, self.narrow, not self.about.writable
-        )
+            self.NAME, self.about.run, self.glyphs, app.armed_s(), app.frozen, self.app.size.width,
+            not self.about.writable,
+        )  # fmt: skip

@@ -14,7 +14,7 @@ from midflight.messages.base import Scalar
 from midflight.messages.knobs import KnobStatus
 from midflight.messages.live import ControllerStatus
 from midflight.tui import actions
-from midflight.tui.commands import in_slot
+from midflight.tui.commands import bounds, in_slot
 from midflight.tui.dialogs import ValueDialog
 from midflight.tui.model import Decision
 from midflight.tui.widgets.lines import Lines
@@ -65,7 +65,7 @@ class Controllers(RunScreen):
         """The controller under the cursor."""
         key = self.query_one("#rulers", Table).chosen
         known = self.model.controllers.controllers if self.model.controllers else []
-        return next((one for one in known if one.name == key), None)
+        return next((one for one in known if f"{one.name}#{one.generation}" == key), None)
 
     def show(self) -> None:
         """Controllers, and everything about the chosen one."""
@@ -108,6 +108,8 @@ class Controllers(RunScreen):
         if knob is None:
             self.midflight.say("no knob here", bad=True)
             return
+        if not self.midflight.may_change():
+            return
 
         def chosen(value: Scalar) -> None:
             if value is not None:
@@ -124,9 +126,10 @@ class Controllers(RunScreen):
                 self.midflight.propose(actions.release(knob))
 
     def action_attach(self) -> None:
-        """`a`: which file, typed; it starts as a shadow."""
-        slot = self.chosen.slot if self.chosen else ""
-        self.midflight.open_prompt(":", f"attach FILE --slot {slot}".rstrip())
+        """`a`: which file, typed where the cursor stands; it starts as a shadow."""
+        if self.midflight.may_change():
+            slot = self.chosen.slot if self.chosen else ""
+            self.midflight.open_prompt(":", f"attach  --slot {slot}", len("attach "))
 
     def action_compare(self) -> None:
         """`c`: active against shadow."""
@@ -151,8 +154,7 @@ class Controllers(RunScreen):
     def action_lock(self) -> None:
         """`L`: by hand, or no longer."""
         if chosen := self.chosen:
-            locked = chosen.slot in (self.model.controllers.locked if self.model.controllers else ())
-            self.midflight.propose(actions.lock(chosen.slot, locked))
+            self.midflight.propose(actions.lock(chosen.slot, chosen.slot in self._locked()))
 
     def action_detach(self) -> None:
         """`X`: only what was attached."""
@@ -180,8 +182,7 @@ class Controllers(RunScreen):
 
     def _rulers(self) -> list[Row]:
         known = self.model.controllers.controllers if self.model.controllers else []
-        locked = set(self.model.controllers.locked) if self.model.controllers else set()
-        marks = self.glyphs
+        locked, marks = self._locked(), self.glyphs
         glyph = {"active": marks.active, "shadow": marks.shadow, "previous": marks.previous, "standby": marks.standby}
         rows: list[Row] = []
         before = ""
@@ -190,13 +191,25 @@ class Controllers(RunScreen):
             before = one.slot
             style = "green" if one.standing == "active" else "dim" if one.standing == "previous" else ""
             name = f"{one.name} +" if one.attached else f"{one.name}#{one.generation}"
-            rows.append((one.name, (slot, Text(name, style), Text(f"{glyph[one.standing]} {one.standing}", style))))
+            standing = Text(f"{glyph[one.standing]} {one.standing}", style)
+            if one.slot in locked and one.standing == "active":
+                standing = Text(f"{marks.locked} locked by operator", "yellow")
+            rows.append((f"{one.name}#{one.generation}", (slot, Text(name, style), standing)))
         return [*rows, (OTHERS, ("", Text("knobs of nobody", "dim"), ""))]
+
+    def _locked(self) -> frozenset[str]:
+        """Slots whose knobs the operator holds."""
+        return frozenset(self.model.controllers.locked if self.model.controllers else ())
 
     def _ruler(self, chosen: ControllerStatus | None) -> None:
         text = Text(OTHERS if chosen is None else chosen.name, "bold")
+        if self.wanted:
+            text = Text(f"all knobs with {self.wanted!r} in their name  ", "bold yellow").append_text(text)
         if chosen is not None:
-            text.append(f"  {chosen.kind or '?'}  holds {', '.join(chosen.holds) or '-'}", "not bold")
+            locked = chosen.slot in self._locked()
+            text.append("  locked by operator" if locked else "", "yellow")
+            power = "steers" if chosen.standing == "active" and not locked else "would steer"
+            text.append(f"  {chosen.kind or '?'}  {power} {', '.join(chosen.holds) or '-'}", "not bold")
             text.append(f"  {chosen.decisions} decisions", "not bold dim")
             stats = " ".join(f"{key}={number(value)}" for key, value in chosen.stats.items())
             text.append(f"  {stats}", "not bold dim")
@@ -216,11 +229,10 @@ class Controllers(RunScreen):
 
     def _knob(self, knob: KnobStatus) -> Row:
         spec = knob.declaration
-        bounds = "|".join(spec.choices) or f"{number(spec.low)}..{number(spec.high)}"
         by_hand = knob.owner == "operator" or (knob.author == "operator" and knob.owner is None)
         since = "-" if knob.applied_step is None else str(knob.applied_step)
         return spec.name, (
-            spec.name, Text(number(knob.value), "yellow bold" if by_hand else "bold"), spec.unit, bounds,
+            spec.name, Text(number(knob.value), "yellow bold" if by_hand else "bold"), spec.unit, bounds(spec),
             knob.owner or "-", knob.author or "-", str(knob.version), since, plain(knob.reason or "-")[:48],
         )  # fmt: skip
 
@@ -233,10 +245,10 @@ class Controllers(RunScreen):
         known = self.model.controllers.controllers if self.model.controllers else []
         others = [one.name for one in known if one.slot == chosen.slot and one.name != active]
         knobs = self.model.knobs.knobs if self.model.knobs else []
-        bounds = {k.declaration.name: (k.declaration.low, k.declaration.high) for k in knobs}
+        limits = {k.declaration.name: (k.declaration.low, k.declaration.high) for k in knobs}
         text = Text().append(f"active {active or '-'} against", "bold")
         for other in others:
-            rows = compare(self._bodies(active), self._bodies(other), bounds).knobs
+            rows = compare(self._bodies(active), self._bodies(other), limits).knobs
             text.append(f"\n  {other}: ", "bold")
             text.append("no step at which both decided" if not rows else "", "dim")
             text.append("; ".join(_compared(row) for row in rows))

@@ -1,5 +1,8 @@
 """2 Metrics: pages of plots; log scale, smoothing, four x axes, what a shadow would do, marks where things changed."""
 
+import csv
+import io
+from collections.abc import Sequence
 from fnmatch import fnmatch
 from typing import ClassVar
 
@@ -11,7 +14,7 @@ from textual.widgets import Static
 
 from midflight.tui.chart import MARK_STYLES, Curve, Plan
 from midflight.tui.model import Mark
-from midflight.tui.series import Point, smooth, thin
+from midflight.tui.series import Point, least_positive, smooth, thin
 from midflight.tui.timeline import AXES
 from midflight.tui.widgets.plot import Plot
 from midflight.tui.words import clock
@@ -48,14 +51,16 @@ class Metrics(RunScreen):
         Binding("up", "move_row(-1)", "up", show=False, id="metrics.up"),
         Binding("down", "move_row(1)", "down", show=False, id="metrics.down"),
         Binding("enter", "decision", "decision", show=False, id="metrics.decision"),
-        Binding("left_square_bracket", "mark(-1)", "mark", show=False, key_display="[", id="metrics.previous_mark"),
-        Binding("right_square_bracket", "mark(1)", "mark", show=False, key_display="]", id="metrics.next_mark"),
+        Binding(
+            "left_square_bracket", "mark(-1)", "previous mark", show=False, key_display="[", id="metrics.previous_mark"
+        ),
+        Binding("right_square_bracket", "mark(1)", "next mark", show=False, key_display="]", id="metrics.next_mark"),
     ]
 
     def __init__(self) -> None:
         super().__init__()
         self.grid, self.page, self.at = 2, 0, 0
-        self.logs: set[str] = set()
+        self.log_y = False
         self.smoothing = 0
         self.axis = 0
         self.overlay = False
@@ -71,11 +76,6 @@ class Metrics(RunScreen):
         with Container(id="grid"):
             for at in range(GRIDS[-1][0] * GRIDS[-1][1]):
                 yield Plot(id=f"plot-{at}")
-
-    def on_mount(self) -> None:
-        """The grid takes no focus: the keys are the screen's."""
-        super().on_mount()
-        self._lay_out()
 
     def refresh_all(self) -> None:
         """Plots cost: once a second, unless a key was pressed."""
@@ -95,18 +95,18 @@ class Metrics(RunScreen):
         return [name for name in ordered if wanted in name.lower()]
 
     def show(self) -> None:
-        """The page."""
-        names = self.names()
-        rows, columns = self._shape()
-        size = rows * columns
+        """The page: laid out and drawn in one go, for the size the plots are about to have."""
+        names, size = self.names(), self._plots()
         self.page = max(0, min(self.page, (len(names) - 1) // size if names else 0))
         self.at = max(0, min(self.at, len(names) - 1))
         shown = names[self.at : self.at + 1] if self.maximised else names[self.page * size : (self.page + 1) * size]
-        marks = self._marks()
-        plots = list(self.query(Plot))
-        for index, plot in enumerate(plots[:size]):
-            name = shown[index] if index < len(shown) else ""
-            plot.draw(self._plan(name, marks, plot.content_size.width) if name else None)
+        rows, columns = self._shape(len(shown))
+        grid, marks = self.query_one("#grid"), self._marks()
+        grid.styles.grid_size_rows, grid.styles.grid_size_columns = rows, columns
+        width = grid.content_size.width // columns - 1
+        for index, plot in enumerate(self.query(Plot)):
+            plot.display = index < len(shown)
+            plot.draw(self._plan(shown[index], marks, width) if plot.display else None)
         self._line(len(names), size)
 
     def find_next(self, forward: bool) -> None:
@@ -134,8 +134,8 @@ class Metrics(RunScreen):
         return super().step_back()
 
     def action_log(self) -> None:
-        """`g`: the plot under the cursor, on a log scale or not."""
-        self.logs ^= {self._current()}
+        """`g`: all plots on a log scale, or none."""
+        self.log_y = not self.log_y
         self.stale()
 
     def action_smooth(self) -> None:
@@ -152,13 +152,14 @@ class Metrics(RunScreen):
         """`m`: the plot under the cursor alone."""
         self.maximised = not self.maximised
         self.page = self.at // self._plots()
-        self._lay_out()
+        self.stale()
 
     def action_grid(self, by: int) -> None:
-        """`+` and `-`."""
+        """`+` and `-`: more plots or fewer; what was alone is among the others again."""
         self.grid = max(0, min(self.grid + by, len(GRIDS) - 1))
+        self.maximised = False
         self.page = self.at // self._plots()
-        self._lay_out()
+        self.stale()
 
     def action_overlay(self) -> None:
         """`c`: beside a knob what each controller, shadows too, said it should be."""
@@ -178,7 +179,7 @@ class Metrics(RunScreen):
 
     def action_move_row(self, by: int) -> None:
         """The plot above or below."""
-        self.action_move(by * self._shape()[1])
+        self.action_move(by * (1 if self.maximised else GRIDS[self.grid][1]))
 
     def action_mark(self, by: int) -> None:
         """`[` and `]`: the mark before or after."""
@@ -199,31 +200,34 @@ class Metrics(RunScreen):
             return
         self.midflight.go_to_told(mark.seq)
 
+    def copied(self) -> str:
+        """The numbers of the plot under the cursor, as CSV."""
+        return self._csv([name] if (name := self._current()) else [])
+
     def exported(self) -> dict[str, str]:
         """The metrics of the page as CSV."""
-        rows, columns = self._shape()
-        size = rows * columns
-        names = self.names()[self.page * size : (self.page + 1) * size]
-        lines = ["metric,step,ns,low,high,mean"]
-        for name in names:
-            lines += [f"{name},{p.x:g},{p.ns},{p.low},{p.high},{p.mean}" for p in self.model.series[name].points(10**9)]
-        return {"metrics.csv": "\n".join(lines) + "\n"}
+        size = self._plots()
+        return {"metrics.csv": self._csv(self.names()[self.page * size : (self.page + 1) * size])}
 
-    def _shape(self) -> tuple[int, int]:
-        return (1, 1) if self.maximised else GRIDS[self.grid]
+    def _csv(self, names: Sequence[str]) -> str:
+        if not names:
+            return ""
+        text = io.StringIO()
+        rows = csv.writer(text, lineterminator="\n")
+        rows.writerow(("metric", "step", "ns", "low", "high", "mean"))
+        for name in names:
+            points = self.model.series[name].points(10**9)
+            rows.writerows((name, f"{p.x:g}", p.ns, p.low, p.high, p.mean) for p in points)
+        return text.getvalue()
+
+    def _shape(self, shown: int) -> tuple[int, int]:
+        """Rows and columns of so many plots: no row is empty."""
+        columns = max(1, min(GRIDS[self.grid][1], shown))
+        return max(1, -(-shown // columns)), columns
 
     def _plots(self) -> int:
         rows, columns = GRIDS[self.grid]
         return rows * columns
-
-    def _lay_out(self) -> None:
-        rows, columns = self._shape()
-        grid = self.query_one("#grid")
-        grid.styles.grid_size_rows, grid.styles.grid_size_columns = rows, columns
-        for index, plot in enumerate(self.query(Plot)):
-            plot.display = index < rows * columns
-        self._shown = -1
-        self.call_after_refresh(self.stale)
 
     def _current(self) -> str:
         names = self.names()
@@ -235,28 +239,33 @@ class Metrics(RunScreen):
     def _plan(self, name: str, marks: list[Mark], width: int) -> Plan:
         axis, timeline = AXES[self.axis], self.model.timeline
         most = max(16, 2 * (width - 9))
-        curves = [Curve(self._points(name, most), name="")]
+        curves = [self._curve(name, most)]
         if self.overlay and name.startswith("knob/"):
             knob = name.removeprefix("knob/")
             styles = iter(("yellow", "magenta", "green", "red"))
             for ruler in list(self.model.decisions)[:4]:
                 if f"{ruler}/{knob}" in self.model.series:
-                    curves.append(Curve(self._points(f"{ruler}/{knob}", most), next(styles), ruler))
+                    curves.append(self._curve(f"{ruler}/{knob}", most, next(styles), ruler))
         places = tuple((timeline.at(float(mark.step), mark.ns, axis), mark.kind) for mark in marks)
         return Plan(
-            name, tuple(curves), places, name in self.logs, self.glyphs.full == "#", name == self._current(), axis
-        )
+            name, tuple(curves), places, self.log_y, self.glyphs.full == "#", name == self._current(), axis,
+            SMOOTH[self.smoothing],
+        )  # fmt: skip
 
-    def _points(self, name: str, most: int) -> tuple[Point, ...]:
-        axis, timeline = AXES[self.axis], self.model.timeline
-        points = thin(smooth(self.model.series[name].points(10**9), SMOOTH[self.smoothing]), most)
-        if axis == "step":
-            return tuple(points)
-        return tuple(point._replace(x=timeline.at(point.x, point.ns, axis)) for point in points)
+    def _curve(self, name: str, most: int, style: str = "bright_cyan", told: str = "") -> Curve:
+        """Smoothed first, then made fewer; on a log scale nothing lies below what was measured."""
+        axis, timeline, series = AXES[self.axis], self.model.timeline, self.model.series[name]
+        measured = series.points(10**9)
+        points: Sequence[Point] = thin(smooth(measured, SMOOTH[self.smoothing]), most)
+        if axis != "step":
+            points = [point._replace(x=timeline.at(point.x, point.ns, axis)) for point in points]
+        return Curve(tuple(points), style, told, series.last, least_positive(measured))
 
     def _line(self, total: int, size: int) -> None:
         pages = max(1, -(-total // size))
-        text = Text(f" {total} metrics  page {self.page + 1}/{pages}  x {AXES[self.axis]}")
+        text = Text(f" {total} metrics  page {self.page + 1}/{pages}  all plots: x {AXES[self.axis]}")
+        if self.log_y:
+            text.append("  log Y", "yellow")
         if self.smoothing:
             text.append(f"  smooth {SMOOTH[self.smoothing]:g}", "yellow")
         if self.wanted:

@@ -5,6 +5,7 @@ from typing import ClassVar
 from rich.text import Text
 from textual import on
 from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
 from textual.widgets import DataTable, Static
 
 from midflight.tui.feedlines import told_lines
@@ -21,6 +22,7 @@ class Overview(RunScreen):
 
     NAME = "overview"
     WANTS_HOST: ClassVar[bool] = True
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("f", "follow", "follow", show=False, id="overview.follow")]
 
     def body(self) -> ComposeResult:
         """Topology, alarms, services in two widths, decisions."""
@@ -28,21 +30,22 @@ class Overview(RunScreen):
         yield Static(id="alarms", markup=False)
         yield Table(COLUMNS, id="services", classes="only-wide")
         yield Table(NARROW, id="services-narrow", classes="only-narrow")
-        yield Static("decisions", classes="heading")
+        yield Static("decisions", id="told-heading", classes="heading")
         yield Lines(id="told")
 
     def show(self) -> None:
         """Everything from the model."""
-        lines = flow(self.model, self.about.config, self.glyphs, self.narrow)
+        lines = flow(self.model, self.about.config, self.glyphs, self.app.size.width)
         self.query_one("#flow", Static).update(Text("\n").join(lines))
         self._alarms()
         services = ordered(self.model.status.services) if self.model.status else []
         kept = [service for service in services if self.keeps(service.name, service.state, service.kind)]
         host = self.model.hosts[-1] if self.model.hosts else None
         table = self.query_one("#services-narrow" if self.narrow else "#services", Table)
-        table.show_rows([service_row(s, self.glyphs, self.model.exits, host, self.narrow) for s in kept])
+        silent_s = self.model.silent_s
+        table.show_rows([service_row(s, self.glyphs, self.model.exits, host, self.narrow, silent_s) for s in kept])
         told = [line for line in self.model.told.lines if self.keeps(line.text, line.who, line.why)]
-        self.query_one("#told", Lines).show_lines(told_lines(told, self.narrow))
+        self.query_one("#told", Lines).show_lines(told_lines(told, self.narrow, self.glyphs))
 
     def choose(self, key: str) -> None:
         """A service."""
@@ -55,6 +58,30 @@ class Overview(RunScreen):
         at = next((at for at, line in enumerate(self.model.told.lines) if line.seq >= seq), len(lines) - 1)
         lines.put(at)
         lines.focus()
+
+    @on(Lines.Followed)
+    def heading(self) -> None:
+        """Whether new decisions come into view by themselves."""
+        heading = Text("decisions")
+        if not self.query_one("#told", Lines).follow:
+            heading.append("  not following: f or esc goes on", "yellow")
+        self.query_one("#told-heading", Static).update(heading)
+
+    def action_follow(self) -> None:
+        """`f`: to the newest decision, and stay there."""
+        self.query_one("#told", Lines).action_jump(-1)
+
+    def on_screen_suspend(self) -> None:
+        """Whoever leaves for another screen has read; a dialog is not leaving."""
+        if self.app.current_mode != self.NAME and self.ready:
+            self.action_follow()
+
+    def step_back(self) -> bool:
+        """To the newest decision first, then the filter."""
+        if not self.query_one("#told", Lines).follow:
+            self.action_follow()
+            return True
+        return super().step_back()
 
     @on(DataTable.RowSelected)
     def why(self, event: DataTable.RowSelected) -> None:

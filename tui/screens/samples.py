@@ -1,5 +1,6 @@
 """3 Samples: what the policy wrote; a group side by side, turns that fold, tokens coloured by their numbers."""
 
+from bisect import bisect_left
 from typing import ClassVar
 
 from rich.text import Text
@@ -20,6 +21,8 @@ from .base import RunScreen
 
 LOOK_EVERY = 10
 """The folder is looked at once in so many flushes."""
+TRIES = 3
+"""Steps that may age out one after the other while they are being read."""
 
 
 class Samples(RunScreen):
@@ -34,10 +37,10 @@ class Samples(RunScreen):
         Binding("t", "sort", "sort", id="samples.sort"),
         Binding("T", "tokens", "tokens", id="samples.tokens"),
         Binding("a", "overlay(1)", "overlay", id="samples.overlay"),
-        Binding("A", "overlay(-1)", "overlay", show=False, id="samples.overlay_back"),
+        Binding("A", "overlay(-1)", "previous overlay", show=False, id="samples.overlay_back"),
         Binding("G", "group", "group", id="samples.group"),
-        Binding("left", "token(-1)", "token", show=False, id="samples.token_left"),
-        Binding("right", "token(1)", "token", show=False, id="samples.token_right"),
+        Binding("left", "token(-1)", "token before", show=False, id="samples.token_left"),
+        Binding("right", "token(1)", "next token", show=False, id="samples.token_right"),
         Binding("f", "newest", "follow", show=False, id="samples.follow"),
         Binding("number_sign", "jump", "jump to id", show=False, key_display="#", id="samples.jump"),
     ]
@@ -47,6 +50,8 @@ class Samples(RunScreen):
         self.steps: list[int] = []
         self.loaded: StepSamples | None = None
         self.problem = ""
+        self.note = ""
+        """Why another step is shown than the one asked for."""
         self.following = True
         self.tokens = self.group = False
         self.overlay = "advantage"
@@ -55,6 +60,8 @@ class Samples(RunScreen):
         self.flipped: set[int] = set()
         self._turn_of: list[int] = []
         self._turn = 0
+        self._moment: int | None = None
+        """Step of the moment at which a finished run was last looked at."""
 
     def body(self) -> ComposeResult:
         """The list, and what was written."""
@@ -69,10 +76,15 @@ class Samples(RunScreen):
                 yield Static(id="token-facts", markup=False)
 
     def refresh_all(self) -> None:
-        """Look for new files now and then."""
+        """Look for new files now and then, and when a finished run is shown at another moment."""
         self._turn += 1
-        if self._turn % LOOK_EVERY == 1 and self.midflight.shown is self and not self.midflight.frozen:
-            self.look()
+        if self.midflight.shown is self and not self.midflight.frozen:
+            moment = self.model.step if self.feed.length() else None
+            if moment != self._moment:
+                self._moment, self.following = moment, True
+                self.look()
+            elif self._turn % LOOK_EVERY == 1:
+                self.look()
         super().refresh_all()
 
     @work(thread=True, exclusive=True, group="samples")
@@ -82,13 +94,21 @@ class Samples(RunScreen):
         self.app.call_from_thread(self._looked, steps)
 
     @work(thread=True, exclusive=True, group="sample-file")
-    def load(self, step: int) -> None:
-        """One step."""
-        try:
-            loaded, problem = self.feed.samples(step), ""
-        except SampleFileError as error:
-            loaded, problem = None, str(error)
-        self.app.call_from_thread(self._loaded, loaded, problem)
+    def load(self, step: int, note: str = "") -> None:
+        """One step; instead of one that has aged out the oldest that is kept."""
+        asked, loaded, problem = step, None, ""
+        for _ in range(TRIES):
+            try:
+                loaded, problem = self.feed.samples(step), ""
+                break
+            except SampleFileError as error:
+                kept = self.feed.steps()
+                problem = f"samples of step {step}: {_without_path(str(error))}"
+                if step in kept or not kept:
+                    break
+                step = kept[0]
+                note = f"step {asked} is no longer kept; the oldest is {step}"
+        self.app.call_from_thread(self._loaded, loaded, problem, note)
 
     @property
     def rows(self) -> list[tuple[Group, Sample]]:
@@ -146,12 +166,14 @@ class Samples(RunScreen):
         table.move_cursor(row=max(0, min(table.cursor_row + by, table.row_count - 1)), animate=False)
 
     def action_step(self, by: int) -> None:
-        """`N` and `P`."""
+        """`N` and `P`; before the oldest step that is kept it stays there, and says so."""
         if self.steps:
-            at = self.steps.index(self.loaded.step) if self.loaded and self.loaded.step in self.steps else 0
-            at = max(0, min(at + by, len(self.steps) - 1))
+            step = self.loaded.step if self.loaded else self.steps[-1]
+            at = bisect_left(self.steps, step) + by - (by > 0 and step not in self.steps)
+            note = f"nothing before step {self.steps[0]} is kept" if at < 0 else ""
+            at = max(0, min(at, len(self.steps) - 1))
             self.following = at == len(self.steps) - 1
-            self.load(self.steps[at])
+            self.load(self.steps[at], note)
 
     def action_newest(self) -> None:
         """`f`: the newest step, and every one after it."""
@@ -216,17 +238,23 @@ class Samples(RunScreen):
         return self.query_one("#sample-table-narrow" if self.narrow else "#sample-table", Table)
 
     def _looked(self, steps: list[int]) -> None:
-        new = steps != self.steps
-        self.steps = steps
-        if steps and (self.loaded is None or (self.following and self.loaded.step != steps[-1])):
-            self.load(steps[-1])
+        kept = [step for step in steps if self._moment is None or step <= self._moment]
+        new = kept != self.steps
+        self.steps = kept
+        if kept and (self.loaded is None or (self.following and self.loaded.step != kept[-1])):
+            self.load(kept[-1])
+        elif self._moment is not None and not kept:
+            self._loaded(None, "", "")
         elif new:
             self.stale()
 
-    def _loaded(self, loaded: StepSamples | None, problem: str) -> None:
+    def _loaded(self, loaded: StepSamples | None, problem: str, note: str) -> None:
         if loaded is not None:
             self.loaded = loaded
-        self.problem = problem
+        elif not problem:
+            self.loaded = None
+        self.following = self.following and not note
+        self.problem, self.note = problem, note
         self.stale()
 
     def _line(self) -> None:
@@ -234,12 +262,14 @@ class Samples(RunScreen):
         if self.problem:
             text.append(self.problem, "red")
         elif not self.steps:
-            text.append("no samples are kept yet (learner.samples)", "dim")
+            past = self._moment is not None
+            text.append("no samples up to this moment" if past else "no samples are kept yet (learner.samples)", "dim")
         elif self.loaded:
             where = found_at(self.steps, self.loaded.step)
             text.append(f"step {self.loaded.step} ({where}), policy v{self.loaded.version}, ", "bold")
             text.append(f"{len(self.loaded.groups)} groups, sorted by {SORTS[self.order]}")
             text.append("  follow" if self.following else "", "dim")
+            text.append(f"  {self.note}" if self.note else "", "yellow")
         if self.wanted:
             text.append(f"  filter {self.wanted!r}", "yellow")
         self.query_one("#samples-line", Static).update(text)
@@ -253,7 +283,8 @@ class Samples(RunScreen):
             lines.show_lines([])
             return
         group, sample = chosen
-        rewards = "  ".join(f"{name} {value:.3g}" for name, value in sample.rewards.items())
+        named = {} if list(sample.rewards) == ["reward"] else sample.rewards
+        rewards = "  ".join(f"{name} {value:.3g}" for name, value in named.items())
         head.update(Text(f"sample {sample.id}", "bold").append(f"  reward {sample.reward:.4g}  {rewards}", "not bold")
                     .append(f"  answer {sample.answer!r}" if sample.answer else "", "not bold dim"))  # fmt: skip
         width = max(20, lines.content_size.width)
@@ -262,9 +293,15 @@ class Samples(RunScreen):
             shown += token_lines(sample, self.overlay, width, self.token, not self.app.no_color)
             facts.update(token_facts(sample, self.token))
         elif self.group:
-            shown = side_by_side(group, sample.id, width)
+            shown = side_by_side(group, sample.id, width, lines.content_size.height)
         else:
             pairs = turn_lines(turns_of(group, sample), self.flipped, width, self.glyphs)
             self._turn_of = [turn for turn, _ in pairs]
             shown = [line for _, line in pairs]
         lines.show_lines(shown)
+
+
+def _without_path(text: str) -> str:
+    """What is wrong with a file, without where it is."""
+    where, _, why = text.partition(": ")
+    return why if why and "/" in where else text

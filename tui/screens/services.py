@@ -14,10 +14,10 @@ from midflight.messages.control import ServiceStatus
 from midflight.tui import actions
 from midflight.tui.dialogs import Page
 from midflight.tui.logbook import LEVELS, LogBook, Record
-from midflight.tui.service_rows import BAD, ordered, state_of
+from midflight.tui.service_rows import BAD, identity, ordered, state_of
 from midflight.tui.widgets.lines import Lines
 from midflight.tui.widgets.table import Row, Table
-from midflight.tui.words import duration, number, plain
+from midflight.tui.words import Glyphs, cut, duration, number, plain
 
 from .base import RunScreen
 
@@ -38,8 +38,10 @@ class Services(RunScreen):
         Binding("D", "do('drain')", "drain", id="services.drain"),
         Binding("K", "do('kill')", "kill", id="services.kill"),
         Binding("s", "scale", "scale", id="services.scale"),
-        Binding("left_square_bracket", "tab(-1)", "tab", show=False, key_display="[", id="services.previous_tab"),
-        Binding("right_square_bracket", "tab(1)", "tab", key_display="]", id="services.next_tab"),
+        Binding(
+            "left_square_bracket", "tab(-1)", "previous tab", show=False, key_display="[", id="services.previous_tab"
+        ),
+        Binding("right_square_bracket", "tab(1)", "next tab", key_display="]", id="services.next_tab"),
         Binding("backslash", "level_prompt", "level", key_display="\\", id="services.level"),
         Binding("f", "follow", "follow", id="services.follow"),
     ]
@@ -76,18 +78,15 @@ class Services(RunScreen):
 
     @property
     def chosen(self) -> str:
-        """The service under the cursor; empty for all."""
+        """Name of the service under the cursor, whose logs all its generations share; empty for all."""
         key = self.query_one("#service-table", Table).chosen
-        return "" if key == ALL else key
+        return "" if key == ALL else key.partition("#")[0]
 
     def show(self) -> None:
         """Services, cause, tab."""
         services = ordered(self.model.status.services) if self.model.status else []
         rows: list[Row] = [(ALL, ("all", "", ""))]
-        rows += [
-            (one.name, (f"{one.name}#{one.generation}", state_of(one, self.glyphs), duration(one.up_s)))
-            for one in services
-        ]
+        rows += [(identity(one), (identity(one), state_of(one, self.glyphs), duration(one.up_s))) for one in services]
         self.query_one("#service-table", Table).show_rows(rows)
         self._cause()
         self._tabs()
@@ -165,7 +164,8 @@ class Services(RunScreen):
 
     def _status(self) -> ServiceStatus | None:
         services = self.model.status.services if self.model.status else []
-        return next((service for service in services if service.name == self.chosen), None)
+        key = self.query_one("#service-table", Table).chosen
+        return next((service for service in services if identity(service) == key), None)
 
     def _cause(self) -> None:
         """Why it ended comes before everything else."""
@@ -198,7 +198,7 @@ class Services(RunScreen):
             if drawn != self._drawn:
                 self._drawn = drawn
                 self._records = [record for record in (self.book.records if self.book else ()) if self._kept(record)]
-                lines.show_lines([_log_line(record) for record in self._records])
+                lines.show_lines([_log_line(record, self.glyphs) for record in self._records])
             return
         self._drawn = ()
         lines.follow = False
@@ -247,9 +247,9 @@ def _flat(config: object, prefix: str = "") -> list[tuple[str, object]]:
     return [(prefix, config)]
 
 
-def _log_line(record: Record) -> Text:
+def _log_line(record: Record, glyphs: Glyphs) -> Text:
     style = LEVEL_STYLES[record.rank]
     colour = COLOURS[sum(map(ord, record.service)) % len(COLOURS)]
     text = Text(no_wrap=True, overflow="crop").append(f"{record.when[11:23]} ", "dim")
-    text.append(f"{record.service[:12]:<12} ", colour).append(f"{record.level[:7]:<7} ", style or "dim")
+    text.append(f"{cut(record.service, 12, glyphs):<12} ", colour).append(f"{record.level[:7]:<7} ", style or "dim")
     return text.append(record.text, style)

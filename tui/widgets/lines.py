@@ -37,6 +37,9 @@ class Lines(ScrollView, can_focus=True):
             """The widget, for `@on` selectors."""
             return self.lines
 
+    class Followed(Message):
+        """It began, or ceased, to follow the end."""
+
     def __init__(self, *, follow: bool = True, cursor: bool = True, id: str | None = None) -> None:
         super().__init__(id=id)
         self.follow = follow
@@ -71,7 +74,9 @@ class Lines(ScrollView, can_focus=True):
     def put(self, index: int) -> None:
         """Put the cursor on a line and show it."""
         self.cursor = max(0, min(index, len(self._lines) - 1))
-        self.follow = self.cursor == len(self._lines) - 1
+        before, self.follow = self.follow, self.cursor >= len(self._lines) - 1
+        if before != self.follow:
+            self.post_message(self.Followed())
         height = max(1, self.scrollable_content_region.height)
         top = self.scroll_offset.y
         if not top <= self.cursor < top + height:

@@ -31,10 +31,12 @@ class Table(DataTable[Cell]):
         return str(self.coordinate_to_cell_key(self.cursor_coordinate).row_key.value or "")
 
     def choose(self, key: str) -> bool:
-        """Put the cursor on a row; -> whether it is there."""
-        if key not in self._rows:
+        """Put the cursor on a row, or on the first of another generation of that name; -> whether there is one."""
+        name = key.partition("#")[0]
+        same = key if key in self._rows else next((row for row in self._rows if row.partition("#")[0] == name), None)
+        if same is None:
             return False
-        self.move_cursor(row=self.get_row_index(key), animate=False)
+        self.move_cursor(row=self.get_row_index(same), animate=False)
         return True
 
     def show_rows(self, rows: Sequence[Row]) -> None:
