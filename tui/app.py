@@ -251,9 +251,9 @@ class MidflightApp(App[None]):
             screen.apply_filter("")
             screen.show_told(seq)
 
-    def action_show(self, name: str) -> None:
-        """A digit."""
-        self.switch_mode(name)
+    async def action_show(self, name: str) -> None:
+        """A digit; the next key finds the screen composed."""
+        await self.switch_mode(name)
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """No key of the app acts while an input has the focus or a dialog is open."""

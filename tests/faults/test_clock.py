@@ -14,6 +14,7 @@ STAMPS = {
     "kernel/warden.py": "time of a log line",
     "messages/wire.py": "ts of an envelope",
     "tui/app.py": "when an action was answered, in the decisions feed",
+    "tui/finished.py": "how long ago a run that is over was heard of",
     "tui/live.py": "the stamp of a sample of memory",
     "services/ledger/store.py": "at_ns of a life line",
 }

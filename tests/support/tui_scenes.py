@@ -12,6 +12,8 @@ from textual.events import Key, Paste
 from textual.pilot import Pilot
 from textual.widgets import Input
 
+from midflight.tui.screens.base import RunScreen
+
 from .tui_feed import app_on
 
 TEXT: Final = "text:"
@@ -93,12 +95,21 @@ def environment(environ: Mapping[str, str]) -> Iterator[None]:
         os.environ.pop("XDG_CONFIG_HOME", None)
 
 
+LOOKS = 500
+"""How often a screen is looked at before it is taken as it is."""
+
+
 async def settled(pilot: Pilot[None]) -> None:
-    """Nothing is being worked on any more."""
+    """Nothing is being worked on any more, and the screen shows what is known."""
     await pilot.pause()
-    while any(not worker.is_finished for worker in pilot.app.workers):
-        await pilot.app.workers.wait_for_complete()
-        await pilot.pause()
+    for _ in range(LOOKS):
+        while any(not worker.is_finished for worker in pilot.app.workers):
+            await pilot.app.workers.wait_for_complete()
+            await pilot.pause()
+        screen = pilot.app.screen
+        if not isinstance(screen, RunScreen) or screen.current:
+            return
+        await pilot.pause(0.01)
 
 
 async def picture(scene: Scene, folder: Path) -> str:

@@ -100,6 +100,11 @@ class RunScreen(Screen[None]):
         if self.ready:
             self.call_after_refresh(self.refresh_all)
 
+    @property
+    def current(self) -> bool:
+        """Whether it shows everything that is known."""
+        return self._shown == self.model.changes
+
     def refresh_all(self) -> None:
         """The header always, the body when something changed."""
         self.query_one("#header", Static).update(header(self.model, self._view()))
