@@ -5,6 +5,7 @@ import re
 import signal
 from pathlib import Path
 
+import pytest
 from support.e2e_run import SLOW, Up, midflight, tiny
 from support.tui_pty import Terminal
 
@@ -53,24 +54,23 @@ def steer(tui: Terminal) -> None:
     tui.shows("reward#2   ● running")
 
 
-def stop_and_go_on(tui: Terminal, up: Up) -> int:
-    """A stopped terminal holds nobody up, and shows everything when it goes on; -> a step it had shown before."""
+def stop_and_go_on(tui: Terminal, up: Up) -> None:
+    """A stopped terminal holds nobody up, and shows everything when it goes on."""
     before = step_of(tui.text)
     os.kill(tui.pid, signal.SIGSTOP)
     up.step(before + 3)
     os.kill(tui.pid, signal.SIGCONT)
     tui.until("what happened meanwhile", lambda text: step_of(text) >= before + 3)
-    return before
 
 
 def test_a_real_run_is_watched_steered_and_left_running(tmp_path: Path) -> None:
-    """`q` ends the terminal alone; the run that is over can be opened, and gone back in."""
+    """`q` ends the terminal alone."""
     with Up(tmp_path, tiny(tmp_path, "demo", 400, SLOW)) as up:
         up.step(1)
         with Terminal(up.path) as tui:
             look(tui)
             steer(tui)
-            shown = stop_and_go_on(tui, up)
+            stop_and_go_on(tui, up)
             assert tui.leave() == 0
         assert RunDir(up.path).is_live()
         got = midflight(tmp_path, "get", "--json", "--run", str(up.path)).json
@@ -78,11 +78,17 @@ def test_a_real_run_is_watched_steered_and_left_running(tmp_path: Path) -> None:
         assert (knobs["optim.lr"]["value"], knobs["optim.lr"]["reason"]) == (0.0001, "smaller")
         assert midflight(tmp_path, "down", "--now", "--run", str(up.path)).code == 0
         up.wait()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_over_is_opened_and_gone_back_in(tmp_path: Path) -> None:
+    """Its end first, then an earlier moment, then whether its samples add up."""
+    with Up(tmp_path, tiny(tmp_path, "demo", 12)) as up:
+        assert up.wait() == 0
     with Terminal(up.path) as tui:
-        tui.until("the last step", lambda text: step_of(text) >= shown and "over" in text)
-        last = step_of(tui.text)
+        tui.until("the last step", lambda text: step_of(text) >= 12)
         tui.write("," * 60)
-        tui.until("an earlier step", lambda text: step_of(text) < last)
+        tui.until("an earlier step", lambda text: step_of(text) < 12)
         tui.write("6")
         tui.shows("balanced")
         assert tui.leave() == 0
