@@ -63,6 +63,7 @@ def stop_and_go_on(tui: Terminal, up: Up) -> None:
     tui.until("what happened meanwhile", lambda text: step_of(text) >= before + 3)
 
 
+@pytest.mark.slow
 def test_a_real_run_is_watched_steered_and_left_running(tmp_path: Path) -> None:
     """`q` ends the terminal alone."""
     with Up(tmp_path, tiny(tmp_path, "demo", 400, SLOW)) as up:
