@@ -30,6 +30,7 @@ class Follow:
 
     @last.setter
     def last(self, number: int) -> None:
+        """Begin after this one."""
         self._follower.last = number
 
     def live(self, event: Event) -> None:

@@ -36,9 +36,11 @@ class Law:
     coef: float = 0.001
 
     def state_dict(self) -> dict[str, Any]:
+        """Give it for the journal."""
         return asdict(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from it."""
         self.mean, self.coef = state["mean"], state["coef"]
 
 
@@ -50,12 +52,15 @@ class Deadband(Controller):
     law: Law
 
     def make_law(self) -> Law:
+        """Begin without a memory."""
         return Law()
 
     def track(self, values: Mapping[str, float]) -> None:
+        """Begin from the value in force."""
         self.law.coef = values["kl.coef"]
 
     def decide(self, measured: Mapping[str, float], step: int) -> Mapping[str, float]:
+        """Move the coefficient, or not."""
         law, c, kl = self.law, self.config, measured["kl"]
         law.mean = kl if law.mean < 0 else c.decay * law.mean + (1 - c.decay) * kl
         if abs(law.mean - c.target) > c.band * c.target:
