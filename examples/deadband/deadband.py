@@ -2,7 +2,6 @@
 
 midflight ctl attach examples/deadband/deadband.py --slot kl --shadow -d target=0.03
 """
-# ruff: noqa: D102
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
