@@ -9,7 +9,6 @@ import os
 import random
 import signal
 import sys
-import traceback
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -18,9 +17,8 @@ import structlog
 
 from . import logs
 from .actor import Actor, Attached
-from .boot import last_words
+from .boot import told
 from .loop import Loop
-from .mistake import EXIT_MISTAKE, UserMistake
 from .rundir.directory import RunDir
 from .settings import Settings
 
@@ -66,15 +64,8 @@ def run_attached(run_dir: Path, name: str) -> int:
         log.info("left", code=code)
         if code == FENCED:
             sys.stderr.write(f"{name}: the run knows it no longer: it was detached, or silent for too long\n")
-    except UserMistake as error:
-        sys.stderr.write(" ".join(str(error).split()) + "\n")
-        log.error("cannot attach", why=str(error))
-        code = EXIT_MISTAKE
     except Exception as error:
-        traceback.print_exc()
-        sys.stderr.write(last_words(error) + "\n")
-        log.exception("crashed", error=f"{type(error).__name__}: {error}")
-        code = 1
+        code = told(error)
     return code
 
 

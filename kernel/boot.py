@@ -55,17 +55,23 @@ def main() -> int:
         actor.close()
         loop.flush(0.5)
         log.info("left", code=code)
-    except UserMistake as error:
-        sys.stderr.write(" ".join(str(error).split()) + "\n")
-        log.error("cannot run", why=str(error))
-        code = EXIT_MISTAKE
     except Exception as error:
-        traceback.print_exc()
-        sys.stderr.write(last_words(error) + "\n")
-        log.exception("crashed", error=f"{type(error).__name__}: {error}")
-        code = 1
+        code = told(error)
     _finish(code)
     return code
+
+
+def told(error: Exception) -> int:
+    """Say why a process ends, to its log and last on its output, where the kernel looks; -> its exit code."""
+    log = structlog.get_logger()
+    if isinstance(error, UserMistake):
+        sys.stderr.write(" ".join(str(error).split()) + "\n")
+        log.error("cannot run", why=str(error))
+        return EXIT_MISTAKE
+    traceback.print_exception(error)
+    sys.stderr.write(last_words(error) + "\n")
+    log.error("crashed", error=f"{type(error).__name__}: {error}", exc_info=error)
+    return 1
 
 
 def last_words(error: BaseException) -> str:

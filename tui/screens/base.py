@@ -77,11 +77,11 @@ class RunScreen(Screen[None]):
 
     def body(self) -> ComposeResult:
         """The widgets between header and prompt."""
-        raise NotImplementedError
+        raise AssertionError("a screen has a body")
 
     def show(self) -> None:
         """Put what the model says on the screen."""
-        raise NotImplementedError
+        raise AssertionError("a screen shows something")
 
     def on_mount(self) -> None:
         """Show what is known already."""
