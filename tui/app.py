@@ -17,6 +17,7 @@ from rich.text import Text
 from textual import work
 from textual.app import App, SuspendNotSupported, SystemCommand
 from textual.binding import BindingType
+from textual.driver import Driver
 from textual.screen import Screen
 from textual.widgets import Input
 
@@ -34,6 +35,7 @@ from .model import RunModel
 from .screens import SCREENS
 from .screens.base import RunScreen
 from .screens.overview import Overview
+from .terminal import mended
 from .told import Line
 from .verbs import run_verb
 from .widgets.prompt import Mode, Prompt
@@ -85,6 +87,10 @@ class MidflightApp(App[None]):
         self._sought: int | None = None
         """Where the time slider is wanted, until it is there."""
         self._seeking = False
+
+    def get_driver_class(self) -> type[Driver]:
+        """Textual's choice, mended."""
+        return mended(super().get_driver_class())
 
     def on_mount(self) -> None:
         """Begin to read, and to show five times a second at most."""

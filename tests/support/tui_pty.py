@@ -75,11 +75,25 @@ class Terminal:
         """Draw until a text is on the screen."""
         self.until(repr(wanted), lambda text: wanted in text)
 
+    def threads(self) -> int:
+        """How many it has."""
+        return len(os.listdir(f"/proc/{self.pid}/task"))
+
+    def stop(self) -> None:
+        """Stop it in a way it cannot notice."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let it go on; it draws all anew."""
+        self.screen.reset()
+        os.kill(self.pid, signal.SIGCONT)
+
     def leave(self) -> int:
         """Press `q` and wait for the end; -> the exit code."""
         self.write("q")
-        while self.read(DEADLINE_S):
-            pass
+        deadline = time.monotonic() + DEADLINE_S
+        while self.read(0.05):
+            assert time.monotonic() < deadline, f"q does not end it:\n{self.text}"
         _, status = os.waitpid(self.pid, 0)
         self._status = os.waitstatus_to_exitcode(status)
         return self._status

@@ -1,11 +1,8 @@
 """The whole of it against a real run in a pseudo-terminal: looked at, steered, left; then the run that is over."""
 
-import os
 import re
-import signal
 from pathlib import Path
 
-import pytest
 from support.e2e_run import SLOW, Up, midflight, tiny
 from support.tui_pty import Terminal
 
@@ -57,13 +54,12 @@ def steer(tui: Terminal) -> None:
 def stop_and_go_on(tui: Terminal, up: Up) -> None:
     """A stopped terminal holds nobody up, and shows everything when it goes on."""
     before = step_of(tui.text)
-    os.kill(tui.pid, signal.SIGSTOP)
+    tui.stop()
     up.step(before + 3)
-    os.kill(tui.pid, signal.SIGCONT)
+    tui.go_on()
     tui.until("what happened meanwhile", lambda text: step_of(text) >= before + 3)
 
 
-@pytest.mark.slow
 def test_a_real_run_is_watched_steered_and_left_running(tmp_path: Path) -> None:
     """`q` ends the terminal alone."""
     with Up(tmp_path, tiny(tmp_path, "demo", 400, SLOW)) as up:
@@ -81,7 +77,6 @@ def test_a_real_run_is_watched_steered_and_left_running(tmp_path: Path) -> None:
         up.wait()
 
 
-@pytest.mark.slow
 def test_a_run_that_is_over_is_opened_and_gone_back_in(tmp_path: Path) -> None:
     """Its end first, then an earlier moment, then whether its samples add up."""
     with Up(tmp_path, tiny(tmp_path, "demo", 12)) as up:
@@ -92,4 +87,10 @@ def test_a_run_that_is_over_is_opened_and_gone_back_in(tmp_path: Path) -> None:
         tui.until("an earlier step", lambda text: step_of(text) < 12)
         tui.write("6")
         tui.shows("balanced")
+        threads = tui.threads()
+        for _ in range(3):  # each once left one more thread that reads the keys
+            tui.stop()
+            tui.go_on()
+            tui.shows("balanced")
+        assert tui.threads() == threads
         assert tui.leave() == 0
