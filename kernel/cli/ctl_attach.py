@@ -5,12 +5,14 @@ import contextlib
 import json
 import os
 import re
-import subprocess
+import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
+from midflight.kernel.attach import run_attached
 from midflight.kernel.client import Client
 from midflight.kernel.code import keep
 from midflight.kernel.config import ConfigError
@@ -61,14 +63,12 @@ def run(arguments: argparse.Namespace) -> int:
         taken = [one for one in status.services if name in (one.name, one.slot)]
         if taken:
             raise Stop(USAGE, f"{name!r} is a name of this run already; choose another by --name")
-        (folder.path / "attached").mkdir(mode=0o700, exist_ok=True)
-        folder.write_json(folder.path / "attached" / f"{name}.json", plan)
-        if not arguments.detach:
-            from midflight.kernel.attach import run_attached
-
-            print(f"{name} joins {folder.path} in {arguments.slot}; Ctrl-C detaches it", file=sys.stderr)
-            return run_attached(folder.path, name)
-        return _background(client, folder, name, status.seq, arguments)
+    (folder.path / "attached").mkdir(mode=0o700, exist_ok=True)
+    folder.write_json(folder.path / "attached" / f"{name}.json", plan)
+    if arguments.detach:
+        return _background(folder, name, status.seq, arguments)
+    print(f"{name} joins {folder.path} in {arguments.slot}; Ctrl-C detaches it", file=sys.stderr)
+    return run_attached(folder.path, name)
 
 
 def default_name(what: str) -> str:
@@ -107,39 +107,57 @@ def wrong_slot(slot: str, knobs: tuple[str, ...], services: dict[str, Any]) -> s
     return ""
 
 
-def _background(client: Client, folder: RunDir, name: str, newest: int, arguments: argparse.Namespace) -> int:
-    """Start it in a session of its own and wait until it is there, and in power unless it is a shadow."""
+def _background(folder: RunDir, name: str, newest: int, arguments: argparse.Namespace) -> int:
+    """Be it in a session of its own, and wait until it is there, and in power unless it is a shadow."""
     output = folder.logs / f"{name}.out"
-    with open(output, "wb", opener=_private) as out:
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "midflight.kernel.attach", str(folder.path), name],
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            start_new_session=True,
-        )
-    if _there(client, process, name, newest, arguments):
-        _say(arguments, name, process.pid)
+    process = _fork(folder, name, output)
+    with Client(folder.path) as client:
+        there = _there(client, process, name, newest, arguments)
+    if there:
+        _say(arguments, name, process)
         return OK
-    if process.poll() is None:
-        process.terminate()
+    if not _ended(process):
+        os.kill(process, signal.SIGTERM)
         raise Stop(TIMED_OUT, f"{name} was not there after {arguments.timeout:g} s; see {output}")
     lines = output.read_text(errors="replace").strip().splitlines()
     raise Stop(FAILED, f"{name} ended at once: {lines[-1] if lines else f'see {output}'}")
 
 
-def _there(
-    client: Client, process: "subprocess.Popen[bytes]", name: str, newest: int, arguments: argparse.Namespace
-) -> bool:
+def _fork(folder: RunDir, name: str, output: Path) -> int:
+    """A copy of this process goes on as the controller: all it needs is imported already; -> its pid."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    process = os.fork()
+    if process:
+        return process
+    code = FAILED
+    try:
+        os.setsid()
+        for number, path, flags in ((0, os.devnull, os.O_RDONLY), (1, output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)):
+            os.dup2(os.open(path, flags, 0o600), number)
+        os.dup2(1, 2)
+        code = run_attached(folder.path, name)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _ended(process: int) -> bool:
+    """Whether our child has ended; it stays ours to be asked again."""
+    return os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def _there(client: Client, process: int, name: str, newest: int, arguments: argparse.Namespace) -> bool:
     """Whether it came before its time was up; its end is looked for in between."""
     wanted = "controller.attached" if arguments.shadow else "controller.promoted"
     until = time.monotonic() + arguments.timeout
-    while process.poll() is None and time.monotonic() < until:
+    while not _ended(process) and time.monotonic() < until:
         with contextlib.suppress(TimeoutError):
             ours = there = False
             for event in follow(client, newest, LOOK_S):
                 if event.body.get("name") == name:
-                    ours = ours or (event.topic == "client.state" and event.body.get("pid") == process.pid)
+                    ours = ours or (event.topic == "client.state" and event.body.get("pid") == process)
                     there = there or event.topic == wanted
                 if ours and there:
                     return True
@@ -151,7 +169,3 @@ def _say(arguments: argparse.Namespace, name: str, pid: int) -> None:
         print_json({"name": name, "slot": arguments.slot, "shadow": arguments.shadow, "pid": pid})
     else:
         print(f"{name} {'decides as a shadow' if arguments.shadow else 'steers'} in {arguments.slot} (process {pid})")
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
