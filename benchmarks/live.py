@@ -4,7 +4,8 @@
 
 set       a knob is set -> the step from which it is in force, counted from the newest step that was done
 swap      training steps without a decision while the KL controller is replaced, and seconds until it is in force
-attach    `ctl attach` is entered -> the first decision of the controller it starts
+attach    `ctl attach` is entered -> the first decision of the controller it starts, also as a multiple of `start`
+start     a Python process that only imports what that verb imports, beside the same run
 promote   the kernel promotes it -> the first value of its own is in force
 window    steps trained in the least window against the mean, over all of this, and while rollouts go from one to three
 
@@ -52,6 +53,13 @@ def after(run: LiveRun, matches: str, source: str = "", since: int = 0) -> Event
             if event.topic == matches and event.source.startswith(source):
                 return event
     raise SystemExit(f"no {matches} of {source}")
+
+
+def started() -> float:
+    """Seconds a process takes that only imports what `ctl attach` does."""
+    began = time.monotonic()
+    subprocess.run([sys.executable, "-P", "-c", "import midflight.kernel.cli.ctl_attach"], check=True)
+    return time.monotonic() - began
 
 
 def newest(run: LiveRun) -> int:
@@ -149,14 +157,18 @@ def measure(n: int, window_s: float) -> Record:
         verb(run, "service", "scale", "rollout", "3")
         verb(run, "service", "scale", "rollout", "1")
         scaled = time.time()
+        start = statistics.median(started() for _ in range(n))
         events = list(read_events(run.path))
     changes, scale = windows(events, began, acted, window_s), windows(events, acted, scaled, window_s)
+    attach = statistics.median(attached(events, starts))
     return {
         "set_steps": statistics.median(set_steps(events)),
         "set_steps_worst": max(set_steps(events)),
         "swap_gap_steps": len(undecided(events)),
         "swap_in_force_s": round(statistics.median(seconds(events, "starting", "probation")), 3),
-        "attach_s": round(statistics.median(attached(events, starts)), 3),
+        "attach_s": round(attach, 3),
+        "start_s": round(start, 3),
+        "attach_over_start": round(attach / start, 2),
         "attach_worst_s": round(max(attached(events, starts)), 3),
         "promote_s": round(statistics.median(promoted(events)), 3),
         "least_window": round(min(changes + scale) / statistics.mean(changes + scale), 2),

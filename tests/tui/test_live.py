@@ -1,5 +1,6 @@
 """The feed of a living run: the past, the present, every hole filled, and no harm to anybody when nobody looks."""
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -145,6 +146,14 @@ def test_a_question_without_an_answer_fails(tmp_path: Path, monkeypatch: pytest.
 def test_nobody_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A screen that takes nothing: the feed keeps a bounded number, leaves the rest, and has all of it later."""
     monkeypatch.setattr(live, "KEPT", 100)
+    full, wait = threading.Semaphore(0), live._Link.wait
+
+    def counted(link: live._Link, seconds: float, wake: int, deaf: bool) -> bool:
+        if deaf:
+            full.release()
+        return wait(link, seconds, wake, deaf)
+
+    monkeypatch.setattr(live._Link, "wait", counted)
     with toy_kernel(tmp_path / "run") as kernel:
         taken = Taken(kernel)
         taken.feed.start()
@@ -152,7 +161,7 @@ def test_nobody_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             taken.until(lambda: "status" in taken.answers)
             for number in range(3000):
                 kernel.emit("metrics", {"loss": 1.0}, number)
-            time.sleep(1.5)  # a status that tells the newest number has come meanwhile
+            assert all(full.acquire(timeout=10) for _ in range(5))  # turns in which it has no room
             assert len(taken.feed._batch.facts) < 3000
             taken.until(lambda: len(taken.facts) >= 3000)
         finally:
