@@ -16,6 +16,7 @@ from midflight.tui.dialogs import ActionDialog
 from midflight.tui.facts import Batch
 from midflight.tui.model import RunModel
 from midflight.tui.screens.controllers import Controllers
+from midflight.tui.screens.services import Services
 from midflight.tui.widgets.prompt import Prompt
 
 
@@ -116,13 +117,13 @@ def test_attaching_begins_where_the_file_is_typed(tmp_path: Path) -> None:
     drive(tmp_path, check)
 
 
-@pytest.mark.parametrize("key", ["s", "a"])
-def test_read_only_is_said_before_anything_is_asked(key: str, tmp_path: Path) -> None:
-    """Neither a value nor a file."""
+@pytest.mark.parametrize("keys", [("4", "tab", "s"), ("4", "tab", "a"), ("5", "down", "s")])
+def test_read_only_is_said_before_anything_is_asked(keys: tuple[str, ...], tmp_path: Path) -> None:
+    """Neither a value nor a file nor a number."""
 
     async def check(pilot: Pilot[None], app: MidflightApp, feed: FakeFeed) -> None:
-        await press(pilot, "4", "tab", key)
-        assert isinstance(app.screen, Controllers)
+        await press(pilot, *keys)
+        assert isinstance(app.screen, Controllers if keys[0] == "4" else Services)
         assert not app.screen.query_one(Prompt).display
         assert toasts(app)[-1].startswith("read-only")
 

@@ -151,7 +151,7 @@ class Services(RunScreen):
     def action_scale(self) -> None:
         """How many replicas: typed."""
         service = self._status()
-        if service:
+        if service and self.midflight.may_change():
             self.midflight.open_prompt(":", f"scale {service.slot or service.name} ")
 
     def edited(self) -> tuple[str, str]:
