@@ -8,6 +8,10 @@ from both. Two workloads: every prompt distinct, and groups of 8 responses to a 
 turn in every round. Times are CPU time of the thread, which on an idle machine is wall time and on a busy one
 disturbs less. Speeds are of each one's best round and ratios are of those, with the ratio of the medians beside them.
 `generate` samples the plain softmax, no top-k or top-p.
+
+A third workload has mixed lengths: four batches of requests whose prompts take 4 to 14 tokens and whose
+answers end after a log-normal number (median 24, sigma 0.9, within 4 to 96). The engine fills a slot when its request
+ends; `generate` pads the prompts and goes on until the longest of a batch is done. Only wanted tokens count.
 """
 
 import argparse
@@ -33,6 +37,7 @@ from midflight.services.rollout.request import Request
 
 PROMPT_TOKENS = 14
 GROUP = 8
+MOST_NEW = 96
 
 
 def prompts(batch: int, group: int) -> list[list[int]]:
@@ -57,17 +62,59 @@ def engine_run(model: Any, ids: list[list[int]], new: int) -> Callable[[], None]
     return run
 
 
-def generate_run(model: Any, ids: list[list[int]], new: int) -> Callable[[], None]:
+def generate_run(model: Any, ids: list[list[int]], new: int, mask: list[list[int]] | None = None) -> Callable[[], None]:
     """The same through `transformers.generate`."""
     inputs = torch.tensor(ids)
+    seen = torch.tensor(mask) if mask else torch.ones_like(inputs)
     options = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "pad_token_id": 0}
     options |= {"max_new_tokens": new, "min_new_tokens": new, "output_logits": True, "return_dict_in_generate": True}
 
     def run() -> None:
         with torch.inference_mode():
-            out = model.generate(inputs, attention_mask=torch.ones_like(inputs), **options)
+            out = model.generate(inputs, attention_mask=seen, **options)
             scores = model.compute_transition_scores(out.sequences, out.logits, normalize_logits=True).tolist()
         assert sum(map(len, scores)) == len(ids) * new
+
+    return run
+
+
+def mixed(batch: int) -> list[tuple[list[int], int]]:
+    """Four batches of (prompt, tokens wanted)."""
+    generator = torch.Generator().manual_seed(1)
+    lengths = torch.randn(4 * batch, generator=generator).mul(0.9).exp().mul(24).round().clamp(4, MOST_NEW)
+    starts = torch.randint(4, PROMPT_TOKENS + 1, (4 * batch,), generator=generator)
+    ids: list[list[int]] = torch.randint(10, 266, (4 * batch, PROMPT_TOKENS), generator=generator).tolist()
+    return [(prompt[:start], int(new)) for prompt, start, new in zip(ids, starts, lengths.tolist(), strict=True)]
+
+
+def engine_mixed(model: Any, work: list[tuple[list[int], int]], batch: int) -> Callable[[], None]:
+    """All of it through `batch` slots, each filled as soon as it is free."""
+    engine = Engine(model, slots=batch, max_length=PROMPT_TOKENS + MOST_NEW)
+
+    def run() -> None:
+        waiting, done = list(enumerate(work))[::-1], 0
+        while engine.active or waiting:
+            while waiting and engine.free_slots:
+                index, (prompt, new) = waiting.pop()
+                engine.add(Request(index, prompt, new, 1.0, seed=index))
+            done += sum(len(completion.logprobs) for completion in engine.step())
+        assert done == sum(new for _, new in work)
+
+    return run
+
+
+def generate_mixed(model: Any, work: list[tuple[list[int], int]], batch: int) -> Callable[[], None]:
+    """The same in whole batches, prompts padded on the left."""
+    runs = []
+    for start in range(0, len(work), batch):
+        part = work[start : start + batch]
+        rows = [[0] * (PROMPT_TOKENS - len(prompt)) + prompt for prompt, _ in part]
+        mask = [[0] * (PROMPT_TOKENS - len(prompt)) + [1] * len(prompt) for prompt, _ in part]
+        runs.append(generate_run(model, rows, max(new for _, new in part), mask))
+
+    def run() -> None:
+        for one in runs:
+            one()
 
     return run
 
@@ -106,12 +153,14 @@ def measure(batch: int, new: int, rounds: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     tokenizer, build = load_tokenizer("bytes"), Build()
     model = build_model(build, tokenizer, seed=0).eval()
-    grouped = prompts(batch, GROUP)
+    grouped, work = prompts(batch, GROUP), mixed(batch)
     runs = {
         "engine": engine_run(model, prompts(batch, 1), new),
         "engine_groups": engine_run(model, grouped, new),
         "generate": generate_run(model, prompts(batch, 1), new),
         "matmul": matmul_run(build, len(tokenizer), batch, new),
+        "engine_mixed": engine_mixed(model, work, batch),
+        "generate_mixed": generate_mixed(model, work, batch),
     }
     for run in runs.values():
         run()
@@ -121,6 +170,8 @@ def measure(batch: int, new: int, rounds: int) -> dict[str, Any]:
             times[name].append(seconds(run))
     best = {name: min(values) for name, values in times.items()}
     medians = {name: statistics.median(values) for name, values in times.items()}
+    wanted = sum(tokens for _, tokens in work)
+    mixed_best = {name: best.pop(f"{name}_mixed") for name in ("engine", "generate")}
     return {
         "machine": f"{cpu_name()}, {os.cpu_count()} cores, 1 thread",
         "torch": torch.__version__,
@@ -130,7 +181,10 @@ def measure(batch: int, new: int, rounds: int) -> dict[str, Any]:
         "rounds": rounds,
         "tokens_per_cpu_s": {name: round(batch * new / value) for name, value in best.items()},
         "over_generate": {name: round(best["generate"] / value, 2) for name, value in best.items()},
-        "over_generate_median": {name: round(medians["generate"] / value, 2) for name, value in medians.items()},
+        "over_generate_median": {name: round(medians["generate"] / medians[name], 2) for name in best},
+        "mixed_tokens_per_cpu_s": {name: round(wanted / value) for name, value in mixed_best.items()},
+        "mixed_over_generate": round(mixed_best["generate"] / mixed_best["engine"], 2),
+        "mixed_over_generate_median": round(medians["generate_mixed"] / medians["engine_mixed"], 2),
         "over_matmul": {name: round(best["matmul"] / value, 2) for name, value in best.items()},
     }
 
@@ -155,6 +209,9 @@ def main() -> None:
     for name, speed in result["tokens_per_cpu_s"].items():
         over, median = result["over_generate"][name], result["over_generate_median"][name]
         print(f"{name:<15}{speed:>13,}{over:>12.2f}{median:>10.2f}{result['over_matmul'][name]:>10.2f}")
+    for name, speed in result["mixed_tokens_per_cpu_s"].items():
+        over = result["mixed_over_generate"] if name == "engine" else 1.0
+        print(f"{name + ', mixed':<15}{speed:>13,}{over:>12.2f}")
     print(json.dumps(result))
     if options.json:
         Path(options.json).write_text(json.dumps(result, indent=1), encoding="utf-8")
