@@ -3,6 +3,7 @@
 import random
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -56,14 +57,18 @@ def swaps(run: Path, after: int, *stages: str) -> Event:
     raise AssertionError(f"the run ended before {stages}")
 
 
-def kill(up: Up, victim: str, old: int) -> None:
-    """SIGKILL; one that is gone already, or not there yet, is no matter."""
+def kill(up: Up, victim: str, old: int) -> str | None:
+    """SIGKILL; one that is gone already, or not there yet, is no matter; -> the controller that was killed."""
     if victim == "kernel":
         hit(up, "kernel", signal.SIGKILL)
-        return
-    for stat in marked_processes(up.run_id(), "kl", old if victim == "old" else old + 1):
+        return None
+    killed = None
+    generation = old if victim == "old" else old + 1
+    for stat in marked_processes(up.run_id(), "kl", generation):
         if leads(stat.pid):
             signal_process(stat.pid, stat.started, signal.SIGKILL)
+            killed = f"kl#{generation}"
+    return killed
 
 
 def ownerless(run: Path) -> Iterator[int]:
@@ -98,10 +103,10 @@ def test_every_kill_point(seed: int, tmp_path: Path) -> None:
             assert midflight(tmp_path, *words, "--run", str(up.path)).code == 0
             swaps(up.path, began, stage)
             up.ended(rng.uniform(0.0, 0.2))
-            kill(up, victim, old)
+            dead = kill(up, victim, old)
             end = swaps(up.path, began, *ENDS)
             assert end.body["stage"] in ENDS
-            up.until("one who rules", lambda: rules(up.path))
+            up.until("one who rules", partial(rules, up.path, dead))
             spans.append((began, newest(up.path), point))
         assert midflight(tmp_path, "down", "--run", str(up.path)).code == 0
         assert up.wait() == 0, up.output
@@ -115,13 +120,13 @@ def test_every_kill_point(seed: int, tmp_path: Path) -> None:
     assert again["same"], again
 
 
-def rules(run: Path) -> bool:
-    """Exactly one process of the controller is left, and has the knob."""
+def rules(run: Path, dead: str | None) -> bool:
+    """Exactly one process of the controller is left, and has the knob; not one whose death is not yet noticed."""
     try:
         with Client(run) as client:
             status = client.ask("ctl", StatusGet(), 2.0).message
         assert isinstance(status, Status)
         living = [f"{one.name}#{one.generation}" for one in status.services if one.name == "kl" and one.pid]
-        return len(living) == 1 and owner(run) == living[0]
+        return len(living) == 1 and living[0] != dead and owner(run) == living[0]
     except Unreachable:
         return False
