@@ -20,6 +20,7 @@ HERE = Path(__file__).parent
 SIZES: dict[str, tuple[list[str], list[str]]] = {
     "kernel": ([], ["--messages=5000", "--rounds=2"]),
     "ledger": ([], ["--samples=5000"]),
+    "data": (["--formats", "jsonl", "parquet"], ["--rows=20000", "--drawn=2000", "--formats", "jsonl", "parquet"]),
     "engine": ([], ["--rounds=3"]),
     "estimators": ([], ["--rounds=3"]),
     "faults": ([], ["--n=2"]),
@@ -62,6 +63,11 @@ def ledger_service(result: dict[str, Any]) -> float:
     return float(round(1e3 * result["cpu_ms_per_step"]["ledger"] / result["samples_per_step"], 1))
 
 
+def memory(result: dict[str, Any], kind: str) -> float:
+    """Peak growth of the process that reads a training set, every mapped page counted."""
+    return float(round(result["formats"][kind]["peak_mb"], 1))
+
+
 def estimator(result: dict[str, Any], above: str, below: str, small: bool = False, worst: Any = max) -> float:
     """The worst ratio of two times over GAE and V-trace, on the two large shapes or on the small one."""
     rows = [row for row in result["rows"] if (row["shape"][0] == 8) == small]
@@ -75,6 +81,9 @@ FIGURES = (
     Figure("kernel, idle round trip p99", "kernel", lambda r: r["idle_p99_us"]["kernel"], "us", 2000, least=False),
     Figure("ledger, core and store", "ledger", lambda r: r["us_per_sample"], "us CPU a sample", 200, False, 60),
     Figure("ledger, whole service", "trl_peer", ledger_service, "us CPU a sample", 200, False, 60),
+    Figure("a million JSONL rows, memory grows by", "data", lambda r: memory(r, "jsonl"), "MB", 100, False),
+    Figure("a million Parquet rows, memory grows by", "data", lambda r: memory(r, "parquet"), "MB", 100, False),
+    Figure("the same, opened", "data", lambda r: round(r["formats"]["parquet"]["first_s"], 1), "s"),
     Figure("engine / generate, distinct prompts", "engine", lambda r: r["over_generate"]["engine"], "", 3),
     Figure("engine / generate, groups of 8", "engine", lambda r: r["over_generate"]["engine_groups"], "", 3),
     Figure("engine / bare matrix products", "engine", lambda r: r["over_matmul"]["engine"], ""),

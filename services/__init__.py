@@ -14,5 +14,6 @@ SERVICES: dict[str, str] = {
     "clip": "midflight.services.controllers.clip.config:ClipConfig",
     "constraints": "midflight.services.controllers.constraints.config:ConstraintsConfig",
     "objectives": "midflight.services.controllers.objectives.config:ObjectivesConfig",
+    "concurrency": "midflight.services.controllers.concurrency.config:ConcurrencyConfig",
     "tracker": "midflight.services.tracker.config:TrackerConfig",
 }

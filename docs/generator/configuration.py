@@ -30,8 +30,9 @@ line of this page. `configs/topology.schema.json` is the same for editors: begin
 - `${env:NAME}` and `${env:NAME:-default}` are replaced inside strings; `$${` is a literal `${`.
 - Numbers, booleans and null are those of YAML 1.2: `1e-6` is a number, `no` is a string.
 - A slot is of the kind it is named after unless it says `kind:`.
-- A data source is a file (JSON, JSONL, CSV, Parquet, Arrow), a folder written by `datasets`, `split@path`, a hub name,
-  or a built-in task such as `task:rev6-10?rows=4096&seed=1&noise=0.5` (`services/data/tasks.py`).
+- A data source is a file (JSON, JSONL, CSV, Parquet, Arrow), a folder (written by `datasets`, or with data files in
+  it), a hub name, either of these two with `:configuration`, any of them as `split@source`, or a built-in task such as
+  `task:rev6-10?rows=4096&seed=1&noise=0.5` (`services/data/tasks.py`).
 - What may change while a run goes on is a knob, not a key: see [knobs.md](knobs.md).
 """
 

@@ -1,9 +1,10 @@
-"""Data of feature R7 as typed rows: `prompt_rows`, `sft_rows` and `preference_rows` read any source."""
+"""Data of feature R7 as typed rows: `prompts`, `prompt_rows`, `sft_rows` and `preference_rows` read any source."""
 
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Generic, TypeVar
 
-from .readers import BadRow, DataError, RawRow, read_source
+from .raw import BadRow, DataError, RawRow, Rows, each
+from .readers import open_source
 from .rows import (
     Message,
     PreferenceRow,
@@ -14,7 +15,7 @@ from .rows import (
     parse_sft,
 )
 from .stream import PromptStream
-from .tasks import PREFIX, TASKS, read_task
+from .tasks import PREFIX, TASKS, TaskRows
 
 __all__ = [
     "TASKS",
@@ -24,34 +25,52 @@ __all__ = [
     "PreferenceRow",
     "PromptRow",
     "PromptStream",
+    "Rows",
     "SftRow",
     "preference_rows",
     "prompt_rows",
+    "prompts",
     "sft_rows",
 ]
 
 Row = TypeVar("Row")
 
 
-def prompt_rows(source: str) -> Iterator[PromptRow | BadRow]:
-    """Yield the RL prompts of a source and, in their places, the rows refused.
+class Typed(Generic[Row]):
+    """The rows of a source by number, each read and checked when it is asked for."""
+
+    def __init__(self, source: str, kind: str, parse: Callable[[RawRow], Row | BadRow]) -> None:
+        task = source.startswith(PREFIX)
+        self._rows: Rows[RawRow | BadRow] = TaskRows(source, kind) if task else open_source(source)
+        self._parse = parse
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, number: int, /) -> Row | BadRow:
+        row = self._rows[number]
+        return row if isinstance(row, BadRow) else self._parse(row)
+
+
+def prompts(source: str) -> Typed[PromptRow]:
+    """The RL prompts of a source by number and, in their places, the rows refused. Millions of rows are no burden.
 
     Raises:
         DataError: the source as a whole cannot be read.
     """
-    return _rows(source, "prompt", parse_prompt)
+    return Typed(source, "prompt", parse_prompt)
+
+
+def prompt_rows(source: str) -> Iterator[PromptRow | BadRow]:
+    """Yield what `prompts` gives, in its order. Raises DataError at once."""
+    return each(prompts(source))
 
 
 def sft_rows(source: str) -> Iterator[SftRow | BadRow]:
     """Yield the conversations of a source to imitate; otherwise as `prompt_rows`."""
-    return _rows(source, "sft", parse_sft)
+    return each(Typed(source, "sft", parse_sft))
 
 
 def preference_rows(source: str) -> Iterator[PreferenceRow | BadRow]:
     """Yield the preference pairs of a source; otherwise as `prompt_rows`."""
-    return _rows(source, "preference", parse_preference)
-
-
-def _rows(source: str, kind: str, parse: Callable[[RawRow], Row | BadRow]) -> Iterator[Row | BadRow]:
-    for row in read_task(source, kind) if source.startswith(PREFIX) else read_source(source):
-        yield row if isinstance(row, BadRow) else parse(row)
+    return each(Typed(source, "preference", parse_preference))

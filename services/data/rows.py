@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypedDict, TypeVar
 
-from .readers import BadRow, RawRow
+from .raw import BadRow, RawRow
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 Row = TypeVar("Row")

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator
 
 from midflight.kernel.spec import LocatedStr
 
-from .readers import DataError
+from .raw import DataError
 from .tasks import PREFIX, task_options
 
 SUFFIXES = frozenset({".json", ".jsonl", ".csv", ".parquet", ".arrow"})
@@ -24,6 +24,8 @@ def locate(value: object) -> object:
     folder = value.folder if isinstance(value, LocatedStr) else os.getcwd()
     head, at, tail = value.rpartition("@")
     path = os.path.normpath(os.path.join(folder, os.path.expanduser(tail)))
+    if not os.path.exists(path) and os.path.isdir(path.rpartition(":")[0]):  # one configuration of a folder
+        return f"{head}{at}{path}"
     is_file = tail.startswith((".", "/", "~")) or Path(tail).suffix in SUFFIXES
     if is_file and isinstance(value, LocatedStr) and not os.path.exists(path):
         raise ValueError(f"no such file or folder: {path}")

@@ -12,12 +12,14 @@ of the same kind. RL then has something to unlearn; much of the gain on these ta
 """
 
 import difflib
+import json
 import random
 import string
+from array import array
 from collections.abc import Callable, Iterator
 from urllib.parse import parse_qsl
 
-from .readers import DataError, RawRow
+from .raw import DataError, RawRow
 
 LETTERS = "abcdefghij"
 PREFIX = "task:"
@@ -87,6 +89,24 @@ def read_task(source: str, kind: str) -> Iterator[RawRow]:
     kinds = {"prompt": prompt_rows(*place), "sft": sft_rows(*place, noise), "preference": preference_rows(*place)}
     for number, fields in enumerate(kinds[kind], 1):
         yield RawRow(f"{PREFIX}{name}/{options['split']}:{number}", fields)
+
+
+class TaskRows:
+    """The same rows by number, kept as JSON: they are drawn one after another and cannot be had otherwise."""
+
+    def __init__(self, source: str, kind: str) -> None:
+        self._text, self._ends, self._name = bytearray(), array("Q", [0]), ""
+        for row in read_task(source, kind):
+            self._name = row.origin.rpartition(":")[0]
+            self._text += json.dumps(row.fields).encode()
+            self._ends.append(len(self._text))
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, number: int, /) -> RawRow:
+        text = self._text[self._ends[number] : self._ends[number + 1]]
+        return RawRow(f"{self._name}:{number + 1}", json.loads(text))
 
 
 def task_options(source: str) -> tuple[str, dict[str, str]]:

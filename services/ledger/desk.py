@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from midflight.kernel.actor import Actor
 from midflight.kernel.node import Letter, handles
-from midflight.messages.base import Message
+from midflight.messages.base import Message, Scalar
 from midflight.messages.control import PeerDown, Refused
 from midflight.messages.samples import (
     Commit,
@@ -64,6 +64,10 @@ class Desk(Actor):
 
     def remember(self, sample: int, blob: bytes) -> None:
         """Keep a fresh trajectory at hand."""
+        raise AssertionError
+
+    def lengths(self) -> dict[str, Scalar]:
+        """How long what was generated, trained and dropped is."""
         raise AssertionError
 
     def keep_weights(self, new: WeightsNew) -> None:
@@ -192,7 +196,7 @@ class Desk(Actor):
     @handles(LedgerGet)
     def _on_get(self, message: LedgerGet, letter: Letter) -> None:
         """Answered at once, also while nothing can be committed: people ask most then."""
-        stats: dict[str, Any] = {"live": True, **self.stats}
+        stats: dict[str, Any] = {"live": True, **self.stats, **self.lengths()}
         letter.reply(status(self.book.snapshot(), self.store, message.sample, stats))
 
     def _take(self, stage: Stage, answers: Iterable[Answer], letter: Letter) -> None:

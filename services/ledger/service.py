@@ -33,6 +33,7 @@ from .config import LedgerConfig
 from .desk import Desk
 from .grants import Grant
 from .knobs import changed
+from .lengths import Lengths
 from .outgoing import batch, score_jobs, tickets
 from .overlap import Overlap
 from .prompts import Prompts
@@ -43,7 +44,8 @@ from .states import Split, State
 from .store import Store, StoreError, StoreFull
 
 RETRY_FULL_S = 0.5
-READ_S = 120.0
+READ_S = 1800.0
+"""A dataset of the hub may have to be downloaded and prepared."""
 REPORT_S = 5.0
 REFUSALS = 8
 """So many batches' worth of samples refused in a row, with none scored, end the run."""
@@ -81,6 +83,7 @@ class Ledger(Desk):
         self._round = (-1, 0.0)
         """The newest evaluation round, and the temperature all of it is sampled at."""
         self._overlap = Overlap()
+        self._lengths = Lengths()
         self._refusals = Refusals(most=REFUSALS * config_batch(self.config))
         self._next_report = 0.0
         self._log = structlog.get_logger()
@@ -155,6 +158,10 @@ class Ledger(Desk):
         """Answer after the commit of this turn."""
         self._replies.append((letter, message))
 
+    def lengths(self) -> dict[str, Scalar]:
+        """How long what was generated, trained and dropped is."""
+        return self._lengths.told()
+
     def keep_weights(self, new: WeightsNew) -> None:
         """Store the newest handle with this turn's transaction, after which the rollouts hear of it."""
         self.weights, self._untold = new, True
@@ -186,7 +193,9 @@ class Ledger(Desk):
     def _admit(self) -> None:
         book, prompts = self.book, self.prompts
         while book.room() and not prompts.over(book.next_group):
-            book.open_group(prompts.of_group(book.next_group).refused)
+            refused = prompts.of_group(book.next_group).refused
+            self.why = first_line(refused) or self.why
+            book.open_group(refused)
         book.over = prompts.over(book.next_group)
 
     def _flush(self) -> bool:
@@ -195,6 +204,7 @@ class Ledger(Desk):
         if not changes:
             return True
         results = list(changes.results)
+        self._lengths.note(changes)
         try:
             self.store.write(changes)
         except StoreFull as error:
@@ -260,8 +270,10 @@ class Ledger(Desk):
             raise UserMistake(f"{refused} samples refused and none scored for long; the last: {self.why}")
 
     def on_drain(self) -> None:
-        """The last word on how much was done at once."""
+        """The last word on how much was done at once, and on how long it was."""
         self.event("overlap", self._overlap.shares())
+        if lengths := self._lengths.told():
+            self.event("lengths", lengths)
 
     def _count(self, now: float) -> None:
         counts = self.book.totals[Split.TRAIN]
@@ -269,6 +281,8 @@ class Ledger(Desk):
         if now >= self._next_report:
             self._next_report = now + REPORT_S
             self.event("overlap", self._overlap.shares())
+            if lengths := self._lengths.told():
+                self.event("lengths", lengths)
         self.progress = self.book.step + self.book.opened[Split.TRAIN]
         self.stats = {
             "step": self.book.step,

@@ -1,9 +1,9 @@
 """What a rollout can be told."""
 
 from collections.abc import Iterator, Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Field, NonNegativeInt, model_validator
 
 from midflight.kernel.spec import DEVICE, ServiceSpec, live
 
@@ -20,6 +20,13 @@ class RolloutConfig(ServiceSpec):
         "auto", pattern=DEVICE, description="`cpu`, `cuda`, `cuda:N`, or `auto`: the GPU if torch sees one."
     )
     slots: int = Field(128, ge=1, le=4096, description="Sequences decoded at the same time.")
+    concurrency: int = Field(
+        128,
+        ge=1,
+        le=4096,
+        description="Requests that may run at once, in each process; as many as `slots` when omitted, and never more.",
+        json_schema_extra=live(1, 4096, "requests", "next sample"),
+    )
     max_length: int = Field(128, ge=2, description="Most tokens of prompt and response together.")
     max_new_tokens: int = Field(
         32,
@@ -51,6 +58,13 @@ class RolloutConfig(ServiceSpec):
         "studies; there can be no evaluation rounds then, for they measure the newest. A rollout that starts again "
         "begins anew with what it is offered.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _all_slots(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "concurrency" not in data and isinstance(data.get("slots"), int):
+            return {**data, "concurrency": max(1, min(4096, data["slots"]))}
+        return data
 
     def conflicts(self, others: Mapping[str, ServiceSpec]) -> Iterator[tuple[str, str]]:
         """An engine further behind than the ledger allows would never get a prompt, nor ever be fit to evaluate."""

@@ -62,6 +62,7 @@ class Engine:
             )
             self._rows = Rows(slots, max_length, where)
         self._free = list(reversed(range(slots)))
+        self._places = slots * max_length
         self._pending: dict[int, Request] = {}
         self._batch = Batch()
         self._held: set[int] = set()
@@ -76,6 +77,11 @@ class Engine:
     def free_slots(self) -> int:
         """How many more requests `add` will take now."""
         return len(self._free) - len(self._pending)
+
+    @property
+    def kv_use(self) -> float:
+        """Share of the cache's places, `slots` * `max_length`, that hold a token."""
+        return sum(live.length for live in self._batch.rows) / self._places
 
     @property
     def ids(self) -> list[int]:

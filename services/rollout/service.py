@@ -33,12 +33,12 @@ from .config import RolloutConfig
 from .delay import DelayLine
 from .engine import Engine
 from .forward import BadWeights
+from .load import Load
 from .request import Completion, Request
 from .trajectories import Finished, pack
 
 FLUSH_SAMPLES = 64
 FLUSH_S = 0.01
-REPORT_S = 2.0
 
 
 class Rollout(Worker):
@@ -61,7 +61,7 @@ class Rollout(Worker):
         self._read_version = -1
         self._bad_version = -1
         self._flush_at = 0.0
-        self._report = {"since": bus.now(), "busy_s": 0.0, "tokens": 0.0}
+        self._load = Load(bus.now())
         self._log = structlog.get_logger()
 
     def knobs(self) -> tuple[KnobDeclaration, ...]:
@@ -122,16 +122,21 @@ class Rollout(Worker):
             began = time.perf_counter()
             for completion in self.engine.step():
                 self._finish(completion)
-            self._report["busy_s"] += time.perf_counter() - began
+            self._load.busy_s += time.perf_counter() - began
         self._flush(now)
         self._say(now)
         self.stats = {"active": self.engine.active, "queued": len(self.queue), "version": self.engine.version}
         return bool(self.engine.active or self.queue)
 
+    @property
+    def limit(self) -> int:
+        """How many requests may run at once now; those beyond a lowered limit run to their end."""
+        return min(self.config.concurrency, self.config.slots)
+
     def want(self, taken: int = 0) -> None:
         """Ask for free slots and a short queue, so that no slot waits for a round trip; `taken` are about to run."""
-        slots = self.config.slots
-        room = slots + slots // 4 - len(self.running) - len(self.queue) - taken
+        limit = self.limit
+        room = limit + limit // 4 - len(self.running) - len(self.queue) - taken
         self.holding.want(0 if self.draining else room, self.engine.version)
 
     def on_drain(self) -> None:
@@ -166,7 +171,8 @@ class Rollout(Worker):
         """Move tickets into the engine; a suspected sample runs alone. They are declared begun first."""
         admitted: list[tuple[Ticket, list[int]]] = []
         alone = any(ticket.solo for ticket, _, _ in self.running.values())
-        while self.queue and len(admitted) < self.engine.free_slots and not alone:
+        free = min(self.engine.free_slots, self.limit - len(self.running))
+        while self.queue and len(admitted) < free and not alone:
             if self.queue[0][0].solo:
                 if admitted or self.running:
                     break
@@ -187,7 +193,7 @@ class Rollout(Worker):
     def _finish(self, completion: Completion) -> None:
         ticket, prompt, began = self.running.pop(completion.id)
         self.progress += 1
-        self._report["tokens"] += len(completion.tokens)
+        self._load.tokens += len(completion.tokens)
         text = decode(self.tokenizer, completion.tokens)
         if not self.finished:
             self._flush_at = self.bus.now() + FLUSH_S
@@ -221,14 +227,8 @@ class Rollout(Worker):
         self.want()
 
     def _say(self, now: float) -> None:
-        window = now - self._report["since"]
-        if window >= REPORT_S:
-            tokens, busy = self._report["tokens"], self._report["busy_s"]
-            if tokens:
-                body = {
-                    "tokens_per_s": tokens / window,
-                    "busy": min(1.0, busy / window),
-                    "version": self.engine.version,
-                }
-                self.event("throughput", dict(body))
-            self._report = {"since": now, "busy_s": 0.0, "tokens": 0.0}
+        if self._load.due(now):
+            self._load.look(now, self.engine.active, 0, self.engine.kv_use)
+        if body := self._load.report(now):
+            body |= {"slots": self.config.slots, "limit": self.limit, "slot": self.settings.slot}
+            self.event("throughput", {**body, "version": self.engine.version})

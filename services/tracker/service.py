@@ -120,7 +120,7 @@ class Tracker(Actor):
         record: dict[str, object] = {"seq": event.seq, "ts": event.ns / 1e9, "source": event.source}
         if event.step is not None:
             record["step"] = event.step
-        if event.topic not in ("metrics", "sft", "evaluation", "throughput"):
+        if event.topic not in ("metrics", "sft", "evaluation", "throughput", "lengths"):
             record["event"] = event.topic
         assert self.log is not None
         self.log.append({**record, "values": event.body})

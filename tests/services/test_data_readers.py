@@ -8,13 +8,14 @@ import pyarrow.parquet as parquet
 import pytest
 
 from midflight.services.data import BadRow, DataError
-from midflight.services.data.readers import RawRow, read_source
+from midflight.services.data.raw import RawRow, each
+from midflight.services.data.readers import open_source
 
 ROW: dict[str, object] = {"messages": [{"role": "user", "content": "rev ab"}], "answer": "ba"}
 
 
 def _read(path: Path | str) -> list[RawRow | BadRow]:
-    return list(read_source(str(path)))
+    return list(each(open_source(str(path))))
 
 
 def test_jsonl_yields_lines_and_refuses_bad_ones_in_place(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from midflight.services.data import (
     prompt_rows,
     sft_rows,
 )
-from midflight.services.data.readers import RawRow
+from midflight.services.data.raw import RawRow
 from midflight.services.data.rows import parse_preference, parse_prompt, parse_sft
 
 USER: Message = {"role": "user", "content": "hi"}

@@ -1,11 +1,13 @@
+import itertools
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from midflight.services.data import PromptStream
-from midflight.services.data.stream import permutation
+from midflight.services.data import stream as order
+from midflight.services.data.stream import permutation, walk
 
 
 @given(rows=st.integers(1, 60), seed=st.integers(0, 2**40), epoch=st.integers(0, 1000))
@@ -42,3 +44,34 @@ def test_impossible_requests_are_errors() -> None:
         PromptStream([], seed=0)
     with pytest.raises(ValueError, match="negative"):
         PromptStream([1], seed=0).prompt_at(-1)
+
+
+@given(size=st.integers(1, 1200), seed=st.integers(0, 2**40))
+@settings(deadline=None)
+def test_a_walk_is_an_order(size: int, seed: int) -> None:
+    """Every number once, whatever the size is to a power of two."""
+    place = walk(size, str(seed))
+    assert sorted(place(n) for n in range(size)) == list(range(size))
+
+
+def test_a_walk_looks_drawn() -> None:
+    """Where a place leads says nothing of its neighbours, of other seeds, nor of where it lies; one is pinned."""
+    size, bins = 20_000, 20
+    first, second = walk(size, "1/0"), walk(size, "1/1")
+    assert [walk(10, "1/0")(n) for n in range(10)] == [9, 6, 4, 0, 1, 7, 3, 5, 2, 8]
+    places = [first(n) for n in range(size)]
+    assert sum(first(n) == second(n) for n in range(size)) < 20
+    steps = [(b - a) % size * bins // size for a, b in itertools.pairwise(places)]
+    for values in ([p * bins // size for p in places[: size // 2]], steps):
+        counts, mean = [values.count(n) for n in range(bins)], len(values) / bins
+        assert sum((count - mean) ** 2 / mean for count in counts) < 50  # chi2 of 19 degrees, p = 1e-4
+
+
+def test_a_large_source_is_walked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every row once an epoch, in another order in the next, and the same row for a group after a restart."""
+    monkeypatch.setattr(order, "SORTED", 50)
+    stream, again = PromptStream(range(300), seed=3), PromptStream(range(300), seed=3)
+    first, second = ([stream.prompt_at(epoch * 300 + n) for n in range(300)] for epoch in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(300))
+    assert first != second
+    assert [again.prompt_at(n) for n in (450, 7, 299, 300)] == [second[150], first[7], first[299], second[0]]
