@@ -38,7 +38,7 @@ model: {{build: {{hidden_size: 8, num_hidden_layers: 1, num_attention_heads: 1, 
 services:
   ledger: {{data: {{train: 'task:rev6-10?rows=64'}}, intensity: 1000}}
   rollout: {{intensity: 1000}}
-  reward: {{file: {reward}, time_limit_s: 3600, intensity: 1000}}
+  reward: {{file: {reward}, trusted: true, time_limit_s: 3600, intensity: 1000}}
   learner: {{intensity: 1000}}
   tracker: {{sinks: [], intensity: 1000, backoff_s: 0.05, backoff_max_s: 0.05}}
 """

@@ -24,6 +24,7 @@ SIZES: dict[str, tuple[list[str], list[str]]] = {
     "engine": ([], ["--rounds=3"]),
     "estimators": ([], ["--rounds=3"]),
     "faults": ([], ["--n=2"]),
+    "sandbox": ([], ["--calls=100", "--burst=500", "--rounds=1"]),
     "live": ([], ["--n=2"]),
     "tui": ([], ["--quick"]),
     "trl_peer": ([], ["--seeds=0", "--threads=1"]),
@@ -74,6 +75,12 @@ def estimator(result: dict[str, Any], above: str, below: str, small: bool = Fals
     return float(round(worst(row[above] / row[below] for row in rows), 2))
 
 
+def sealed(result: dict[str, Any], name: str) -> float:
+    """A figure of the strongest sandbox that works here."""
+    levels = result["levels"]
+    return float(round((levels.get("bwrap") or levels["namespaces"])[name], 2))
+
+
 FIGURES = (
     Figure("kernel / bare echo, messages per CPU", "kernel", lambda r: r["ratio"], "", 0.45, aim=0.6),
     Figure("kernel, messages per CPU second", "kernel", lambda r: r["per_cpu_s"]["kernel"], "/s"),
@@ -84,6 +91,9 @@ FIGURES = (
     Figure("a million JSONL rows, memory grows by", "data", lambda r: memory(r, "jsonl"), "MB", 100, False),
     Figure("a million Parquet rows, memory grows by", "data", lambda r: memory(r, "parquet"), "MB", 100, False),
     Figure("the same, opened", "data", lambda r: round(r["formats"]["parquet"]["first_s"], 1), "s"),
+    Figure("sandbox, a call, median", "sandbox", lambda r: sealed(r, "call_p50_ms"), "ms", 60, least=False),
+    Figure("sandbox, trivial verdicts", "sandbox", lambda r: sealed(r, "verdicts_per_s"), "/s", 500),
+    Figure("sandbox, CPU time a verdict", "sandbox", lambda r: sealed(r, "cpu_ms_per_verdict"), "ms"),
     Figure("engine / generate, distinct prompts", "engine", lambda r: r["over_generate"]["engine"], "", 3),
     Figure("engine / generate, groups of 8", "engine", lambda r: r["over_generate"]["engine_groups"], "", 3),
     Figure("engine / bare matrix products", "engine", lambda r: r["over_matmul"]["engine"], ""),

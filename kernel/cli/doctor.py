@@ -1,6 +1,7 @@
 """midflight doctor: everything a run needs of the machine, each with what to do when it is missing."""
 
 import argparse
+import importlib
 import importlib.metadata
 import os
 import platform
@@ -84,4 +85,15 @@ def accelerator() -> Iterator[Finding]:
     yield "gpu", True, ", ".join(path.name for path in found) or "none: everything runs on the CPU"
 
 
-CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (system, packages, processes, memory, disk, accelerator)
+def sandbox() -> Iterator[Finding]:
+    """What holds a reward file that nobody vouches for: one level is enough, and each is tried."""
+    ladder = importlib.import_module("midflight.services.reward.sandbox.ladder")
+    lacks = {level: ladder.missing(level) for level in ladder.SEALED}
+    for level, why in lacks.items():
+        fine = not why or "" in lacks.values()
+        yield "sandbox", fine, f"{level} {'works' if not why else 'does not work: ' + why}"
+    if "" not in lacks.values():
+        yield "sandbox", False, f"none works: {ladder.REMEDY}"
+
+
+CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (system, packages, processes, memory, disk, accelerator, sandbox)

@@ -1,11 +1,11 @@
 """Scoring by the user's `reward_fn(messages, answer)` in worker processes: `Pool` and its verdicts."""
 
 from .pool import Pool
-from .process import LEVELS, Spec
-from .verdict import InfrastructureFault, Job, ProgramFault, RewardFileError, Scored, Verdict
+from .process import Spec
+from .verdict import Acted, InfrastructureFault, Job, ProgramFault, RewardFileError, Scored, Verdict
 
 __all__ = [
-    "LEVELS",
+    "Acted",
     "InfrastructureFault",
     "Job",
     "Pool",

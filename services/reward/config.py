@@ -3,15 +3,17 @@
 import ast
 from collections.abc import Iterator
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from midflight.kernel.spec import ExistingPath, ServiceSpec, live
 
+_OURS = Path(__file__).resolve().parents[2] / "configs"
+
 
 class RewardConfig(ServiceSpec):
-    """`reward_fn(messages, answer)` from a user's file, in limited worker processes."""
+    """`reward_fn(messages, answer)` from a user's file, in sandboxed worker processes."""
 
     entry: ClassVar[str] = "midflight.services.reward.service:Reward"
 
@@ -33,20 +35,59 @@ class RewardConfig(ServiceSpec):
         json_schema_extra=live(1, 16384, "samples", "next request"),
     )
     pass_env: list[str] = Field([], description="Environment variables a worker may see, by name.")
+    trusted: bool = Field(
+        False,
+        description="You vouch for the file and all that it runs: warm processes under limits instead of a sandbox.",
+    )
+    isolation: Literal["auto", "bwrap", "namespaces", "rlimits", "remote"] = Field(
+        "auto", description="How calls are contained (docs/sandbox.md); auto takes the strongest that works here."
+    )
+    network: bool = Field(
+        False, description="Leave the sandbox the machine's network, for a reward_fn that calls a served model."
+    )
+    remote: str | None = Field(
+        None, pattern=r"^https?://\S+$", description="URL of the sandbox service, with `isolation: remote`."
+    )
 
     @field_validator("file")
     @classmethod
     def _defines_reward_fn(cls, value: str) -> str:
         """Look, without running it: a name bound at the top level in any way will do."""
         try:
-            tree = ast.parse(Path(value).read_bytes(), value)
+            names = _bound(value)
         except SyntaxError as error:
             raise ValueError(f"{value}:{error.lineno}: the reward file is not Python: {error.msg}") from None
         except (OSError, ValueError) as error:
             raise ValueError(f"{value}: the reward file cannot be read: {error}") from None
-        if "reward_fn" not in set(_names(tree.body)):
+        if "reward_fn" not in names:
             raise ValueError(f"{value}: the reward file does not define reward_fn(messages, answer)")
         return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.isolation == "rlimits" and not self.vouched:
+            raise ValueError(
+                "isolation: rlimits limits the reward file but does not contain it - set trusted: true if you vouch "
+                "for the file and all that it runs, else leave isolation: auto"
+            )
+        if (self.isolation == "remote") != (self.remote is not None):
+            raise ValueError("isolation: remote and remote: URL go together")
+        return self
+
+    @property
+    def vouched(self) -> bool:
+        """Whether somebody vouches for the file: the topology, or we, whose it is."""
+        return self.trusted or _OURS in Path(self.file).resolve().parents
+
+    @property
+    def has_interact(self) -> bool:
+        """Whether the file defines `interact`, or might: such a server takes episodes of several turns."""
+        return "interact" in _bound(self.file)
+
+
+def _bound(file: str) -> set[str]:
+    """The names that a file binds at the top level, or might. Raises OSError, SyntaxError, ValueError."""
+    return set(_names(ast.parse(Path(file).read_bytes(), file).body))
 
 
 def _names(body: list[ast.stmt]) -> Iterator[str]:
@@ -58,4 +99,4 @@ def _names(body: list[ast.stmt]) -> Iterator[str]:
             case ast.Name(id=name, ctx=ast.Store()):
                 yield name
             case ast.alias(name=name, asname=alias):
-                yield "reward_fn" if name == "*" else alias or name
+                yield from ("reward_fn", "interact") if name == "*" else (alias or name,)

@@ -11,23 +11,23 @@ SIGKILL from outside) is tried once more before the program is blamed; jobs that
 another. A user file that cannot be imported at the first start ends the pool, and `broken` says why.
 """
 
-import ast
-import importlib.util
 import json
 import math
 import select
 from collections import deque
 from dataclasses import replace
-from pathlib import Path
 
-from .process import Spec, check_level
+from .process import Spec
+from .sandbox.channel import JOB, frame
+from .sandbox.levels import SEALED, check
 from .slot import Finding, Sent, Slot, send_ahead
-from .verdict import InfrastructureFault, Job, Outcome, RewardFileError, Verdict
-from .worker import JOB, frame
+from .source import read_source
+from .verdict import InfrastructureFault, Job, Outcome, Verdict
 
 _LARGEST_JOB = 16 << 20  # bytes
 _MOST_STARTS = 5  # failed starts in a row before waiting jobs are given up
 _MOST_RETURNS = 5  # workers lost under a waiting job before it is given up
+_SEALED_CALL_S = 0.002  # what a process of its own adds to a call
 _CLOSING = 5.0  # seconds that SIGKILL may take
 
 
@@ -40,7 +40,7 @@ class Pool:
     """
 
     def __init__(self, spec: Spec, workers: int = 1, capacity: int = 4096, start_limit_s: float = 60.0) -> None:
-        check_level(spec.level)
+        check(spec.level)
         self._spec, self._capacity, self._start_limit = spec, capacity, start_limit_s
         self._source = read_source(spec.file)
         self._epoll = select.epoll()
@@ -97,7 +97,8 @@ class Pool:
             return False
         if job.id in self._held:
             raise ValueError(f"job {job.id} is in the pool already")
-        body = json.dumps({"messages": job.messages, "answer": job.answer}).encode()
+        asked = {name: getattr(job, name) for name in ("messages", "answer", "interact", "state", "call")}
+        body = json.dumps(asked).encode()
         if len(body) > _LARGEST_JOB:
             raise ValueError(f"job {job.id} has {len(body)} bytes; at most {_LARGEST_JOB} fit")
         self._held.add(job.id)
@@ -161,7 +162,8 @@ class Pool:
         """Answer a job, or give it its second chance."""
         outcome = finding.outcome
         if not isinstance(outcome, InfrastructureFault):
-            self._seconds_per_job += 0.2 * (outcome.seconds - self._seconds_per_job)
+            took = outcome.seconds + (_SEALED_CALL_S if self._spec.level in SEALED else 0.0)
+            self._seconds_per_job += 0.2 * (took - self._seconds_per_job)
         if finding.doubtful and not finding.sent.suspect and not self.broken:
             finding.sent.suspect = True
             self._waiting.appendleft(finding.sent)
@@ -217,21 +219,3 @@ class Pool:
             if not able:
                 return
             min(able, key=lambda slot: len(slot.sent)).send(self._waiting.popleft())
-
-
-def read_source(file: Path) -> str:
-    """Read and parse the user's file, without running it.
-
-    Raises:
-        RewardFileError: it cannot be read or is not Python.
-    """
-    try:
-        raw = file.read_bytes()
-        ast.parse(raw, str(file))
-        return importlib.util.decode_source(raw)
-    except OSError as error:
-        raise RewardFileError(f"{file}: the reward file cannot be read: {error.strerror}") from None
-    except SyntaxError as error:
-        raise RewardFileError(f"{file}:{error.lineno}: the reward file is not Python: {error.msg}") from None
-    except ValueError as error:
-        raise RewardFileError(f"{file}:1: the reward file is not Python: {error}") from None

@@ -3,21 +3,20 @@
 import contextlib
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .worker import HEADER, INIT, TAIL, frame
+from .sandbox.channel import HEADER, INIT, LARGEST_REPORT, TAIL, frame
+from .sandbox.levels import SEALED, argv
 
-_WORKER = Path(__file__).with_name("worker.py")
-_LARGEST_REPORT = 64 << 10  # bytes of one frame from a worker
 _READ_AT_ONCE = 1 << 20  # bytes taken before other workers get their turn
-LEVELS = ("rlimits",)
+_DYING_S = 5.0  # seconds that a namespace may take to die after its SIGKILL
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +25,8 @@ class Spec:
 
     Units: seconds and bytes. `memory_bytes` limits the address space, which libraries such as torch fill without
     using it. `env` names variables of the parent that the worker may see; `python_path` is appended to `sys.path`;
-    `scratch` is where the workers' folders are made (default: the system's folder for temporary files).
+    `scratch` is where the workers' folders are made (default: the system's folder for temporary files). `level` is one
+    of `sandbox.levels.LOCAL`; `network` leaves a sealed worker the machine's network.
     """
 
     file: Path
@@ -36,6 +36,7 @@ class Spec:
     python_path: tuple[str, ...] = ()
     scratch: Path | None = None
     level: str = "rlimits"
+    network: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,34 +49,17 @@ class Frame:
 
 
 class ProtocolError(Exception):
-    """The worker's bytes are not frames: something other than worker.py writes to the channel."""
-
-
-def check_level(level: str) -> None:
-    """Raise ValueError unless workers can be started at this isolation level."""
-    if level not in LEVELS:
-        raise ValueError(f"reward isolation {level!r} is not available here - use one of {', '.join(LEVELS)}")
-
-
-def worker_argv(level: str, jobs: int, verdicts: int) -> list[str]:
-    """Return the command that starts a worker at an isolation level; the seam for the full sandbox.
-
-    Level "rlimits" bounds wall time, CPU time, address space, file size and open files, gives a clean environment
-    and an empty home, and kills the process group. It does NOT stop code that reads or writes other files of this
-    user, opens network connections, traces processes, leaves its group by setsid() and so outlives the kill, forks
-    without bound, or searches its own process for the verdict channel. So it is for code that you trust.
-
-    Raises:
-        ValueError: the level is not available.
-    """
-    check_level(level)
-    return [sys.executable, "-I", "-u", str(_WORKER), str(jobs), str(verdicts), str(os.getpid())]
+    """The worker's bytes are not frames: something other than our code writes to the channel."""
 
 
 def clean_env(home: Path, allowed: tuple[str, ...]) -> dict[str, str]:
-    """Return the worker's whole environment: PATH, HOME and TMPDIR (its folder), LANG and the allowed names."""
-    env = {name: os.environ[name] for name in ("PATH", *allowed) if name in os.environ}
-    return {"LANG": "C.UTF-8", **env, "HOME": str(home), "TMPDIR": str(home)}
+    """Return a trusted worker's whole environment: PATH, HOME and TMPDIR (its folder), LANG and the allowed names."""
+    return {"LANG": "C.UTF-8", **passed_env(allowed), "HOME": str(home), "TMPDIR": str(home)}
+
+
+def passed_env(allowed: tuple[str, ...]) -> dict[str, str]:
+    """Return PATH and the variables allowed by name; a sealed worker has HOME besides, and no more."""
+    return {name: os.environ[name] for name in ("PATH", *allowed) if name in os.environ}
 
 
 class WorkerProcess:
@@ -104,6 +88,8 @@ class WorkerProcess:
             self.pidfd = os.pidfd_open(self.pid)
             self._close = undo.pop_all()
         self._close.callback(os.close, self.pidfd)
+        self.sealed = spec.level in SEALED
+        self._inner: int | None = None
         self.ended = False
         self._received, self._unsent = bytearray(), bytearray()
         init = {
@@ -112,6 +98,8 @@ class WorkerProcess:
             "python_path": spec.python_path,
             "memory_bytes": spec.memory_bytes,
             "time_limit_s": spec.time_limit_s,
+            "env": passed_env(spec.env),
+            "network": spec.network,
         }
         self.send(frame(INIT, body=json.dumps(init).encode()))
 
@@ -120,7 +108,7 @@ class WorkerProcess:
         home.mkdir()
         with open(self._folder / "output", "ab") as output:
             return subprocess.Popen(
-                worker_argv(spec.level, jobs, verdicts),
+                argv(spec.level, jobs, verdicts, spec.python_path, network=spec.network),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -155,9 +143,11 @@ class WorkerProcess:
                 break
             self._received += chunk
             taken, self.ended = taken + len(chunk), not chunk
+            if self.sealed and self._inner is None and chunk:
+                self._meet()
         while len(self._received) >= HEADER.size:
             kind, length, job = HEADER.unpack_from(self._received)
-            if length > _LARGEST_REPORT:
+            if length > LARGEST_REPORT:
                 raise ProtocolError(f"a frame of {length} bytes")
             end = HEADER.size + length
             if len(self._received) < end:
@@ -166,20 +156,41 @@ class WorkerProcess:
             del self._received[:end]
             yield Frame(kind, job, body)
 
+    def _meet(self) -> None:
+        """Take hold of the sandbox's PID 1, the one child of its keeper: with it everything inside dies."""
+        with contextlib.suppress(OSError):
+            children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+            self._inner = os.pidfd_open(int(children[0]))
+            self._close.callback(os.close, self._inner)
+
     def abort(self) -> None:
-        """Ask the worker to print where it is and die (SIGABRT); it may refuse."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGABRT)
+        """Ask the worker to print where it is and die (SIGABRT), which it may refuse; a sealed one is killed."""
+        if self.sealed:
+            self.kill()
+        else:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGABRT)
 
     def kill(self) -> None:
-        """Kill the worker's whole process group. Safe until `reap`, since the pid stays ours until then."""
+        """Kill the worker's whole process group or PID namespace. Safe until `reap`: the pid stays ours until then."""
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+            if self._inner is None:
+                os.killpg(self.pid, signal.SIGKILL)
+            else:
+                signal.pidfd_send_signal(self._inner, signal.SIGKILL)
 
     def reap(self) -> int:
-        """Kill what is left of the group and collect a worker that died: its exit status, or minus its signal."""
+        """Kill what is left of it and collect a worker that died: its exit status, or minus its signal.
+
+        When its keeper alone was killed, PID 1 is dying: it takes the kernel milliseconds to end all that is inside.
+        """
         self.kill()
-        return self._process.wait()
+        if self._inner is not None:
+            death = select.poll()
+            death.register(self._inner, select.POLLIN)
+            death.poll(_DYING_S * 1000)
+        status = self._process.wait()
+        return 128 - status if self.sealed and status > 128 else status
 
     def output_tail(self) -> str:
         """Return the end of what the worker printed; nothing if the user's code removed the file."""

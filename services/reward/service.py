@@ -28,6 +28,9 @@ from midflight.services.lease.worker import Worker
 from .config import RewardConfig
 from .pool import Pool
 from .process import Spec
+from .sandbox.ladder import chosen
+from .sandbox.levels import SEALED
+from .sandbox.remote import RemotePool
 from .verdict import InfrastructureFault, Job, ProgramFault, RewardFileError, Scored, Verdict
 
 
@@ -43,11 +46,12 @@ class Reward(Worker):
         self._declared = live_knobs(self.config, settings.slot)
         self.faults = 0
         self._solo = False
+        self._level = ""
         self._log = structlog.get_logger()
-        self._pool: Pool | None = None
+        self._pool: Pool | RemotePool | None = None
 
     @property
-    def pool(self) -> Pool:
+    def pool(self) -> Pool | RemotePool:
         """The worker pool; there from the start on."""
         assert self._pool is not None
         return self._pool
@@ -75,8 +79,14 @@ class Reward(Worker):
             env=tuple(config.pass_env),
             python_path=self.settings.python_path,
             scratch=scratch,
+            level=chosen(config.isolation, trusted=config.vouched, network=config.network),
+            network=config.network,
         )
-        self._pool = Pool(spec, workers=config.workers, capacity=config.queue)
+        self._level = f"{spec.level}+network" if config.network and spec.level in SEALED else spec.level
+        if config.remote:
+            self._pool = RemotePool(spec, config.remote, calls=config.workers, capacity=config.queue)
+        else:
+            self._pool = Pool(spec, workers=config.workers, capacity=config.queue)
         self.pool.tick(self.bus.now())
 
     def watches(self) -> dict[int, Callable[[], None]]:
@@ -89,7 +99,7 @@ class Reward(Worker):
             self._report(self.pool.tick(now))
         if self.pool.broken:
             raise RewardFileError(self.pool.broken)
-        self.stats = {"held": len(self.holding.held), "faults": self.faults}
+        self.stats = {"held": len(self.holding.held), "faults": self.faults, "isolation": self._level}
         return False
 
     def want(self) -> None:

@@ -9,13 +9,16 @@ import math
 import select
 from collections import deque
 from dataclasses import dataclass
+from typing import get_args
 
 from .process import Frame, ProtocolError, Spec, WorkerProcess
-from .verdict import Job, Outcome, ProgramFault, Scored
-from .worker import BEGIN, BROKEN, FAULT, LIMIT, MORE, READY, SCORED, frame
+from .sandbox.channel import ACTED, BEGIN, BROKEN, FAULT, LIMIT, MORE, READY, SCORED, frame
+from .sandbox.program import WrongResult, tool_messages
+from .verdict import Acted, Blame, Job, Outcome, ProgramFault, Scored
 
 _ABORT_GRACE = 0.2  # seconds between SIGABRT, which prints the worker's stack, and SIGKILL
 _LONGEST_WAIT = 5.0  # seconds
+_OWN_LIMIT = 5.0  # seconds that a sealed worker has, beyond the limit, to end the call itself and clean up
 _SIGKILLED = -9
 
 
@@ -110,13 +113,13 @@ class Slot:
 
     def hear(self, ready: set[int], now: float, time_limit: float) -> list[Finding]:
         """Act on what the worker said, if one of its descriptors is among `ready`."""
-        if self.worker is None or self._fds.isdisjoint(ready):
+        if self.worker is None or self._violation or self._fds.isdisjoint(ready):
             return []
         findings: list[Finding] = []
         try:
             for said in self.worker.receive():
                 findings += self._act(said, now, time_limit)
-        except (ProtocolError, ValueError, KeyError, TypeError) as error:
+        except (ProtocolError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             self._violation = f"{type(error).__name__}: {error!s:.100}"
             self.worker.kill()
         if self.worker.ended or self._violation:
@@ -134,7 +137,9 @@ class Slot:
         elif said.kind == BEGIN:
             self._expect(said, begun=False)
             self._begun, self._limit, self.deadline = True, time_limit, now + time_limit
-        elif said.kind in (SCORED, FAULT):
+            if self.worker and self.worker.sealed:
+                self.deadline += _OWN_LIMIT
+        elif said.kind in (SCORED, ACTED, FAULT):
             self._expect(said, begun=True)
             finding = _finding(self.sent[0], said)
             self.sent.popleft()
@@ -178,6 +183,8 @@ class Slot:
         if self._overdue:
             return Finding(sent, ProgramFault("time", f"reward_fn gave no result within {self._limit:g} s", tail))
         how = f"exited with status {status}" if status >= 0 else f"was killed by signal {-status}"
+        if self.worker and self.worker.sealed:  # its calls are other processes: who knows what ended it
+            return Finding(sent, ProgramFault("exit", f"the sandbox {how} during the call", tail), doubtful=True)
         fault = ProgramFault("exit", f"the worker process {how} while reward_fn ran", tail)
         return Finding(sent, fault, doubtful=status == _SIGKILLED)
 
@@ -200,16 +207,34 @@ class Slot:
 
 
 def _finding(sent: Sent, said: Frame) -> Finding:
-    """Check a worker's report. Raises ValueError, KeyError or TypeError if it is none."""
+    """Check a worker's report, whoever wrote it there. Raises what `Slot.hear` catches if it is none."""
     report = json.loads(said.body)
     seconds = float(report["seconds"])
+    if not 0 <= seconds < math.inf:
+        raise ValueError("a time that is none")
     if said.kind == FAULT:
+        if report["blame"] not in get_args(Blame):
+            raise ValueError("a blame that is none")
         fault = ProgramFault(report["blame"], str(report["why"]), str(report["tail"]), seconds)
-        return Finding(sent, fault, doubtful=fault.blame == "memory")
+        return Finding(sent, fault, doubtful=bool(report.get("doubtful", fault.blame == "memory")))
+    state = dict(report["state"])
+    if said.kind == ACTED:
+        return Finding(sent, Acted(_checked(report["messages"]), state, seconds))
     rewards = {str(name): float(value) for name, value in report["rewards"].items()}
-    if not all(map(math.isfinite, [seconds, *rewards.values()])):
+    if not rewards or not all(map(math.isfinite, rewards.values())):
         raise ValueError("a reward that is not finite")
-    return Finding(sent, Scored(rewards, seconds))
+    return Finding(sent, Scored(rewards, seconds, state))
+
+
+def _checked(messages: object) -> list[dict[str, str]]:
+    """The messages a worker reports, whoever wrote them there. Raises ValueError."""
+    try:
+        said = tool_messages(messages)
+    except WrongResult as error:
+        raise ValueError(str(error)) from None
+    if not said:
+        raise ValueError("no messages")
+    return said
 
 
 def send_ahead(seconds_per_job: float) -> int:

@@ -1,29 +1,46 @@
 """What comes of a reward job: a verdict, a fault of the user's program, or a fault of ours. Never a silent zero."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from midflight.kernel.mistake import UserMistake
 
 Blame = Literal["raised", "returned", "time", "memory", "exit"]
-"""Why a program is at fault: it raised, returned no finite number, took too much time or memory, or died."""
+"""Why a program is at fault: it raised, returned what it must not, took too much time or memory, or died."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One call of `reward_fn(messages, answer)`. `id` is the sample's (0 <= id < 2**64)."""
+    """One call of `reward_fn(messages, answer)`. `id` is the sample's (0 <= id < 2**64).
+
+    With `interact`, the file's `interact(messages)` is called first, if it defines one, and `reward_fn` only when that
+    returns no messages. `state` (JSON) is the episode's, and `call` the same text at every try of this turn.
+    """
 
     id: int
     messages: Sequence[Mapping[str, str]]
     answer: object
+    interact: bool = False
+    state: dict[str, object] = field(default_factory=dict)
+    call: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """The function's rewards by objective (a bare number is named "reward"), all finite; `seconds` it ran."""
+    """The rewards by objective (a bare number is named "reward"), all finite; `seconds` it took; the last `state`."""
 
     rewards: dict[str, float]
+    seconds: float
+    state: dict[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Acted:
+    """What `interact` returned, never empty: messages {"role", "content"} that go on with the episode, its `state`."""
+
+    messages: list[dict[str, str]]
+    state: dict[str, object]
     seconds: float
 
 
@@ -44,7 +61,7 @@ class InfrastructureFault:
     why: str
 
 
-Outcome = Scored | ProgramFault | InfrastructureFault
+Outcome = Scored | Acted | ProgramFault | InfrastructureFault
 
 
 @dataclass(frozen=True, slots=True)

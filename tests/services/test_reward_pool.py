@@ -99,7 +99,7 @@ def test_an_exception_is_reported_with_the_users_lines_and_the_worker_lives_on(b
     assert _fault(raised).blame == "raised"
     assert _fault(raised).why == "reward_fn raised ZeroDivisionError: float division by zero"
     assert "return 1.0 / answer" in _fault(raised).tail
-    assert "worker.py" not in _fault(raised).tail
+    assert "program.py" not in _fault(raised).tail
     assert "SystemExit" in _fault(left).why
     assert isinstance(fine, Scored)
     assert pool.pool.pids == pids

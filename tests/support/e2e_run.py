@@ -43,7 +43,7 @@ services:
     responses_per_prompt: 4
     evaluation: {{every: 2, prompts: 16}}
   rollout: {{slots: 32}}
-  reward: {{file: {reward}}}
+  reward: {{file: {reward}, trusted: true}}
   learner:
     steps: {steps}
     checkpoint_every: 2
