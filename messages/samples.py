@@ -3,6 +3,9 @@
 One lease protocol serves three stages (generate, score, train). A lease is a pair [sample id, epoch]; the ledger raises
 the epoch at every grant and every revocation, so an answer under an old epoch has no effect. Arrays travel as columns:
 one buffer a column, the pieces of all samples one after another.
+
+An episode of several turns passes generate and score once a turn, counted from 0. Its conversation travels as JSON
+messages: those of the prompt row, and the tail, which is what the model and the tools have said since.
 """
 
 from typing import Annotated, Any, ClassVar, Literal
@@ -58,10 +61,16 @@ class Ticket(Part):
     split: Literal["train", "eval"] = "train"
     temperature: Annotated[float | None, Field(ge=0, description="None: the rollout's own")] = None
     row_bytes: Annotated[Count, Field(description="length of its JSON row in the column `rows`")]
+    turn: Annotated[Count, Field(description="generations this episode has had; above 0: continue it")] = 0
+    prefix_tokens: Annotated[Count, Field(description="tokens of its present segment, in the column `prefix`")] = 0
+    tail_bytes: Annotated[Count, Field(description="length of its JSON list in the column `tails`")] = 0
 
 
 class Tickets(Bulk):
-    """Ledger to rollout. Column rows |u1: JSON objects {messages, answer, ...} one after another."""
+    """Ledger to rollout. Column rows |u1: JSON objects {messages, answer, ...} one after another.
+
+    Only where an episode goes on: prefix <i4, the tokens so far, and tails |u1, the messages after the row's own.
+    """
 
     KIND: ClassVar[str] = "tickets"
     EXAMPLE: ClassVar[dict[str, Any]] = {
@@ -72,22 +81,26 @@ class Tickets(Bulk):
 
 
 class TrajectoryPart(Part):
-    """One finished generation; its arrays are the next `tokens` elements of each column."""
+    """One finished generation, as far as it is new; its arrays are the next `tokens` elements of each column."""
 
     id: SampleId
     epoch: Epoch
-    tokens: Annotated[Count, Field(description="prompt and completion together")]
-    text_bytes: Annotated[Count, Field(description="length of the completion's text in the column `texts`")]
-    stop: Annotated[str, Field(max_length=20, description="stop, length or context")]
-    version: Annotated[int, Field(ge=-1, description="smallest policy version of its sampled tokens")]
+    tokens: Annotated[Count, Field(description="new ones: prompt, or what the tools said, and completion together")]
+    text_bytes: Annotated[Count, Field(description="length of the completion as a JSON message in the column `texts`")]
+    stop: Annotated[str, Field(max_length=20, description="stop, length (max_new_tokens) or context (max_length)")]
+    version: Annotated[int, Field(ge=-1, description="smallest policy version of its sampled tokens; -1: none")]
     seconds: Annotated[float, Field(ge=0)] = 0.0
+    turn: Annotated[Count, Field(description="that of its ticket")] = 0
+    segment: Annotated[
+        bool, Field(description="the template rewrote earlier turns: this is the conversation anew, apart from before")
+    ] = False
 
 
 class Trajectories(Bulk):
     """Rollout to ledger, resent until `ok`.
 
     Columns: tokens <i4; mask |u1 (1: sampled by the policy); logprobs <f4 (fp32, of the sampled distribution, 0 where
-    mask is 0); versions <i4 (-1 where mask is 0); texts |u1 (UTF-8).
+    mask is 0); versions <i4 (-1 where mask is 0); texts |u1 (JSON messages; no bytes where nothing was sampled).
     """
 
     KIND: ClassVar[str] = "trajectories"
@@ -112,10 +125,16 @@ class ScoreJob(Part):
     solo: bool = False
     row_bytes: Count
     text_bytes: Count
+    turn: Annotated[Count, Field(description="of the generation that ended")] = 0
+    interact: Annotated[bool, Field(description="let the tools speak first; rewards only if they say nothing")] = False
+    state_bytes: Annotated[Count, Field(description="length of the episode's JSON state in the column `states`")] = 0
 
 
 class ScoreJobs(Bulk):
-    """Ledger to reward server. Columns rows |u1 (JSON prompt rows) and texts |u1 (completions, UTF-8)."""
+    """Ledger to reward server. Columns rows |u1 (JSON prompt rows) and texts |u1 (tails, JSON lists of messages).
+
+    Only where an episode has a state: states |u1 (JSON objects).
+    """
 
     KIND: ClassVar[str] = "score.jobs"
     EXAMPLE: ClassVar[dict[str, Any]] = {
@@ -128,13 +147,22 @@ class ScoreJobs(Bulk):
     jobs: Annotated[list[ScoreJob], Field(max_length=1024)]
 
 
+class Said(Part):
+    """A message of a tool, or of whoever answers the model."""
+
+    role: Annotated[str, Field(min_length=1, max_length=64, description="who speaks, as the chat template calls it")]
+    content: Annotated[str, Field(max_length=1 << 17, description="what is said")]
+
+
 class Score(Part):
-    """A verdict (rewards by objective) or the user's program at fault (`fault`); never both."""
+    """A verdict (`rewards` by objective), the user's program at fault (`fault`), or tools that spoke (`messages`)."""
 
     id: SampleId
     epoch: Epoch
     rewards: Annotated[dict[str, float], Field(max_length=32)] = {}
     fault: Annotated[str | None, Field(max_length=2000)] = None
+    messages: Annotated[list[Said], Field(max_length=64, description="the episode goes on with them")] = []
+    state: Annotated[str, Field(max_length=1 << 17, description="its state from now on, a JSON object")] = ""
 
 
 class Scores(Message):
@@ -184,6 +212,9 @@ class BatchPart(Part):
     version: Annotated[int, Field(ge=-1)]
     rewards: dict[str, float]
     text_bytes: Count = 0
+    segments: Annotated[
+        list[Count], Field(max_length=1024, description="tokens of each, where there are several: read apart")
+    ] = []
 
 
 class Batch(Bulk):

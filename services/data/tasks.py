@@ -3,6 +3,7 @@
     rev6-10     rev abcdef        -> fedcba       reverse 6 to 10 letters
     sort6-10    sort 40215        -> 01245        sort 6 to 10 digits
     rep12       say c 4 times     -> cccc         repeat a letter 1 to 12 times
+    tools       ka plus 23?       -> 80           ask tools, one or two of them (see `tools`; no preferences)
 
 Prompts are independent draws. `split` and `seed` choose the stream: `train` and `eval` never share one. rev6-10 and
 sort6-10 hardly ever repeat a prompt; rep12 has only 120 different ones, so its eval prompts are not new.
@@ -16,9 +17,10 @@ import json
 import random
 import string
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from urllib.parse import parse_qsl
 
+from . import tools
 from .raw import DataError, RawRow
 
 LETTERS = "abcdefghij"
@@ -47,6 +49,8 @@ def repeat(rng: random.Random) -> tuple[str, str]:
 
 TASKS: dict[str, Task] = {"rev6-10": reverse, "sort6-10": sort, "rep12": repeat}
 """Name -> task."""
+TOOLS = "tools"
+"""The one of several turns."""
 
 
 def corrupt(answer: str, rng: random.Random) -> str:
@@ -86,6 +90,9 @@ def read_task(source: str, kind: str) -> Iterator[RawRow]:
     name, options = task_options(source)
     count, seed, noise = int(options["rows"]), int(options["seed"]), float(options["noise"])
     place = (name, options["split"], count, seed)
+    if name == TOOLS:
+        yield from _tool_rows(source, kind, count, noise)
+        return
     kinds = {"prompt": prompt_rows(*place), "sft": sft_rows(*place, noise), "preference": preference_rows(*place)}
     for number, fields in enumerate(kinds[kind], 1):
         yield RawRow(f"{PREFIX}{name}/{options['split']}:{number}", fields)
@@ -117,8 +124,8 @@ def task_options(source: str) -> tuple[str, dict[str, str]]:
     """
     name, _, query = source.removeprefix(PREFIX).partition("?")
     options: dict[str, str] = {"rows": "4096", "seed": "0", "noise": "0", "split": "train"}
-    if name not in TASKS:
-        raise DataError(f"{source}: unknown task {name!r}{_hint(name, TASKS)}")
+    if name not in (*TASKS, TOOLS):
+        raise DataError(f"{source}: unknown task {name!r}{_hint(name, (*TASKS, TOOLS))}")
     for key, value in parse_qsl(query, keep_blank_values=True):
         if key not in options:
             raise DataError(f"{source}: unknown option {key!r}{_hint(key, options)}")
@@ -141,10 +148,26 @@ def _draws(task: str, split: str, count: int, seed: int) -> Iterator[tuple[str, 
         yield prompt, answer, noise
 
 
+def _tool_rows(source: str, kind: str, count: int, noise: float) -> Iterator[RawRow]:
+    """Questions {messages, answer: {value, table}}, or demonstrations {messages}. Raises DataError for preferences."""
+    if kind == "preference":
+        raise DataError(f"{source}: there are no preference pairs of this task")
+    _, options = task_options(source)
+    name = f"{TOOLS}/{options['split']}"
+    questions, noises = (random.Random(f"{name}/{options['seed']}/{use}") for use in ("prompts", "noise"))
+    for number in range(1, count + 1):
+        asked = tools.question(questions)
+        fields: dict[str, object] = {"messages": tools.demonstration(asked, noises, noise)}
+        if kind == "prompt":
+            answer = {"value": asked.value, "table": asked.table}
+            fields = {"messages": [_say("user", asked.text)], "answer": answer}
+        yield RawRow(f"{PREFIX}{name}:{number}", fields)
+
+
 def _say(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-def _hint(name: str, known: dict[str, Task] | dict[str, str]) -> str:
-    near = difflib.get_close_matches(name, known, 1)
+def _hint(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), 1)
     return f" - did you mean {near[0]!r}?" if near else f" - there are {', '.join(known)}"

@@ -50,6 +50,7 @@ def cut(message: Batch, views: Mapping[str, "memoryview[Any]"]) -> list[tuple[Ba
             [bool(bit) for bit in mask[start:end]],
             logprobs[start:end],
             versions[start:end],
+            part.segments,
         )
         out.append((part, document))
         start = end

@@ -1,11 +1,13 @@
 """Documents to packed tensors: no padding, one row, the causal shift done once and here.
 
-A document of n tokens becomes n - 1 positions: position t reads ids[t] and predicts ids[t + 1], so the last
-token is only ever a target. Every per-token quantity sits on the position that PREDICTS the token.
+A document of n tokens (each segment, if it has several) becomes n - 1 positions: position t reads ids[t] and predicts
+ids[t + 1], so the last token is only ever a target. Every per-token quantity sits on the position that PREDICTS the
+token.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -33,7 +35,9 @@ class Document:
 
     `action_mask[t]` is true when ids[t] was sampled by the policy (RL) or is to be learned (SFT); prompt,
     tool and template tokens are false. `behaviour_logp[t]` (nats) and `versions[t]` (policy version) describe
-    the sampling of ids[t] and are ignored where the mask is false; both are empty for SFT.
+    the sampling of ids[t] and are ignored where the mask is false; both are empty for SFT. `segments`: the tokens of
+    each part, where there are several; one sample, but no part attends to another (a chat template rewrote what was
+    said, and the model went on from that).
     Example: Document("7", ids=[3, 9, 5, 1], action_mask=[False, False, True, True],
     behaviour_logp=[0.0, 0.0, -0.1, -0.7], versions=[0, 0, 4, 4]).
     """
@@ -43,9 +47,12 @@ class Document:
     action_mask: Sequence[bool]
     behaviour_logp: Sequence[float] = ()
     versions: Sequence[int] = ()
+    segments: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         n = len(self.ids)
+        if self.segments and (sum(self.segments) != n or min(self.segments) < 2):
+            raise ValueError(f"sample {self.name}: segments of {list(self.segments)} tokens do not make up {n}")
         if n < 2:
             raise ValueError(f"sample {self.name} has {n} tokens; at least one to read and one to predict")
         if len(self.action_mask) != n:
@@ -70,14 +77,21 @@ class Document:
 
     @property
     def prompt(self) -> int:
-        """Tokens before the first that was sampled or is to be learned; at most `positions`."""
-        mask = list(self.action_mask)
-        return min(mask.index(True), self.positions) if True in mask else self.positions
+        """Tokens of the first segment before the first that was sampled or is to be learned; at most its positions."""
+        return _unsampled(self.action_mask, *self.spans[0])
 
     @property
     def positions(self) -> int:
-        """Positions the document takes in a pack: its tokens but the last."""
-        return len(self.ids) - 1
+        """Positions the document takes in a pack: its tokens but the last of each segment."""
+        return len(self.ids) - max(1, len(self.segments))
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """[(start, end)] of the tokens of each segment."""
+        if not self.segments:
+            return [(0, len(self.ids))]
+        ends = list(accumulate(self.segments))
+        return list(zip([0, *ends], ends, strict=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,9 +111,9 @@ class ActionTokens:
 
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
-    """S documents laid end to end over T positions.
+    """The S segments of some documents laid end to end over T positions.
 
-    ids, position_ids (restart at 0 per document), targets, versions, sequence: int64 [1, T];
+    ids, position_ids (restart at 0 per segment), targets, versions, sequence (index of the document): int64 [1, T];
     action_mask: bool [1, T]; behaviour_logp: float32 [1, T]; cu_seqlens: int32 [S + 1].
     """
 
@@ -113,6 +127,11 @@ class PackedBatch:
     sequence: Tensor
     shared: Shared | None = None
     """Prompts computed once, when that is worth it."""
+
+    @property
+    def documents(self) -> int:
+        """How many there are."""
+        return int((self.sequence[0].diff() != 0).sum()) + 1
 
     def actions(self) -> ActionTokens:
         """Gather the scored positions; the head and the losses see nothing else."""
@@ -133,16 +152,22 @@ def pack(documents: Sequence[Document], indices: Sequence[int]) -> PackedBatch:
     mask: list[bool] = []
     logp: list[float] = []
     versions: list[int] = []
+    lengths: list[int] = []
+    parts: list[tuple[Sequence[int], int, int]] = []
     for index in indices:
         doc = documents[index]
-        ids.extend(doc.ids[:-1])
-        targets.extend(doc.ids[1:])
-        mask.extend(doc.action_mask[1:])
-        logp.extend(doc.behaviour_logp[1:] or [0.0] * doc.positions)
-        versions.extend(doc.versions[1:] or [0] * doc.positions)
-    lengths = torch.tensor([documents[i].positions for i in indices])
-    ends = lengths.cumsum(0)
-    starts = torch.repeat_interleave(ends - lengths, lengths)
+        for start, end in doc.spans:
+            ids.extend(doc.ids[start : end - 1])
+            targets.extend(doc.ids[start + 1 : end])
+            mask.extend(doc.action_mask[start + 1 : end])
+            logp.extend(doc.behaviour_logp[start + 1 : end] or [0.0] * (end - start - 1))
+            versions.extend(doc.versions[start + 1 : end] or [0] * (end - start - 1))
+            lengths.append(end - start - 1)
+            parts.append((doc.ids[start:end], end - start - 1, _unsampled(doc.action_mask, start, end)))
+    sizes = torch.tensor(lengths)
+    ends = sizes.cumsum(0)
+    starts = torch.repeat_interleave(ends - sizes, sizes)
+    rows = torch.tensor([documents[i].positions for i in indices])
     return PackedBatch(
         ids=torch.tensor(ids)[None],
         position_ids=(torch.arange(len(ids)) - starts)[None],
@@ -151,9 +176,15 @@ def pack(documents: Sequence[Document], indices: Sequence[int]) -> PackedBatch:
         action_mask=torch.tensor(mask, dtype=torch.bool)[None],
         behaviour_logp=torch.tensor(logp, dtype=torch.float32)[None],
         versions=torch.tensor(versions, dtype=torch.int64)[None],
-        sequence=torch.repeat_interleave(torch.tensor(list(indices)), lengths)[None],
-        shared=share((doc.ids, doc.positions, doc.prompt) for doc in (documents[i] for i in indices)),
+        sequence=torch.repeat_interleave(torch.tensor(list(indices)), rows)[None],
+        shared=share(parts),
     )
+
+
+def _unsampled(mask: Sequence[bool], start: int, end: int) -> int:
+    """Tokens of a segment before its first action; at most its positions."""
+    own = list(mask[start:end])
+    return min(own.index(True), len(own) - 1) if True in own else len(own) - 1
 
 
 def microbatches(documents: Sequence[Document], rows: Sequence[int], cap: int) -> list[PackedBatch]:

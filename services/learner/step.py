@@ -100,7 +100,7 @@ def _accumulate(
     watched: Watched | None,
 ) -> float:
     """Forward and backward over one update's micro-batches; returns its loss."""
-    tokens, sequences = over_ranks(sum(m.mask.numel() for m in micros), sum(len(m.pack.cu_seqlens) - 1 for m in micros))
+    tokens, sequences = over_ranks(sum(m.mask.numel() for m in micros), sum(m.pack.documents for m in micros))
     denominators = Denominators(tokens, sequences, max_length=settings.max_new_tokens)
     total = 0.0
     for micro in micros:

@@ -82,6 +82,7 @@ def row_faults(row: Row) -> list[str]:
         and row.state not in (State.READY, State.LEASED, State.TRAINED),
         "is ready without rewards": row.state is State.READY and not row.rewards,
         "was granted no epoch": leased and row.epoch < 1,
+        "goes on without a trajectory": bool(row.past) and row.state in OPEN and not row.bytes,
     }
     return [f"sample {row.id} {what}" for what, wrong in checks.items() if wrong]
 

@@ -4,8 +4,9 @@
 caller writes in one transaction before it sends any reply or grant (acknowledge after commit).
 
 Exactly-once effect from at-least-once messages: every grant and every revocation raises the sample's epoch, and an
-answer counts only under the epoch of the standing lease. A repeated answer is `ok` again if its epoch is the one that
-was accepted, otherwise `stale`.
+answer counts only under the epoch of the standing lease. A repeated answer is `ok` again if its epoch is one that was
+accepted, otherwise `stale`. An episode of several turns is generated and scored once a turn, under new epochs each
+time; those of earlier turns stay known.
 
 A strike is earned by a lease that was begun and ended with its worker, in the stages whose samples can be granted
 alone (not by batches and cohorts, where blame cannot be told; there the kernel's restart limit ends a hopeless run).
@@ -17,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from . import cohorts, evaluation, recovery
 from .changes import Snapshot
 from .grants import Grant, match
-from .row import EVAL_BASE, Generated, Outcome, Refused, Row, Scored, eval_id, train_id
+from .row import EVAL_BASE, Continued, Generated, Outcome, Refused, Row, Scored, eval_id, train_id
 from .rules import Rules
 from .states import STAGE_OF_LEASE, STAGES, Split, Stage, StageName, State, Verdict
 from .table import Lease, Table
@@ -90,7 +91,7 @@ class Book(Table):
             row = self.rows.get(id_)
             if row is not None and self.stands(row, at, epoch, holder) is None:
                 named.add(id_)
-            elif row is None or row.done[at.index] != epoch:
+            elif row is None or not accepted(row, at, epoch):
                 lost.append((id_, epoch))
         for id_, epoch in begun:
             row = self.rows.get(id_)
@@ -119,7 +120,7 @@ class Book(Table):
         """Return None if (epoch, holder) is the standing lease of `stage`, else what to say to an answer under it."""
         if row.epoch == epoch and row.state is stage.leased and row.holder == holder:
             return None
-        return Verdict.OK if epoch and row.done[stage.index] == epoch else Verdict.STALE
+        return Verdict.OK if accepted(row, stage, epoch) else Verdict.STALE
 
     def answer(self, stage: StageName, id_: int, epoch: int, holder: str, outcome: Outcome) -> Verdict:
         """Take the result of a lease. Batches are answered by `trained`; a learner may only refuse single samples.
@@ -137,7 +138,10 @@ class Book(Table):
             self._refuse(row, outcome.why, holder)
         elif isinstance(outcome, Generated) and stage == "generate":
             self._accept(row, at)
-            row.min_version = outcome.min_version
+            if not row.past:
+                row.min_version = outcome.min_version
+            elif outcome.min_version >= 0:
+                row.min_version = min(row.min_version, outcome.min_version)
             self.store_payload(row, outcome.payload)
             self.move(row, State.GENERATED, holder)
             self.queues["score"].push(row)
@@ -146,6 +150,12 @@ class Book(Table):
             row.rewards = json.dumps({name: float(r) + 0.0 for name, r in outcome.rewards.items()}, sort_keys=True)
             self.move(row, State.READY if row.split is Split.TRAIN else State.EVALUATED, holder)
             evaluation.end_round(self, row)
+        elif isinstance(outcome, Continued) and stage == "score":
+            self._accept(row, at)
+            row.past = (*row.past, row.done[0], row.done[1])
+            self.store_payload(row, outcome.payload)
+            self.move(row, State.ISSUED, holder, f"turn {row.turn}: the tools spoke")
+            self.queues["generate"].push(row)
         else:
             raise TypeError(f"{type(outcome).__name__} is no answer to stage {stage}")
         return Verdict.OK
@@ -282,3 +292,8 @@ class Book(Table):
         self.batches.leave(row)
         self.move(row, State.REFUSED, who, why)
         evaluation.end_round(self, row)
+
+
+def accepted(row: Row, stage: Stage, epoch: int) -> bool:
+    """Say whether the answer under `epoch` counted, in this turn or an earlier one; no two leases share an epoch."""
+    return bool(epoch) and (row.done[stage.index] == epoch or epoch in row.past)

@@ -2,7 +2,8 @@
 
 Batched decoding gives bit-equal tokens only for an equal composition of the decoded batch. So a cohort is granted
 whole to one rollout, nothing else is in flight meanwhile, and if any of its leases is lost, or the ledger or the
-learner starts again before all of it is batched, every member returns to `issued` and its trajectory is forgotten.
+learner starts again before all of it is batched, every member returns to `issued` and its trajectory is forgotten. Of
+episodes that go on, the next turn is granted when this one is over for all: together again, in order of id.
 """
 
 from collections.abc import Iterable
@@ -52,10 +53,12 @@ def unfinished(table: "Table") -> set[int]:
 
 
 def regenerate(table: "Table", cohorts: Iterable[int], why: str) -> None:
-    """Return every unbatched member of `cohorts` to `issued` under a new epoch; refused ones stay refused."""
+    """Return every unbatched member of `cohorts` to the first turn of `issued`, under a new epoch; not the refused."""
     chosen = set(cohorts)
     for row in [row for row in table.rows.values() if row.cohort in chosen and row.batch is None]:
-        if row.state not in (State.ISSUED, State.REFUSED, State.TRAINED):
+        if row.state is State.ISSUED and row.past:
+            _forget(table, row)
+        elif row.state not in (State.ISSUED, State.REFUSED, State.TRAINED):
             _reset(table, row, why)
 
 
@@ -63,11 +66,17 @@ def _reset(table: "Table", row: Row, why: str) -> None:
     stage = STAGE_OF_LEASE.get(row.state)
     if stage is not None:
         table.end_lease(row, stage)
-    table.forget_payload(row)
     row.epoch += 1
-    row.done = [0, 0, 0]
+    _forget(table, row)
+    table.move(row, State.ISSUED, why=why)
+    table.queues["generate"].push(row)
+
+
+def _forget(table: "Table", row: Row) -> None:
+    """Forget all turns that a sample has had."""
+    table.forget_payload(row)
+    row.done, row.past = [0, 0, 0], ()
     row.strikes = 0
     row.rewards = ""
     row.min_version = -1 if row.split is Split.TRAIN else table.evaluating
-    table.move(row, State.ISSUED, why=why)
-    table.queues["generate"].push(row)
+    table.changes.rows[row.id] = row

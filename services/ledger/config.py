@@ -53,6 +53,12 @@ class LedgerConfig(ServiceSpec):
         json_schema_extra=live(1, 4096, "prompts", "next batch"),
     )
     responses_per_prompt: int = Field(8, ge=1, description="Samples of each prompt.")
+    max_turns: int = Field(
+        1,
+        ge=1,
+        le=512,
+        description="Times the model may speak in an episode; between two of them `interact` of the reward file does.",
+    )
     epochs: int | None = Field(None, ge=1, description="Passes over the training prompts; no end when omitted.")
     max_staleness: int = Field(
         2,
@@ -116,7 +122,11 @@ class LedgerConfig(ServiceSpec):
         return self
 
     def conflicts(self, others: Mapping[str, ServiceSpec]) -> Iterator[tuple[str, str]]:
-        """Samples that nobody generates, scores or trains would wait for ever."""
+        """Samples that nobody generates, scores or trains would wait for ever; so would tools that nobody has."""
         for part, does in (("rollout", "generate"), ("reward", "score"), ("learner", "train")):
             if not any(other.part == part and other.replicas for other in others.values()):
                 yield "kind", f"no slot of kind {part}: there is nobody to {does} samples"
+        for name, other in others.items():
+            if self.max_turns > 1 and not getattr(other, "has_interact", True):
+                file = getattr(other, "file", "its file")
+                yield "max_turns", f"{name}.file {file} does not define interact(messages), which answers the model"

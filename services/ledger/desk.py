@@ -4,6 +4,7 @@ Who may say what: workers answer for leases they hold; only a learner restores, 
 the learner that restored last. Anyone may ask for the balance.
 """
 
+import json
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
@@ -20,27 +21,33 @@ from midflight.messages.samples import (
     Refuse,
     Restore,
     Restored,
+    Score,
     Scores,
     Stage,
     Trained,
     Trajectories,
+    TrajectoryPart,
     Want,
     WantOk,
 )
 from midflight.messages.weights import WeightsNew, WeightsOk, WeightsPublish
+from midflight.messages.wire import MAX_BUFFER
 
 from . import payload
 from .book import Book
 from .recovery import RestoreTooOldError
-from .row import Generated, Outcome, Scored, first_line
+from .row import Continued, Generated, Outcome, Scored, first_line
 from .row import Refused as Impossible
-from .states import Verdict
+from .states import STAGES, Verdict
 from .status import status
 from .store import Store
 
 KIND_OF_STAGE: dict[Stage, str] = {"generate": "rollout", "score": "reward", "train": "learner"}
 Answer = tuple[int, int, Outcome]
 """Sample, epoch, outcome."""
+MAX_TOKENS = MAX_BUFFER // 4
+"""Of a trajectory, and bytes of its conversation: what fits the wire."""
+MAX_TAIL = MAX_BUFFER // 2
 
 
 class Desk(Actor):
@@ -68,6 +75,10 @@ class Desk(Actor):
 
     def lengths(self) -> dict[str, Scalar]:
         """How long what was generated, trained and dropped is."""
+        raise AssertionError
+
+    def blob(self, sample: int) -> bytes:
+        """A stored trajectory."""
         raise AssertionError
 
     def keep_weights(self, new: WeightsNew) -> None:
@@ -112,11 +123,13 @@ class Desk(Actor):
         if not self._may(letter, "rollout"):
             return
         try:
-            cut = list(payload.cut(message, letter.received.views()))
+            cut = payload.cut(message, letter.received.views())
+            answers: list[Answer] = [
+                (part.id, part.epoch, self._generated(part, blob, letter.sender)) for part, blob in cut
+            ]
         except (ValueError, KeyError) as error:
             self.reply(letter, Refused(code="columns", why=f"trajectories: {error}"))
             return
-        answers: list[Answer] = [(part.id, part.epoch, Generated(blob, part.version)) for part, blob in cut]
         self._take("generate", answers, letter)
 
     @handles(Scores)
@@ -125,6 +138,9 @@ class Desk(Actor):
             return
         answers: list[Answer] = []
         for score in message.scores:
+            if score.messages and score.fault is None:
+                answers.append((score.id, score.epoch, self._continued(score, letter.sender)))
+                continue
             faulty = score.fault is not None or not score.rewards
             why = score.fault or "reward_fn gave no reward"
             answers.append((score.id, score.epoch, Impossible(why) if faulty else Scored(score.rewards)))
@@ -199,6 +215,32 @@ class Desk(Actor):
         stats: dict[str, Any] = {"live": True, **self.stats, **self.lengths()}
         letter.reply(status(self.book.snapshot(), self.store, message.sample, stats))
 
+    def _generated(self, part: TrajectoryPart, new: bytes, sender: str) -> Outcome:
+        """A turn, with what was there before it. Raises ValueError for another turn than was asked for."""
+        if not part.turn or not self._stands("generate", part.id, part.epoch, sender):
+            return Generated(new, part.version)
+        if part.turn != self.book.rows[part.id].turn:
+            raise ValueError(f"sample {part.id} is at turn {self.book.rows[part.id].turn}, not {part.turn}")
+        blob = payload.extended(self.blob(part.id), new, apart=part.segment)
+        if (tokens := payload.head_of(blob).tokens) > MAX_TOKENS:
+            return Impossible(f"trajectory too long: {tokens} tokens, at most {MAX_TOKENS} fit")
+        return Generated(blob, part.version)
+
+    def _continued(self, score: Score, sender: str) -> Outcome:
+        """What the tools said, behind the conversation so far."""
+        if not self._stands("score", score.id, score.epoch, sender):
+            return Continued(b"")  # of no effect; the book says why
+        said = b",".join(json.dumps(dict(one), ensure_ascii=False).encode() for one in score.messages)
+        blob = payload.answered(self.blob(score.id), said, score.state.encode())
+        if (size := payload.head_of(blob).tail) > MAX_TAIL:
+            return Impossible(f"conversation too long: {size} bytes, at most {MAX_TAIL} fit")
+        return Continued(blob)
+
+    def _stands(self, stage: Stage, sample: int, epoch: int, sender: str) -> bool:
+        """Whether it is the standing lease of `sender`."""
+        row = self.book.rows.get(sample)
+        return row is not None and self.book.stands(row, STAGES[stage], epoch, sender) is None
+
     def _take(self, stage: Stage, answers: Iterable[Answer], letter: Letter) -> None:
         """Put answers into the book; say which counted and which had no effect."""
         done: list[list[int]] = []
@@ -207,7 +249,7 @@ class Desk(Actor):
             if isinstance(outcome, Impossible):
                 self.why = first_line(outcome.why)
             verdict = self.book.answer(stage, sample, epoch, letter.sender, outcome)
-            if isinstance(outcome, Generated) and sample in self.book.changes.payloads:
+            if isinstance(outcome, Generated | Continued) and sample in self.book.changes.payloads:
                 self.remember(sample, self.book.changes.payloads[sample])
             (done if verdict is Verdict.OK else stale).append([sample, epoch])
         self.reply(letter, Ok(done=done, stale=stale))

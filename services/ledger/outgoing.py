@@ -10,7 +10,7 @@ from midflight.messages.tensors import Column
 from midflight.messages.wire import MAX_BUFFER
 
 from .grants import Grant
-from .payload import join, text_of, tokens_of
+from .payload import head_of, join, prefix_of, segments_of, state_of, tail_of
 from .row import Row
 from .states import Split
 
@@ -21,43 +21,71 @@ RowOf = Callable[[Row], bytes]
 BlobOf = Callable[[int], bytes]
 
 
-def sample_seed(seed: int, sample: int) -> int:
-    """The sampling seed of a sample: the same whenever and wherever it is generated."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{sample}".encode(), digest_size=7).digest(), "big")
+def sample_seed(seed: int, sample: int, turn: int = 0) -> int:
+    """The sampling seed of a turn of a sample: the same whenever and wherever it is generated."""
+    name = f"{seed}/{sample}/{turn}" if turn else f"{seed}/{sample}"
+    return int.from_bytes(hashlib.blake2b(name.encode(), digest_size=7).digest(), "big")
 
 
-def tickets(grant: Grant, rows: list[Row], row_of: RowOf, seed: int, eval_temperature: float) -> Iterator[Out]:
-    """Prompts under lease, for a rollout."""
+def tickets(
+    grant: Grant, rows: list[Row], row_of: RowOf, blob_of: BlobOf, seed: int, eval_temperature: float
+) -> Iterator[Out]:
+    """Prompts under lease, for a rollout; with an episode that goes on, what there is of it."""
     texts = [row_of(row) for row in rows]
+    blobs = [blob_of(row.id) if row.past else b"" for row in rows]
+    prefixes = [prefix_of(blob) if blob else b"" for blob in blobs]
+    tails = [tail_of(blob) if blob else b"" for blob in blobs]
     items = [
         Ticket(
             id=row.id,
             epoch=epoch,
-            seed=sample_seed(seed, row.id),
+            seed=sample_seed(seed, row.id, row.turn),
             solo=grant.solo,
             split="eval" if row.split is Split.EVAL else "train",
             temperature=eval_temperature if row.split is Split.EVAL else None,
             row_bytes=len(text),
+            turn=row.turn,
+            prefix_tokens=len(prefix) // 4,
+            tail_bytes=len(tail),
         )
-        for row, text, (_, epoch) in zip(rows, texts, grant.leases, strict=True)
+        for row, text, prefix, tail, (_, epoch) in zip(rows, texts, prefixes, tails, grant.leases, strict=True)
     ]
-    for start, end in _pieces([len(text) for text in texts]):
-        yield Tickets(tickets=items[start:end], tensors=[]), [("rows", "|u1", b"".join(texts[start:end]))]
+    for start, end in _pieces(_largest(texts, prefixes, tails)):
+        columns: list[Column] = [("rows", "|u1", b"".join(texts[start:end]))]
+        if any(blobs[start:end]):
+            columns.append(("prefix", "<i4", b"".join(prefixes[start:end])))
+            columns.append(("tails", "|u1", b"".join(tails[start:end])))
+        yield Tickets(tickets=items[start:end], tensors=[]), columns
 
 
-def score_jobs(grant: Grant, rows: list[Row], row_of: RowOf, blob_of: BlobOf) -> Iterator[Out]:
-    """Prompts and completions under lease, for a reward server."""
+def score_jobs(grant: Grant, rows: list[Row], row_of: RowOf, blob_of: BlobOf, max_turns: int) -> Iterator[Out]:
+    """Conversations under lease, for a reward server; the tools speak first where there may be another turn."""
     texts = [row_of(row) for row in rows]
-    answers = [text_of(blob_of(row.id)) for row in rows]
+    blobs = [blob_of(row.id) for row in rows]
+    tails = [tail_of(blob) for blob in blobs]
+    states = [state_of(blob) for blob in blobs]
     jobs = [
-        ScoreJob(id=row.id, epoch=epoch, solo=grant.solo, row_bytes=len(text), text_bytes=len(answer))
-        for row, text, answer, (_, epoch) in zip(rows, texts, answers, grant.leases, strict=True)
+        ScoreJob(
+            id=row.id,
+            epoch=epoch,
+            solo=grant.solo,
+            row_bytes=len(text),
+            text_bytes=len(tail),
+            turn=row.turn,
+            interact=row.turn + 1 < max_turns and head_of(blob).stopped > 0,
+            state_bytes=len(state),
+        )
+        for row, text, blob, tail, state, (_, epoch) in zip(
+            rows, texts, blobs, tails, states, grant.leases, strict=True
+        )
     ]
-    for start, end in _pieces([max(len(a), len(b)) for a, b in zip(texts, answers, strict=True)]):
+    for start, end in _pieces(_largest(texts, tails, states)):
         columns: list[Column] = [
             ("rows", "|u1", b"".join(texts[start:end])),
-            ("texts", "|u1", b"".join(answers[start:end])),
+            ("texts", "|u1", b"".join(tails[start:end])),
         ]
+        if any(states[start:end]):
+            columns.append(("states", "|u1", b"".join(states[start:end])))
         yield ScoreJobs(jobs=jobs[start:end], tensors=[]), columns
 
 
@@ -69,9 +97,10 @@ def batch(grant: Grant, rows: list[Row], blob_of: BlobOf) -> Iterator[Out]:
             id=row.id,
             epoch=epoch,
             group=row.group,
-            tokens=tokens_of(blob),
+            tokens=head_of(blob).tokens,
             version=row.min_version,
             rewards=json.loads(row.rewards),
+            segments=segments_of(blob),
         )
         for row, blob, (_, epoch) in zip(rows, blobs, grant.leases, strict=True)
     ]
@@ -80,6 +109,11 @@ def batch(grant: Grant, rows: list[Row], blob_of: BlobOf) -> Iterator[Out]:
     for number, (start, end) in enumerate(pieces):
         message = Batch(batch=grant.batch, piece=number, pieces=len(pieces), parts=parts[start:end], tensors=[])
         yield message, join(blobs[start:end])
+
+
+def _largest(*columns: list[bytes]) -> list[int]:
+    """The bytes of each item in the column where it has most, for every column is a buffer of its own."""
+    return [max(map(len, parts)) for parts in zip(*columns, strict=True)]
 
 
 def _pieces(sizes: list[int]) -> Iterator[tuple[int, int]]:

@@ -1,21 +1,36 @@
 """A stored trajectory: one blob a sample, cut from the columns it came in and joined again for the learner.
 
-u32 tokens | u32 text bytes | tokens <i4 | mask |u1 | logprobs <f4 | versions <i4 | text UTF-8
+u32 tokens | u32 tail bytes | u32 segments | u32 state bytes | u32 ended by a stop |
+tokens <i4 | mask |u1 | logprobs <f4 | versions <i4 | tokens of each segment <u4, none for a single one | state | tail
+
+The tail is what was said after the prompt row's messages: JSON messages with commas between them, so that a turn is
+appended without parsing. The state is the episode's, a JSON object.
 """
 
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from midflight.messages.samples import Trajectories, TrajectoryPart
 from midflight.messages.tensors import Column
 
-HEAD: Final = struct.Struct("<II")
+HEAD: Final = struct.Struct("<IIIII")
 COLUMNS: Final = (("tokens", "<i4", 4), ("mask", "|u1", 1), ("logprobs", "<f4", 4), ("versions", "<i4", 4))
+WIDTH: Final = sum(size for _, _, size in COLUMNS)
+
+
+class Head(NamedTuple):
+    """The counts that a blob begins with."""
+
+    tokens: int
+    tail: int
+    segments: int
+    state: int
+    stopped: int
 
 
 def cut(message: Trajectories, views: Mapping[str, "memoryview[Any]"]) -> Iterator[tuple[TrajectoryPart, bytes]]:
-    """The blobs of one `trajectories` message. Raises ValueError when a column is shorter than its parts say."""
+    """What is new in each part, as a blob. Raises ValueError when a column is shorter than its parts say."""
     raw = {name: views[name].cast("B") for name in ("tokens", "mask", "logprobs", "versions", "texts")}
     tokens = sum(part.tokens for part in message.parts)
     texts = sum(part.text_bytes for part in message.parts)
@@ -25,30 +40,100 @@ def cut(message: Trajectories, views: Mapping[str, "memoryview[Any]"]) -> Iterat
     for part in message.parts:
         end, text_end = at + part.tokens, text_at + part.text_bytes
         pieces = [raw[name][at * size : end * size] for name, _, size in COLUMNS]
-        yield part, b"".join([HEAD.pack(part.tokens, part.text_bytes), *pieces, raw["texts"][text_at:text_end]])
+        head = HEAD.pack(part.tokens, part.text_bytes, 0, 0, part.stop == "stop")
+        yield part, b"".join([head, *pieces, raw["texts"][text_at:text_end]])
         at, text_at = end, text_end
 
 
-def text_of(blob: bytes) -> bytes:
-    """The completion's text, UTF-8."""
-    return blob[len(blob) - HEAD.unpack_from(blob)[1] :]
+def extended(blob: bytes, new: bytes, *, apart: bool) -> bytes:
+    """A trajectory and its next turn; `apart`: as a segment of its own."""
+    old, more = head_of(blob), head_of(new)
+    segments = [*(segments_of(blob) or [old.tokens])]
+    if apart:
+        segments.append(more.tokens)
+    else:
+        segments[-1] += more.tokens
+    pieces = [piece for pair in zip(_columns(blob), _columns(new), strict=True) for piece in pair]
+    return _blob(pieces, segments, _state(blob), _appended(_tail(blob), _tail(new)), stopped=more.stopped)
+
+
+def answered(blob: bytes, messages: bytes, state: bytes) -> bytes:
+    """A trajectory to which the tools have answered: `messages` with commas between them, and their state."""
+    return _blob(_columns(blob), segments_of(blob), state, _appended(_tail(blob), messages), stopped=0)
+
+
+def head_of(blob: bytes) -> Head:
+    """The counts of a blob."""
+    return Head(*HEAD.unpack_from(blob))
+
+
+def tail_of(blob: bytes) -> bytes:
+    """What was said after the prompt row's messages, as a JSON list."""
+    return b"[%b]" % _tail(blob)
+
+
+def state_of(blob: bytes) -> bytes:
+    """The state of its episode, a JSON object; empty when it never had one."""
+    return bytes(_state(blob)) if HEAD.unpack_from(blob)[3] else b""
 
 
 def tokens_of(blob: bytes) -> int:
-    """Tokens of prompt and completion."""
-    tokens: int = HEAD.unpack_from(blob)[0]
-    return tokens
+    """Tokens of all segments together."""
+    return head_of(blob).tokens
+
+
+def segments_of(blob: bytes) -> list[int]:
+    """Tokens of each segment; empty for a single one."""
+    head = head_of(blob)
+    return list(struct.unpack_from(f"<{head.segments}I", blob, HEAD.size + head.tokens * WIDTH))
+
+
+def prefix_of(blob: bytes) -> bytes:
+    """The tokens of the last segment, <i4: what the model reads when its episode goes on."""
+    tokens = _columns(blob)[0]
+    segments = segments_of(blob)
+    return bytes(tokens[sum(segments[:-1]) * COLUMNS[0][2] :])
 
 
 def join(blobs: Sequence[bytes]) -> list[Column]:
     """The four columns of many blobs, one after another."""
-    out: list[Column] = []
-    for index, (name, dtype, size) in enumerate(COLUMNS):
-        skip = HEAD.size
-        pieces = []
-        for blob in blobs:
-            tokens = HEAD.unpack_from(blob)[0]
-            start = skip + tokens * sum(width for _, _, width in COLUMNS[:index])
-            pieces.append(memoryview(blob)[start : start + tokens * size])
-        out.append((name, dtype, b"".join(pieces)))
+    pieces = zip(*map(_columns, blobs), strict=True) if blobs else [()] * len(COLUMNS)
+    return [(name, dtype, b"".join(parts)) for (name, dtype, _), parts in zip(COLUMNS, pieces, strict=True)]
+
+
+def _columns(blob: bytes) -> "list[memoryview[int]]":
+    view, tokens, at = memoryview(blob), HEAD.unpack_from(blob)[0], HEAD.size
+    out = []
+    for _, _, size in COLUMNS:
+        out.append(view[at : at + tokens * size])
+        at += tokens * size
     return out
+
+
+def _tail(blob: bytes) -> bytes:
+    return blob[len(blob) - HEAD.unpack_from(blob)[1] :]
+
+
+def _state(blob: bytes) -> "memoryview[int]":
+    head = head_of(blob)
+    end = len(blob) - head.tail
+    return memoryview(blob)[end - head.state : end]
+
+
+def _appended(tail: bytes, more: bytes) -> bytes:
+    return b",".join(part for part in (tail, more) if part)
+
+
+def _blob(
+    columns: Sequence["memoryview[int]"],
+    segments: Sequence[int],
+    state: "bytes | memoryview[int]",
+    tail: bytes,
+    *,
+    stopped: int,
+) -> bytes:
+    """Put together; `columns` may be in pieces."""
+    several = segments if len(segments) > 1 else ()
+    tokens = sum(map(len, columns)) // WIDTH
+    head = HEAD.pack(tokens, len(tail), len(several), len(state), stopped)
+    return b"".join([head, *columns, struct.pack(f"<{len(several)}I", *several), state, tail])

@@ -1,7 +1,8 @@
 """The samples that wait for one stage, in the order they are granted: evaluation first, then the oldest group.
 
-Evaluation goes first because its rounds are small and bounded, while training work never runs out. Suspects (samples
-with `solo_after` strikes) wait apart, since each is granted alone. Entries are never searched for: one whose sample
+Evaluation goes first because its rounds are small and bounded, while training work never runs out. Within a split,
+episodes that go on come before new ones: they are older. Suspects (samples with `solo_after` strikes) wait apart,
+since each is granted alone. Entries are never searched for: one whose sample
 has moved on is skipped when it comes up.
 """
 
@@ -20,15 +21,18 @@ class Queue:
         self._rows = rows
         self._solo_after = solo_after
         self._heaps: dict[Split, list[int]] = {Split.EVAL: [], Split.TRAIN: []}
+        self._going_on: dict[Split, list[int]] = {Split.EVAL: [], Split.TRAIN: []}
         self._suspects: list[int] = []
 
     def push(self, row: Row) -> None:
         """Let a sample wait."""
-        heapq.heappush(self._suspects if row.strikes >= self._solo_after else self._heaps[row.split], row.id)
+        heaps = self._going_on if row.past else self._heaps
+        heapq.heappush(self._suspects if row.strikes >= self._solo_after else heaps[row.split], row.id)
 
     def take(self, split: Split) -> Row | None:
         """Remove and return the oldest waiting sample of `split` that may be granted with others."""
-        return self._pop(self._heaps[split], suspect=False)
+        going_on = self._pop(self._going_on[split], suspect=False) if self._going_on[split] else None
+        return going_on or self._pop(self._heaps[split], suspect=False)
 
     def first_suspect(self) -> Row | None:
         """Return the oldest waiting suspect; it waits on."""

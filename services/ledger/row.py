@@ -25,6 +25,7 @@ class Row:
     group: training group, or evaluation round.
     epoch: raised by every grant and every revocation.
     done: for each stage the epoch of the answer that was accepted, 0 when none; it makes a repeated answer `ok`.
+    past: the accepted epochs of earlier turns, two a turn: its generation, and the tools that answered it.
     strikes: begun tries of the present stage that ended with their worker.
     holder, begun, solo: the present lease.
     min_version: the oldest policy version among its tokens; of an evaluation sample first the version to measure.
@@ -39,6 +40,7 @@ class Row:
     state: State = State.ISSUED
     epoch: int = 0
     done: list[int] = field(default_factory=lambda: [0, 0, 0])
+    past: tuple[int, ...] = ()
     strikes: int = 0
     holder: str | None = None
     begun: bool = False
@@ -52,10 +54,15 @@ class Row:
     cohort: int | None = None
     closed: bool = False
 
+    @property
+    def turn(self) -> int:
+        """Turns of its episode that are over: the model spoke and the tools answered."""
+        return len(self.past) // 2
+
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """A trajectory: its opaque bytes, and the oldest policy version among its sampled tokens."""
+    """A trajectory, all turns of it: its opaque bytes, and the oldest policy version of its new tokens (-1: none)."""
 
     payload: bytes
     min_version: int
@@ -69,6 +76,13 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True)
+class Continued:
+    """The tools spoke: the trajectory with what they said, opaque bytes. The episode is to be generated further."""
+
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """The sample can never be done, and why; not for faults of the infrastructure, which give the lease
     back."""
@@ -76,7 +90,7 @@ class Refused:
     why: str
 
 
-Outcome = Generated | Scored | Refused
+Outcome = Generated | Scored | Continued | Refused
 
 
 def first_line(text: str, most: int = 300) -> str:

@@ -243,9 +243,9 @@ class Ledger(Desk):
     def _send(self, grant: Grant) -> bool:
         rows = [self.book.rows[sample] for sample, _ in grant.leases]
         if grant.stage == "generate":
-            out = tickets(grant, rows, self.row_json, self.settings.seed, self._eval_temperature())
+            out = tickets(grant, rows, self.row_json, self.blob, self.settings.seed, self._eval_temperature())
         elif grant.stage == "score":
-            out = score_jobs(grant, rows, self.row_json, self.blob)
+            out = score_jobs(grant, rows, self.row_json, self.blob, self.config.max_turns)
         else:
             out = batch(grant, rows, self.blob)
         return all(self.mail.send("data", message, to=grant.holder, columns=columns) for message, columns in out)

@@ -4,6 +4,7 @@
     issued -> running -> generated -> scoring -> ready -> leased -> trained     split "train"
                                               -> evaluated                      split "eval"
 
+An episode of several turns goes from `scoring` back to `issued`, with its trajectory so far, whenever the tools spoke.
 A lease that ends without an answer goes one step back. `refused` is reachable from every open state, `filtered` from
 `ready`. A restore re-opens `trained`; deterministic mode regenerates unfinished cohorts from `issued`.
 """

@@ -28,7 +28,7 @@ from .evaluation import EvalResult
 from .row import EVAL_BASE, Row, reason_of
 from .states import Split, State
 
-SCHEMA = 1
+SCHEMA = 2
 SETTINGS = ("page_size = 8192", "journal_mode = wal", "wal_autocheckpoint = 4000", "secure_delete = off")
 """Measured in CPU a sample of 10 kB: pages of 8 KiB instead of 4 save 5 us, a longer log (32 MB) 3 us, and not
 overwriting deleted trajectories with zeros, which some builds of SQLite do by default, 13 us."""
@@ -39,7 +39,7 @@ TABLES = """
 create table sample(
     id integer primary key, grp integer not null, state text not null, epoch integer not null,
     generated_epoch integer not null, scored_epoch integer not null, trained_epoch integer not null,
-    strikes integer not null, holder text, min_version integer not null, bytes integer not null,
+    past text not null, strikes integer not null, holder text, min_version integer not null, bytes integer not null,
     rewards text not null, why text not null, step integer, batch integer, cohort integer, closed integer not null);
 create table payload(id integer primary key, data blob not null);
 create table life(id integer not null, at_ns integer not null, state text not null, epoch integer not null,
@@ -48,7 +48,7 @@ create table evaluation(
     version integer primary key, rewards text not null, n integer not null, refused integer not null);
 create table meta(key text primary key, value text not null) without rowid;
 """
-PUT_ROW = f"insert or replace into sample values({','.join('?' * 17)})"
+PUT_ROW = f"insert or replace into sample values({','.join('?' * 18)})"
 
 NAME = {state: str.__str__(state) for state in State}
 """Exact strings: SQLite's binding is slower for subclasses of str."""
@@ -214,16 +214,18 @@ class Store:
 
 def _values(row: Row) -> tuple[object, ...]:
     return (
-        row.id, row.group, NAME[row.state], row.epoch, *row.done, row.strikes, row.holder, row.min_version, row.bytes,
-        row.rewards, row.why, row.step, row.batch, row.cohort, row.closed,
+        row.id, row.group, NAME[row.state], row.epoch, *row.done, json.dumps(row.past) if row.past else "",
+        row.strikes, row.holder, row.min_version, row.bytes, row.rewards, row.why,
+        row.step, row.batch, row.cohort, row.closed,
     )  # fmt: skip
 
 
 def _row(values: tuple[Any, ...]) -> Row:
     id_, group, state, epoch, *done = values[:7]
-    strikes, holder, version, size, rewards, why, step, batch, cohort, closed = values[7:]
+    past, strikes, holder, version, size, rewards, why, step, batch, cohort, closed = values[7:]
     return Row(
-        id_, group, Split.EVAL if id_ >= EVAL_BASE else Split.TRAIN, State(state), epoch, done, strikes, holder,
+        id_, group, Split.EVAL if id_ >= EVAL_BASE else Split.TRAIN, State(state), epoch, done,
+        tuple(json.loads(past)) if past else (), strikes, holder,
         min_version=version, bytes=size, rewards=rewards, why=why, step=step, batch=batch, cohort=cohort,
         closed=bool(closed),
     )  # fmt: skip

@@ -126,9 +126,9 @@ class Table:
         self.move(row, stage.waiting, why=why)
 
     def store_payload(self, row: Row, payload: bytes) -> None:
-        """Keep the trajectory of an open sample."""
+        """Keep the trajectory of an open sample, in place of what there was of it."""
+        self.stored += len(payload) - row.bytes
         row.bytes = len(payload)
-        self.stored += row.bytes
         self.mean_bytes += (row.bytes - self.mean_bytes) / 64 if self.mean_bytes else row.bytes
         self.changes.payloads[row.id] = payload
         self.changes.forget.discard(row.id)

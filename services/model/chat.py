@@ -1,4 +1,4 @@
-"""Messages to token ids and back: prompts for generation, supervised pairs for the warm start, text of answers.
+"""Messages to token ids and back: prompts, what continues them, supervised pairs for the warm start, text of answers.
 
 A message is `{"role": ..., "content": ...}`, an assistant message may carry `tool_calls` instead of content.
 With `template=False` the contents alone are concatenated, each message tokenized for itself, so that the prompt of
@@ -38,6 +38,35 @@ def prompt_ids(tokenizer: Tokenizer, messages: Sequence[Message], *, template: b
     return list(encoded["input_ids"])
 
 
+@dataclass(frozen=True, slots=True)
+class Continuation:
+    """Token ids behind those that the model has read and written, or, if `anew`, in place of them."""
+
+    ids: list[int]
+    anew: bool = False
+
+
+def continued(
+    tokenizer: Tokenizer, prefix: Sequence[int], messages: Sequence[Message], *, template: bool = True
+) -> Continuation:
+    """What the model is to read after it has written the end of `prefix` and others have answered.
+
+    messages: the whole conversation; what comes after its last assistant message is new. What the model wrote is never
+    tokenized again: as long as the rendered conversation begins with the text of `prefix`, only the rest of it is. If
+    the template has rewritten earlier turns (it may drop their thoughts), the conversation is rendered `anew`.
+    Raises ValueError as `prompt_ids` does.
+    """
+    if not template:
+        spoken = [at for at, message in enumerate(messages) if message["role"] == "assistant"]
+        new = messages[spoken[-1] + 1 :] if spoken else messages
+        return Continuation([token for message in new for token in _plain(tokenizer, message)])
+    _require_template(tokenizer)
+    text, known = _render(tokenizer, messages), raw(tokenizer, prefix)
+    if not text.startswith(known):
+        return Continuation(prompt_ids(tokenizer, messages), anew=True)
+    return Continuation(list(tokenizer.encode(text[len(known) :], add_special_tokens=False)))
+
+
 def supervised(tokenizer: Tokenizer, messages: Sequence[Message], *, template: bool = True) -> Supervised:
     """Token ids and loss mask of a conversation with at least one assistant message.
 
@@ -61,6 +90,19 @@ def supervised(tokenizer: Tokenizer, messages: Sequence[Message], *, template: b
 def decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
     """Text of a completion without special tokens; bytes that are no UTF-8 become U+FFFD."""
     return str(tokenizer.decode(list(ids), skip_special_tokens=True))
+
+
+def raw(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """Text of tokens as it was rendered, special tokens included."""
+    return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def _render(tokenizer: Tokenizer, messages: Sequence[Message]) -> str:
+    """The text after which the model is to answer."""
+    try:
+        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+    except TemplateError as error:
+        raise ValueError(f"the chat template refuses these messages: {error}") from error
 
 
 def _encode(tokenizer: Tokenizer, messages: Sequence[Message], **options: bool) -> Mapping[str, Any]:

@@ -7,8 +7,8 @@ nothing is unknown. The first ten ids are the specials below; byte ids follow in
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from tokenizers import AddedToken, decoders, models, pre_tokenizers
 from tokenizers import Tokenizer as RawTokenizer
-from tokenizers import decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 Tokenizer: TypeAlias = Any
@@ -26,7 +26,9 @@ SPECIALS = (
     "<think>",
     "</think>",
 )
-"""Special tokens of the byte tokenizer; the id of each is its index."""
+"""Tokens of the byte tokenizer with a meaning; the id of each is its index."""
+TEXT = SPECIALS[6:]
+"""Those that are the model's own words: text of an answer shows them (as that of Qwen's tokenizers does)."""
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -51,7 +53,8 @@ def byte_tokenizer() -> Tokenizer:
     raw = RawTokenizer(models.BPE(vocab=vocabulary, merges=[]))
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     raw.decoder = decoders.ByteLevel()
-    raw.add_special_tokens(list(SPECIALS))
+    raw.add_special_tokens(list(SPECIALS[:6]))
+    raw.add_tokens([AddedToken(name, special=False, normalized=False) for name in TEXT])
     tokenizer: Tokenizer = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=raw,
         pad_token=SPECIALS[0],

@@ -1,7 +1,8 @@
-"""reward: scores trajectories with the user's `reward_fn`, in worker processes with limits.
+"""reward: scores trajectories with the user's `reward_fn`, in worker processes with limits; its `interact` answers.
 
-Takes   `score.jobs` (prompt rows and completions under lease), `knob.apply`, `ok`.
-Sends   `want`, `scores` (a verdict or the user's program at fault), `give.back` (our own fault: never a reward of 0).
+Takes   `score.jobs` (conversations under lease), `knob.apply`, `ok`.
+Sends   `want`, `scores` (a verdict, the user's program at fault, or what the tools said), `give.back` (our own fault:
+        never a reward of 0).
 Stores  nothing.
 Dies    any time, its workers with it; its leases return to the ledger. A reward file that cannot be imported ends it
         at start, with the line at fault.
@@ -10,7 +11,7 @@ Dies    any time, its workers with it; its leases return to the ledger. A reward
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar, cast
 
@@ -22,7 +23,8 @@ from midflight.kernel.settings import Settings
 from midflight.kernel.spec import knob_prefix, live_knobs, with_live
 from midflight.messages.base import Scalar
 from midflight.messages.knobs import KnobDeclaration
-from midflight.messages.samples import GiveBack, Score, ScoreJobs, Scores, Stage
+from midflight.messages.samples import GiveBack, Said, Score, ScoreJob, ScoreJobs, Scores, Stage
+from midflight.messages.wire import MAX_BODY
 from midflight.services.lease.worker import Worker
 
 from .config import RewardConfig
@@ -31,7 +33,13 @@ from .process import Spec
 from .sandbox.ladder import chosen
 from .sandbox.levels import SEALED
 from .sandbox.remote import RemotePool
-from .verdict import InfrastructureFault, Job, ProgramFault, RewardFileError, Scored, Verdict
+from .verdict import Acted, InfrastructureFault, Job, ProgramFault, RewardFileError, Scored, Verdict
+
+PIECE_SCORES = 512
+MOST_SAID = MAX_BODY // 4
+"""Bytes of all that the tools said in a message; the rest of it is far less."""
+MOST_MESSAGES = 64
+EMPTY = memoryview(b"")
 
 
 class Reward(Worker):
@@ -45,6 +53,10 @@ class Reward(Worker):
         self.config = cast(RewardConfig, settings.config)
         self._declared = live_knobs(self.config, settings.slot)
         self.faults = 0
+        self._working: dict[int, int] = {}
+        """sample -> epoch of the lease under which the pool has it."""
+        self._later: dict[int, tuple[int, Job]] = {}
+        """sample -> (epoch, job): leased again while an earlier try of it still runs."""
         self._solo = False
         self._level = ""
         self._log = structlog.get_logger()
@@ -82,6 +94,9 @@ class Reward(Worker):
             level=chosen(config.isolation, trusted=config.vouched, network=config.network),
             network=config.network,
         )
+        if config.has_interact and self.settings.slot_of_kind("ledger").get("max_turns", 1) == 1:
+            text = f"{config.file} defines interact(messages), which is never called: ledger.max_turns is 1"
+            self.event("note", {"level": "warning", "text": text})
         self._level = f"{spec.level}+network" if config.network and spec.level in SEALED else spec.level
         if config.remote:
             self._pool = RemotePool(spec, config.remote, calls=config.workers, capacity=config.queue)
@@ -114,19 +129,27 @@ class Reward(Worker):
     @handles(ScoreJobs)
     def _on_jobs(self, message: ScoreJobs, letter: Letter) -> None:
         views = letter.received.views()
-        rows, texts, row_at, text_at = views["rows"], views["texts"], 0, 0
+        rows, texts, states = views["rows"], views["texts"], views.get("states", EMPTY)
+        row_at = text_at = state_at = 0
         for job in message.jobs:
-            row = json.loads(bytes(rows[row_at : row_at + job.row_bytes]))
-            text = bytes(texts[text_at : text_at + job.text_bytes]).decode()
-            row_at, text_at = row_at + job.row_bytes, text_at + job.text_bytes
+            row = bytes(rows[row_at : row_at + job.row_bytes])
+            text = bytes(texts[text_at : text_at + job.text_bytes])
+            state = bytes(states[state_at : state_at + job.state_bytes])
+            row_at, text_at, state_at = row_at + job.row_bytes, text_at + job.text_bytes, state_at + job.state_bytes
             if not self.holding.take(job.id, job.epoch):
                 continue
             self.holding.begin([job.id])
             self._solo = job.solo
-            messages = [*row["messages"], {"role": "assistant", "content": text}]
-            if not self.pool.submit(Job(job.id, messages, row.get("answer"))):
-                self._give_back(job.id, "the reward queue is full")
+            self._submit(job.epoch, _job(job, row, text, state))
         self.want()
+
+    def _submit(self, epoch: int, job: Job) -> None:
+        if job.id in self._working:
+            self._later[job.id] = (epoch, job)
+        elif self.pool.submit(job):
+            self._working[job.id] = epoch
+        else:
+            self._give_back(job.id, "the reward queue is full")
 
     def _heard(self) -> None:
         self._report(self.pool.on_readable(self.bus.now()))
@@ -135,12 +158,17 @@ class Reward(Worker):
         """Verdicts to the ledger; a fault of ours gives the lease back."""
         scores: list[Score] = []
         for verdict in verdicts:
-            epoch = self.holding.held.get(verdict.id)
-            if epoch is None:  # the lease ended meanwhile; the ledger would call it stale
+            epoch = self._working.pop(verdict.id)
+            later = self._later.pop(verdict.id, None)
+            if later and self.holding.held.get(verdict.id) == later[0]:
+                self._submit(*later)
+            if self.holding.held.get(verdict.id) != epoch:  # the lease ended meanwhile; the ledger would call it stale
                 continue
             match verdict.outcome:
                 case Scored(rewards=rewards):
                     scores.append(Score(id=verdict.id, epoch=epoch, rewards=rewards))
+                case Acted() as acted:
+                    scores.append(_spoken(verdict.id, epoch, acted))
                 case ProgramFault() as fault:
                     self.faults += 1
                     self._log.warning("reward_fn at fault", sample=verdict.id, blame=fault.blame, why=fault.why)
@@ -148,8 +176,7 @@ class Reward(Worker):
                     scores.append(Score(id=verdict.id, epoch=epoch, fault=why))
                 case InfrastructureFault(why=why):
                     self._give_back(verdict.id, why)
-        for start in range(0, len(scores), 512):
-            part = scores[start : start + 512]
+        for part in _pieces(scores):
             self.progress += len(part)
             self.holding.hand_in([(score.id, score.epoch) for score in part], Scores(scores=part))
         if self._solo and scores:
@@ -159,6 +186,52 @@ class Reward(Worker):
         lease = (sample, self.holding.held[sample])
         self._log.warning("sample given back", sample=sample, why=why)
         self.holding.hand_in([lease], GiveBack(stage="score", leases=[list(lease)], why=why[:2000]))
+
+
+def _job(job: ScoreJob, row: bytes, tail: bytes, state: bytes) -> Job:
+    """What the pool is given to do. `call` names the turn, so that a tool can tell a second try from a first."""
+    fields = json.loads(row)
+    return Job(
+        job.id,
+        [*fields["messages"], *json.loads(tail)],
+        fields.get("answer"),
+        interact=job.interact,
+        state=json.loads(state) if state else {},
+        call=f"{job.id}:{job.turn}",
+    )
+
+
+def _spoken(sample: int, epoch: int, acted: Acted) -> Score:
+    """What the tools said, or that it is more than a message holds."""
+    said = [
+        Said(role=one["role"], content=one["content"]) for one in acted.messages if len(one["content"]) <= MOST_SAID
+    ]
+    state = json.dumps(acted.state, ensure_ascii=False) if acted.state else ""
+    score = Score.model_construct(id=sample, epoch=epoch, messages=said, state=state)
+    if len(said) < len(acted.messages) or len(said) > MOST_MESSAGES or _size(score) > MOST_SAID:
+        why = f"interact returned too much: at most {MOST_MESSAGES} messages and, with the state, {MOST_SAID} bytes fit"
+        return Score(id=sample, epoch=epoch, fault=why)
+    return score
+
+
+def _size(score: Score) -> int:
+    """Bytes of what is long in it."""
+    return len(score.state.encode()) + sum(len(one.content.encode()) for one in score.messages)
+
+
+def _pieces(scores: list[Score]) -> Iterator[list[Score]]:
+    """Runs that fit a message."""
+    piece: list[Score] = []
+    size = 0
+    for score in scores:
+        own = _size(score)
+        if piece and (size + own > MOST_SAID or len(piece) >= PIECE_SCORES):
+            yield piece
+            piece, size = [], 0
+        piece.append(score)
+        size += own
+    if piece:
+        yield piece
 
 
 def own_folder(parent: Path) -> Path:

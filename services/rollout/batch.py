@@ -4,17 +4,27 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from .request import Completion, Request, StopReason
+from .stopping import StopText
 
 
 @dataclass(slots=True)
 class Live:
-    """A request in a row: its output slot, stop ids, tokens so far, and (tokens before it, version) of its weights."""
+    """A request in a row: its output slot, stop ids, tokens so far, and (tokens before it, version) of its weights.
+
+    stop_text: asked after every token, if it has stop texts.
+    """
 
     request: Request
     slot: int
     stops: frozenset[int]
     versions: list[tuple[int, int]]
+    stop_text: StopText | None = None
     tokens: list[int] = field(default_factory=list)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether its newest token ended it, by itself or by the text it completed."""
+        return self.tokens[-1] in self.stops or (self.stop_text is not None and self.stop_text(self.tokens))
 
     @property
     def length(self) -> int:
@@ -28,7 +38,7 @@ class Live:
     def complete(self, logprobs: list[float]) -> Completion:
         """The completion, given the log-probs of `tokens`; cancelled when neither a stop id nor the limit ended it."""
         reason: StopReason = "cancelled"
-        if self.tokens[-1] in self.stops:
+        if self.stopped:
             reason = "stop"
         elif len(self.tokens) == self.request.max_new_tokens:
             reason = "length"
@@ -46,6 +56,8 @@ class Batch:
         self.rows: list[Live] = []
         self.longest = 0
         self._stops: frozenset[int] = frozenset()
+        self._watched = 0
+        """Rows with stop texts."""
         self._greedy = 0
         self._steps_to_limit = 0
 
@@ -61,6 +73,7 @@ class Batch:
         self.rows += lives
         self._stops = self._stops.union(*(live.stops for live in lives))
         self._greedy += sum(live.request.temperature == 0 for live in lives)
+        self._watched += sum(live.stop_text is not None for live in lives)
         self._survey()
 
     def extend(self, first: int, tokens: Sequence[int]) -> list[int]:
@@ -75,6 +88,9 @@ class Batch:
             self.longest += 1
         hits = [row for row, token in enumerate(tokens, first) if token in self._stops]
         ended = {row for row in hits if self.rows[row].tokens[-1] in self.rows[row].stops}
+        if self._watched:
+            watched = (row for row in range(first, len(self.rows)) if self.rows[row].stop_text and row not in ended)
+            ended.update(row for row in watched if self.rows[row].stopped)
         if self._steps_to_limit <= 0:
             ended.update(r for r, live in enumerate(self.rows) if len(live.tokens) == live.request.max_new_tokens)
             self._survey()
@@ -90,6 +106,7 @@ class Batch:
             self.rows[to] = self.rows[origin]
         del self.rows[left:]
         self._greedy -= sum(live.request.temperature == 0 for live in gone)
+        self._watched -= sum(live.stop_text is not None for live in gone)
         if any(live.length >= self.longest for live in gone):
             self._survey()
         return gone, target, source

@@ -1,7 +1,7 @@
 """What a rollout can be told."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, model_validator
 
@@ -27,11 +27,12 @@ class RolloutConfig(ServiceSpec):
         description="Requests that may run at once, in each process; as many as `slots` when omitted, and never more.",
         json_schema_extra=live(1, 4096, "requests", "next sample"),
     )
-    max_length: int = Field(128, ge=2, description="Most tokens of prompt and response together.")
+    max_length: int = Field(128, ge=2, description="Most tokens of a whole conversation, response included.")
     max_new_tokens: int = Field(
         32,
         ge=1,
-        description="Most tokens of a response, also in evaluation; `max_length` bounds it too.",
+        description="Most tokens of a response (of every turn of an episode), also in evaluation; `max_length` bounds "
+        "it too.",
         json_schema_extra=live(1, 1 << 20, "tokens", "next sample"),
     )
     temperature: float = Field(
@@ -43,6 +44,9 @@ class RolloutConfig(ServiceSpec):
     )
     stop_token_ids: list[NonNegativeInt] = Field(
         [], description="Tokens that end a response, besides the end tokens of tokenizer and model."
+    )
+    stop: list[Annotated[str, Field(min_length=1, max_length=200)]] = Field(
+        [], max_length=16, description="Texts that end a response as soon as it contains one; they stay in it."
     )
     apply_chat_template: bool = Field(True, description="False: message contents are concatenated (base models).")
     recompute_kv: bool = Field(

@@ -20,6 +20,7 @@ from .fused_weights import fusable
 from .generic import GenericForward
 from .request import Completion, RefusedRequest, Request
 from .rows import Rows
+from .stopping import Decode, StopText
 
 _MIN_TEMPERATURE = 1e-4
 
@@ -28,8 +29,9 @@ class Engine:
     """Generates up to `slots` responses at a time, prompt and response together at most `max_length` tokens.
 
     `model` is a Hugging Face causal LM; its weights are taken over (copied, or the model itself on the general
-    path) and its dtype is kept. `eos_ids` end every response. `prefill_tokens` bounds the padded tokens of one prompt
-    batch. Raises ValueError when the model has fewer positions than `max_length`.
+    path) and its dtype is kept. `eos_ids` end every response; `decode` is for requests with stop texts.
+    `prefill_tokens` bounds the padded tokens of one prompt batch. Raises ValueError when the model has fewer positions
+    than `max_length`.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Engine:
         slots: int,
         max_length: int,
         eos_ids: Collection[int] = (),
+        decode: Decode | None = None,
         device: str | torch.device = "cpu",
         version: int = 0,
         recompute_kv: bool = False,
@@ -52,6 +55,7 @@ class Engine:
         self.max_length = max_length
         self._vocabulary = int(model.config.vocab_size)
         self._eos_ids = frozenset(eos_ids)
+        self._decode = decode
         self.recompute_kv = recompute_kv
         """Read at every `load_weights`."""
         with torch.inference_mode():
@@ -152,6 +156,8 @@ class Engine:
             )
         if min(request.prompt) < 0 or max(request.prompt) >= self._vocabulary:
             return f"a prompt token lies outside the vocabulary [0, {self._vocabulary})"
+        if any(request.stop) and self._decode is None:
+            return "it has stop texts, for which the engine needs `decode`"
         if request.temperature != 0 and not _MIN_TEMPERATURE <= request.temperature < math.inf:
             return f"temperature must be 0 or at least {_MIN_TEMPERATURE}, got {request.temperature}"
         return None
@@ -171,7 +177,13 @@ class Engine:
         logits = self._forward.prefill(list(prompts), source, first)
         self._batch.admit(
             [
-                Live(request, slot, self._eos_ids.union(request.stop_ids), [(0, self.version)])
+                Live(
+                    request,
+                    slot,
+                    self._eos_ids.union(request.stop_ids),
+                    [(0, self.version)],
+                    StopText(self._decode, request.stop) if self._decode and request.stop else None,
+                )
                 for request, slot in zip(requests, slots, strict=True)
             ]
         )

@@ -15,7 +15,8 @@ class Request:
     """One response to generate.
 
     `id` is unique among the requests held by the engine. `temperature` 0 is greedy decoding. The tokens depend on
-    `seed` and the weights, not on what else is in the batch. `stop_ids` end the response besides the engine's own.
+    `seed` and the weights, not on what else is in the batch. `stop_ids` end the response besides the engine's own, and
+    so do the texts of `stop`, as soon as the response contains one; it is kept.
     """
 
     id: int
@@ -24,6 +25,7 @@ class Request:
     temperature: float
     seed: int
     stop_ids: tuple[int, ...] = ()
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +34,7 @@ class Completion:
 
     `tokens` include the stop token. `logprobs` (nats, fp32) are of the distribution that was sampled, after the
     temperature; greedy tokens carry the log-prob at temperature 1. `versions` are those of the weights that chose
-    each token. `stop_reason` is "stop" after a stop id, "length" at the limit, "cancelled" when cut short.
+    each token. `stop_reason` is "stop" after a stop id or text, "length" at the limit, "cancelled" when cut short.
     """
 
     id: int

@@ -1,6 +1,7 @@
 """rollout: turns tickets into trajectories with the newest policy it has.
 
-Takes   `tickets` (prompts under lease), `weights.new` (loaded at the next token boundary), `knob.apply`, `ok`.
+Takes   `tickets` (prompts, and episodes to go on with, under lease), `weights.new` (loaded at the next token boundary),
+        `knob.apply`, `ok`.
 Sends   `want` (credit, leases held, leases begun, policy version), `trajectories`, `sample.refuse`, `give.back`.
 Stores  nothing: what it holds is under lease and is issued again when it dies.
 Dies    any time. A drain hands back what it has not begun and finishes the rest.
@@ -10,6 +11,7 @@ import gc
 import json
 import time
 from collections import deque
+from dataclasses import dataclass
 from typing import ClassVar, cast
 
 import structlog
@@ -25,7 +27,7 @@ from midflight.messages.samples import GiveBack, Refuse, Stage, Ticket, Tickets
 from midflight.messages.shm import CorruptSlot
 from midflight.messages.weights import WeightsNew
 from midflight.services.lease.worker import Worker
-from midflight.services.model.chat import decode, prompt_ids
+from midflight.services.model.chat import continued, decode, prompt_ids, raw
 from midflight.services.model.open import end_ids, open_model, pick_device
 from midflight.services.model.weights import read_weights
 
@@ -35,10 +37,21 @@ from .engine import Engine
 from .forward import BadWeights
 from .load import Load
 from .request import Completion, Request
-from .trajectories import Finished, pack
+from .trajectories import Finished, Prompt, pack
 
 FLUSH_SAMPLES = 64
 FLUSH_S = 0.01
+EMPTY = memoryview(b"")
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A generation on its way. cut: `max_length` leaves it fewer tokens than it might have had."""
+
+    ticket: Ticket
+    prompt: Prompt
+    began: float
+    cut: bool
 
 
 class Rollout(Worker):
@@ -53,8 +66,8 @@ class Rollout(Worker):
         self._declared = live_knobs(self.config, settings.slot)
         self._step = 0
         """Of the newest weights read."""
-        self.queue: deque[tuple[Ticket, list[int]]] = deque()
-        self.running: dict[int, tuple[Ticket, list[int], float]] = {}
+        self.queue: deque[tuple[Ticket, Prompt]] = deque()
+        self.running: dict[int, Running] = {}
         self.finished: list[Finished] = []
         self.weights: WeightsNew | None = None
         self.delay = DelayLine(self.config.policy_delay)
@@ -85,6 +98,7 @@ class Rollout(Worker):
                     slots=self.config.slots,
                     max_length=self.config.max_length,
                     eos_ids=end_ids(self.tokenizer, model) | set(self.config.stop_token_ids),
+                    decode=lambda ids: raw(self.tokenizer, ids),
                     device=pick_device(self.config.device),
                     version=-1,
                     recompute_kv=self.config.recompute_kv,
@@ -96,11 +110,19 @@ class Rollout(Worker):
 
     @handles(Tickets)
     def _on_tickets(self, message: Tickets, letter: Letter) -> None:
-        rows, start = letter.received.views()["rows"], 0
-        row, prompt = b"", cast(list[int] | str, "")
+        views = letter.received.views()
+        rows, prefixes, tails = views["rows"], views.get("prefix", EMPTY), views.get("tails", EMPTY)
+        start = prefix_at = tail_at = 0
+        row, prompt = b"", cast(Prompt | str, "")
         for ticket in message.tickets:
             text, start = bytes(rows[start : start + ticket.row_bytes]), start + ticket.row_bytes
+            prefix = prefixes[prefix_at : prefix_at + ticket.prefix_tokens].tolist()
+            tail = bytes(tails[tail_at : tail_at + ticket.tail_bytes])
+            prefix_at, tail_at = prefix_at + ticket.prefix_tokens, tail_at + ticket.tail_bytes
             if self.draining or not self.holding.take(ticket.id, ticket.epoch):
+                continue
+            if ticket.turn:
+                self._go_on(ticket, prefix, json.loads(text)["messages"] + json.loads(tail))
                 continue
             if text != row:  # the members of a group share their prompt
                 row, prompt = text, self._prompt(text)
@@ -148,7 +170,7 @@ class Rollout(Worker):
             self.holding.hand_in(leases, back)
         self.want()
 
-    def _prompt(self, row: bytes) -> list[int] | str:
+    def _prompt(self, row: bytes) -> Prompt | str:
         """The prompt's tokens, or why it cannot be generated from."""
         messages = json.loads(row)["messages"]
         try:
@@ -157,9 +179,24 @@ class Rollout(Worker):
             return str(error)[:2000]
         if len(prompt) + 1 > self.config.max_length:
             return f"prompt of {len(prompt)} tokens leaves no room in max_length {self.config.max_length}"
-        return prompt
+        return Prompt(prompt)
 
-    def _admit(self, ticket: Ticket, prompt: list[int] | str) -> None:
+    def _go_on(self, ticket: Ticket, prefix: list[int], messages: list[dict[str, str]]) -> None:
+        """Queue the next turn of an episode; where there is no room for it, it ends as it stands."""
+        try:
+            more = continued(self.tokenizer, prefix, messages, template=self.config.apply_chat_template)
+        except ValueError as error:
+            self._admit(ticket, str(error)[:2000])
+            return
+        known = [] if more.anew else prefix
+        prompt = Prompt([*known, *more.ids], len(known), more.anew)
+        if len(prompt.ids) + 1 <= self.config.max_length:
+            self._admit(ticket, prompt)
+            return
+        nothing = Completion(ticket.id, [], [], [], "length")
+        self._done(Finished(ticket, Prompt(prefix, len(prefix)), nothing, "context", "", 0.0))
+
+    def _admit(self, ticket: Ticket, prompt: Prompt | str) -> None:
         """Queue a ticket, or refuse it for good, by name."""
         if isinstance(prompt, str):
             lease = (ticket.id, ticket.epoch)
@@ -169,10 +206,12 @@ class Rollout(Worker):
 
     def _begin(self) -> None:
         """Move tickets into the engine; a suspected sample runs alone. They are declared begun first."""
-        admitted: list[tuple[Ticket, list[int]]] = []
-        alone = any(ticket.solo for ticket, _, _ in self.running.values())
+        admitted: list[tuple[Ticket, Prompt]] = []
+        alone = any(running.ticket.solo for running in self.running.values())
         free = min(self.engine.free_slots, self.limit - len(self.running))
         while self.queue and len(admitted) < free and not alone:
+            if self.queue[0][0].id in self.running:
+                break  # a lease of it that is over still runs; the engine takes no second one
             if self.queue[0][0].solo:
                 if admitted or self.running:
                     break
@@ -183,21 +222,32 @@ class Rollout(Worker):
         self.holding.begin(ticket.id for ticket, _ in admitted)
         self.want(taken=len(admitted))
         for ticket, prompt in admitted:
-            self.running[ticket.id] = (ticket, prompt, self.bus.now())
+            most, room = self.config.max_new_tokens, self.config.max_length - len(prompt.ids)
+            self.running[ticket.id] = Running(ticket, prompt, self.bus.now(), cut=room < most)
             temperature = self.config.temperature if ticket.temperature is None else ticket.temperature
-            new = min(self.config.max_new_tokens, self.config.max_length - len(prompt))
             self.engine.add(
-                Request(id=ticket.id, prompt=prompt, max_new_tokens=new, temperature=temperature, seed=ticket.seed)
+                Request(
+                    id=ticket.id,
+                    prompt=prompt.ids,
+                    max_new_tokens=min(most, room),
+                    temperature=temperature,
+                    seed=ticket.seed,
+                    stop=tuple(self.config.stop),
+                )
             )
 
     def _finish(self, completion: Completion) -> None:
-        ticket, prompt, began = self.running.pop(completion.id)
-        self.progress += 1
+        one = self.running.pop(completion.id)
         self._load.tokens += len(completion.tokens)
         text = decode(self.tokenizer, completion.tokens)
+        stop = "context" if one.cut and completion.stop_reason == "length" else completion.stop_reason
+        self._done(Finished(one.ticket, one.prompt, completion, stop, text, self.bus.now() - one.began))
+
+    def _done(self, finished: Finished) -> None:
+        self.progress += 1
         if not self.finished:
             self._flush_at = self.bus.now() + FLUSH_S
-        self.finished.append(Finished(ticket.epoch, prompt, completion, text, self.bus.now() - began))
+        self.finished.append(finished)
 
     def _flush(self, now: float) -> None:
         if not self.finished or not (

@@ -1,6 +1,10 @@
 """Real processes under random faults: nothing lost, nothing twice, nobody left; and the same with a rule taken out."""
 
+import contextlib
+import json
 import signal
+import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -8,6 +12,7 @@ from typing import Any
 import pytest
 from support.chaos_config import HERE
 from support.chaos_run import BATCH, ChaosRun
+from support.chaos_services import turns_of
 
 Slots = dict[str, dict[str, Any]]
 POISON = {"rollout": {"poison": [37]}, "reward": {"poison": [150, 301]}}
@@ -31,6 +36,48 @@ def test_storm(tmp_path: Path) -> None:
     print(account)
     assert account.faults.total() >= 8
     assert not account.problems, account
+
+
+def test_storm_of_turns(tmp_path: Path) -> None:
+    """The same where two of three episodes are generated again after the tools spoke, seed 2.
+
+    Every worker finds what came before its turn as it was, each sample has all of its turns, and none of them twice.
+    """
+    slots: Slots = {"ledger": {"max_turns": 3}, "learner": {"step_s": 0.4}}
+    with ChaosRun(tmp_path, 8 * BATCH, slots) as run:
+        run.until("trained", BATCH)
+        run.storm(seed=2, seconds=7)
+        account = run.account(within_s=90)
+    print(account)
+    assert account.faults.total() >= 8
+    assert not account.problems, account
+    all_turns_once(run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_long_storm_of_turns(tmp_path: Path, seed: int) -> None:
+    """Five seeds, 3,008 episodes each."""
+    slots: Slots = {"ledger": {"max_turns": 3}, "learner": {"step_s": 0.25}}
+    with ChaosRun(tmp_path, 47 * BATCH, slots) as run:
+        run.until("trained", BATCH)
+        run.storm(seed, seconds=40)
+        account = run.account(within_s=180)
+    print(f"seed {seed}: {account}")
+    assert account.faults.total() >= 40
+    assert not account.problems, account
+    all_turns_once(run)
+
+
+def all_turns_once(run: ChaosRun) -> None:
+    """Whatever was resent or issued again: the tools' answer to a turn was committed once."""
+    with contextlib.closing(sqlite3.connect(run.dir / "ledger.sqlite")) as db:
+        past = dict(db.execute("select id, past from sample where state = 'trained'").fetchall())
+        told = Counter(db.execute("select id, why from life where why like 'turn %'").fetchall())
+    assert {id_: len(json.loads(epochs or "[]")) // 2 for id_, epochs in past.items()} == {
+        id_: turns_of(id_) - 1 for id_ in range(run.samples)
+    }
+    assert set(told.values()) == {1}
 
 
 @pytest.mark.slow

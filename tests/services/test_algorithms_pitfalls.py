@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from midflight.kernel.config import ConfigError, load_topology
+from midflight.messages.samples import Ticket
 from midflight.services.algorithms import aggregate, baselines, estimators, kl, masks, unified, values
 from midflight.services.algorithms.losses import LOSSES, LossKind, Sampled, token_loss
 from midflight.services.algorithms.tokens import Actions
@@ -223,7 +224,9 @@ def test_11_log_probs_are_float32_from_end_to_end() -> None:
     near(scored, exact.log_softmax(-1).gather(1, at)[:, 0].float(), atol=1e-4)
     near(drawn, logits.double().log_softmax(-1).gather(1, at)[:, 0].float(), atol=1e-4)
     assert float((drawn - logits.log_softmax(-1).gather(1, at)[:, 0]).abs().max()) > 1e-2
-    done = trajectories.Finished(0, [3], request.Completion(0, [5], [-1.2345678], [0], "stop"), "", 0.0)
+    ticket, prompt = Ticket(id=0, epoch=1, seed=0, row_bytes=0), trajectories.Prompt([3])
+    completion = request.Completion(0, [5], [-1.2345678], [0], "stop")
+    done = trajectories.Finished(ticket, prompt, completion, "stop", "", 0.0)
     ((_, columns),) = trajectories.pack([done])
     assert [kind for name, kind, _ in columns if name == "logprobs"] == ["<f4"]
     stored = pack([Document.from_completion("0", [3], [5], [-1.2345678], 0)], [0]).behaviour_logp

@@ -54,6 +54,7 @@ def complaint(folder: Path, services: dict[str, Any], base: str = "demo") -> str
         ({"learner": {"adv": {"center": True}}}, "adv.center is for estimators with a critic"),
         ({"learner": {"adv": {"estimator": "ema"}, "kl": {"type": "reward"}}}, "knows nothing of a KL in the reward"),
         ({"learner": {"proximal": "loglinear"}}, "is for losses that read pi_old"),
+        ({"ledger": {"max_turns": 2}}, "rewards/exact.py does not define interact(messages)"),
     ],
 )
 def test_refused(services: dict[str, Any], said: str, tmp_path: Path) -> None:

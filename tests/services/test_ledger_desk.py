@@ -1,15 +1,21 @@
 """What the ledger's counter says, and what it must not say yet."""
 
+from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from support.ledger_tools import LEARNER, book, generate, score, take
 
 from midflight.kernel.node import Letter
 from midflight.messages.base import Message
-from midflight.messages.samples import Commit, Committed
+from midflight.messages.control import Refused
+from midflight.messages.samples import Commit, Committed, Ok, Said, Score, Scores, Trajectories, TrajectoryPart
 from midflight.messages.sockets import Incoming
+from midflight.messages.tensors import Column
 from midflight.messages.wire import Sealer, dump
-from midflight.services.ledger.desk import Desk
+from midflight.services.ledger import payload
+from midflight.services.ledger.desk import MAX_TAIL, Desk
+from midflight.services.ledger.states import State
 
 
 @dataclass
@@ -33,6 +39,21 @@ class Counter(Desk):
         super().__init__("ledger#1", NoBus())
         self.said: list[Message] = []
         self.kind_of = lambda name: name
+        self.blobs: dict[int, bytes] = {}
+        self.sealers: dict[str, Sealer] = {}
+
+    def hear(self, sender: str, message: Message, columns: Iterable[Column] = ()) -> Message:
+        """Take a message in; -> the reply."""
+        sealer = self.sealers.setdefault(sender, Sealer(sender))
+        body = {**dump(message), "tensors": []} if columns else dump(message)
+        self.deliver("data", Incoming(sender, sealer.seal(message.KIND, body, columns=columns)[1]))
+        return self.said.pop()
+
+    def remember(self, sample: int, blob: bytes) -> None:
+        self.blobs[sample] = blob
+
+    def blob(self, sample: int) -> bytes:
+        return self.blobs[sample]
 
     def reply(self, letter: Letter, message: Message) -> None:
         self.said.append(message)
@@ -57,3 +78,80 @@ def test_a_commit_that_overtakes_its_step_is_not_confirmed() -> None:
     assert desk.said == [Committed(step=1)]
     send()
     assert desk.said == [Committed(step=1)] * 2
+
+
+def spoken(lease: tuple[int, int], turn: int, *, anew: bool = False) -> tuple[Trajectories, list[Column]]:
+    """A turn of two tokens, of which the model wrote the second."""
+    said = b'{"role": "assistant", "content": "x"}'
+    part = TrajectoryPart(
+        id=lease[0], epoch=lease[1], tokens=2, text_bytes=len(said), stop="stop", version=0, turn=turn, segment=anew
+    )
+    columns: list[Column] = [
+        ("tokens", "<i4", array("i", [turn, turn + 10]).tobytes()),
+        ("mask", "|u1", b"\0\1"),
+        ("logprobs", "<f4", array("f", [0.0, -1.0]).tobytes()),
+        ("versions", "<i4", array("i", [-1, 0]).tobytes()),
+        ("texts", "|u1", said),
+    ]
+    return Trajectories(parts=[part], tensors=[]), columns
+
+
+def answer(lease: tuple[int, int], text: str) -> Scores:
+    """A tool that speaks."""
+    said = Said(role="tool", content=text)
+    return Scores(scores=[Score(id=lease[0], epoch=lease[1], messages=[said], state='{"n": 1}')])
+
+
+def in_second_turn() -> tuple[Counter, tuple[int, int], tuple[int, int]]:
+    """A desk with an episode that waits for its second turn, and both leases of the first."""
+    desk = Counter()
+    desk.book, desk.started = book(1), True
+    first, _ = take(desk.book, "generate", "rollout#1")
+    desk.hear("rollout#1", *spoken(first, 0))
+    (second,) = take(desk.book, "score", "reward#1")
+    assert desk.hear("reward#1", answer(second, "57")) == Ok(done=[list(second)], stale=[])
+    return desk, first, second
+
+
+def test_turns_are_put_together_and_repeated_answers_change_nothing() -> None:
+    """Each answer counts once, behind what was stored when it did; a segment that is told anew stays apart."""
+    desk, first, second = in_second_turn()
+    (third,) = take(desk.book, "generate", "rollout#2")
+    for anew in (True, False):
+        assert desk.hear("rollout#2", *spoken(third, 1, anew=anew)) == Ok(done=[list(third)], stale=[])
+        assert desk.hear("rollout#1", *spoken(first, 0)) == Ok(done=[list(first)], stale=[])
+        assert desk.hear("reward#1", answer(second, "58")) == Ok(done=[list(second)], stale=[])
+    blob = desk.blobs[first[0]]
+    assert payload.segments_of(blob) == [2, 2]
+    assert memoryview(payload.prefix_of(blob)).cast("i").tolist() == [1, 11]
+    assert payload.tail_of(blob).count(b"content") == 3
+    assert b"57" in payload.tail_of(blob)
+    assert payload.state_of(blob) == b'{"n": 1}'
+    row = desk.book.rows[first[0]]
+    assert (row.state, row.turn, row.bytes) == (State.GENERATED, 1, len(blob))
+
+
+def test_a_turn_that_was_not_asked_for_is_refused() -> None:
+    """A rollout that mixes up turns under a standing lease is told so; nothing is stored."""
+    desk, _, _ = in_second_turn()
+    (third,) = take(desk.book, "generate", "rollout#2")
+    before = dict(desk.blobs)
+    refused = desk.hear("rollout#2", *spoken(third, 2))
+    assert isinstance(refused, Refused)
+    assert "is at turn 1, not 2" in refused.why
+    assert desk.blobs == before
+
+
+def test_a_conversation_that_outgrows_the_wire_ends_its_episode() -> None:
+    """It could be sent to nobody: the sample is refused, by name."""
+    desk, _, _ = in_second_turn()
+    row = desk.book.rows[0]
+    turn = 1
+    while row.state is not State.REFUSED:
+        (lease,) = take(desk.book, "generate", "rollout#1")
+        desk.hear("rollout#1", *spoken(lease, turn))
+        (lease,) = take(desk.book, "score", "reward#1")
+        desk.hear("reward#1", answer(lease, "x" * 100_000))
+        turn += 1
+    assert turn * 100_000 > MAX_TAIL - 100_000
+    assert row.why.startswith("conversation too long: ")

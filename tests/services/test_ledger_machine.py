@@ -44,6 +44,7 @@ class Machine(RuleBasedStateMachine):
         eval_every=st.sampled_from([0, 2]),
         poison=st.booleans(),
         ends=st.booleans(),
+        turns=st.integers(1, 3),
     )
     def start(
         self,
@@ -56,6 +57,7 @@ class Machine(RuleBasedStateMachine):
         eval_every: int,
         poison: bool,
         ends: bool,
+        turns: int,
     ) -> None:
         rules = Rules(
             prompts_per_rollout=prompts,
@@ -70,7 +72,7 @@ class Machine(RuleBasedStateMachine):
         )
         bad = frozenset({3}) if poison and not deterministic else frozenset[int]()
         path = Path(self.folder) / "ledger.sqlite"
-        self.world = World(path, rules, groups=7, poison=bad, ends=ends)
+        self.world = World(path, rules, groups=7, poison=bad, ends=ends, turns=turns)
 
     @property
     def at(self) -> World:
@@ -273,7 +275,7 @@ class SuspectsTogether(Book):
         pytest.param(NeverReturned, False, 10, id="unclaimed-never-returned"),
         pytest.param(NothingReopened, False, 0, id="restore-reopens-nothing"),
         pytest.param(RestoresTwice, False, 150, id="repeated-restore"),
-        pytest.param(SuspectsTogether, False, 190, id="suspects-not-alone"),
+        pytest.param(SuspectsTogether, False, 350, id="suspects-not-alone"),
     ],
 )
 def test_mutants_are_caught(mutant: type[Book], ack_first: bool, first: int) -> None:

@@ -123,7 +123,7 @@ def test_foreign_and_newer_files_are_refused(tmp_path: Path) -> None:
     Store(newer).close()
     with sqlite3.connect(newer) as db:
         db.execute("pragma user_version = 99")
-    with pytest.raises(StoreError, match="written with ledger schema 99, this midflight reads 1"):
+    with pytest.raises(StoreError, match="written with ledger schema 99, this midflight reads 2"):
         Store(newer)
     other = tmp_path / "other.sqlite"
     with sqlite3.connect(other) as db:

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from midflight.services.model.chat import Supervised, decode, prompt_ids, supervised
+from midflight.services.model.chat import Continuation, Supervised, continued, decode, prompt_ids, supervised
 from midflight.services.model.tokenizer import SPECIALS, byte_tokenizer, load_tokenizer
 
 TOKENIZER = byte_tokenizer()
-END, USER, ASSISTANT, TOOL, CALL, CALL_END = 1, 3, 4, 5, 6, 7
+END, USER, ASSISTANT, TOOL, CALL, CALL_END, THINK, THINK_END = 1, *range(3, 10)
 
 
 def text(string: str) -> list[int]:
@@ -109,3 +109,87 @@ def test_decode_skips_specials() -> None:
     """Text of a completion has no end token and survives cut UTF-8."""
     assert decode(TOKENIZER, [*text("ok"), END]) == "ok"
     assert decode(TOKENIZER, text("é")[:1]) == "\ufffd"
+    assert decode(TOKENIZER, [USER, CALL, *text("get ka"), CALL_END, END]) == "<tool_call>get ka</tool_call>"
+
+
+ASKED = [{"role": "user", "content": "q"}]
+THINKS = (
+    "{% for message in messages %}<|{{ message['role'] }}|>"
+    "{% if message['role'] == 'assistant' and not loop.last %}{{ message['content'].split('</think>')[-1] }}"
+    "{% else %}{{ message['content'] }}{% endif %}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+"""A template that drops the thoughts of earlier turns, as those of reasoning models do."""
+
+
+def conversation(sampled: list[int]) -> list[dict[str, str]]:
+    """The model answered with `sampled`, and a tool with 57."""
+    said = {"role": "assistant", "content": decode(TOKENIZER, sampled)}
+    return [*ASKED, said, {"role": "tool", "content": "57"}]
+
+
+@pytest.mark.parametrize(
+    ("sampled", "more"),
+    [
+        pytest.param([CALL, *text("get ka"), CALL_END, END], [TOOL], id="closed by the model"),
+        pytest.param([CALL, *text("get ka"), CALL_END], [END, TOOL], id="closed by a stop text"),
+        pytest.param([*text("é")[:1], END], [TOOL], id="no UTF-8"),
+        pytest.param([END], [TOOL], id="nothing said"),
+    ],
+)
+def test_only_what_is_new_is_tokenized(sampled: list[int], more: list[int]) -> None:
+    """Behind the very tokens that were sampled comes what the tools said, and the template's marks between."""
+    prefix = [*prompt_ids(TOKENIZER, ASKED), *sampled]
+    found = continued(TOKENIZER, prefix, conversation(sampled))
+    assert found == Continuation([*more, *text("57"), END, ASSISTANT])
+
+
+@given(st.lists(st.integers(10, 265), min_size=1, max_size=8))
+def test_no_bytes_of_the_model_are_ever_changed(sampled: list[int]) -> None:
+    """Whatever it writes, also where a tokenizer would have cut it otherwise or not have made it at all."""
+    prefix = [*prompt_ids(TOKENIZER, ASKED), *sampled, END]
+    assert not continued(TOKENIZER, prefix, conversation([*sampled, END])).anew
+
+
+def test_a_tokenization_of_its_own_is_kept() -> None:
+    """A tokenizer that merges would write `ab` in one token; the model wrote two, and two they stay."""
+    merging = byte_tokenizer()
+    merging.add_tokens(["ab"])
+    prefix = [*prompt_ids(merging, ASKED), *text("ab"), END]
+    assert continued(merging, prefix, conversation([*text("ab"), END])) == Continuation(
+        [TOOL, *text("57"), END, ASSISTANT]
+    )
+
+
+def test_a_template_that_rewrites_earlier_turns_starts_anew() -> None:
+    """What it made of the conversation is read instead; as long as it changed nothing, the prefix goes on."""
+    odd = byte_tokenizer()
+    odd.chat_template = THINKS
+    first = [THINK, *text("hm"), THINK_END, *text("get ka"), END]
+    prefix = [*prompt_ids(odd, ASKED), *first]
+    anew = [USER, *text("q"), END, ASSISTANT, *text("get ka"), END, TOOL, *text("57"), END, ASSISTANT]
+    messages = conversation(first)
+    assert continued(odd, prefix, messages) == Continuation(anew, anew=True)
+    second = [*text("57"), END]
+    messages += [{"role": "assistant", "content": "57"}, {"role": "tool", "content": "8"}]
+    assert continued(odd, [*anew, *second], messages) == Continuation([TOOL, *text("8"), END, ASSISTANT])
+
+
+def test_words_of_the_template_in_the_models_mouth_start_anew() -> None:
+    """A role mark that the model wrote is no text of its answer: the conversation is told without it."""
+    prefix = [*prompt_ids(TOKENIZER, ASKED), USER, *text("x"), END]
+    assert continued(TOKENIZER, prefix, conversation([USER, *text("x"), END])).anew
+
+
+def test_without_a_template_new_messages_are_appended() -> None:
+    """Base models: contents only, whatever the model wrote before."""
+    messages = [*conversation(text("a")), {"role": "user", "content": "more"}]
+    prefix = [*text("q"), *text("a")]
+    assert continued(TOKENIZER, prefix, messages, template=False) == Continuation(text("57more"))
+
+
+def test_a_role_that_the_template_does_not_know_is_named() -> None:
+    """As in a prompt."""
+    messages = [*ASKED, {"role": "assistant", "content": "a"}, {"role": "oracle", "content": "b"}]
+    with pytest.raises(ValueError, match="unknown role oracle"):
+        continued(TOKENIZER, prompt_ids(TOKENIZER, ASKED), messages)

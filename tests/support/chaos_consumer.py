@@ -31,7 +31,7 @@ from midflight.messages.weights import Handle, WeightsOk, WeightsPublish
 from midflight.messages.wire import Received
 from midflight.services.lease.worker import Worker
 from support.chaos_config import ConsumerConfig
-from support.chaos_services import TOKENS, tokens_of
+from support.chaos_services import TOKENS, tokens_of, turns_of
 
 Lease = tuple[int, int]
 TABLES = """
@@ -152,9 +152,11 @@ class Consumer(Worker):
     def _on_batch(self, message: Batch, letter: Letter) -> None:
         leases = [(part.id, part.epoch) for part in message.parts]
         tokens, at = letter.received.views()["tokens"].tolist(), 0
-        for sample, _ in leases:
-            assert tokens[at : at + TOKENS] == tokens_of(sample), f"sample {sample} came with another's tokens"
-            at += TOKENS
+        for part in message.parts:
+            turns = part.tokens // TOKENS
+            assert turns in (1, turns_of(part.id)), f"sample {part.id} came after {turns} turns"
+            own, at = tokens[at : at + part.tokens], at + part.tokens
+            assert own == tokens_of(part.id) * turns, f"sample {part.id} came with another's tokens"
         fresh = [self.holding.take(sample, epoch) for sample, epoch in leases]
         if not any(fresh):
             return

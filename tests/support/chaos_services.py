@@ -5,7 +5,7 @@ import os
 import signal
 from array import array
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, cast
 
 from midflight.kernel.mail import Bus
@@ -13,6 +13,7 @@ from midflight.kernel.node import Letter, handles
 from midflight.kernel.settings import Settings
 from midflight.messages.samples import (
     GiveBack,
+    Said,
     Score,
     ScoreJobs,
     Scores,
@@ -27,7 +28,15 @@ from midflight.services.lease.worker import Worker
 from support.chaos_config import MillConfig
 
 PIECE = 64
+EMPTY = memoryview(b"")
+SAID = b',{"role": "tool", "content": ""}'
 TOKENS = 4
+"""New ones a turn."""
+
+
+def turns_of(sample: int) -> int:
+    """How often its episode is generated, if the ledger lets it have so many turns."""
+    return 1 + sample % 3
 
 
 def tokens_of(sample: int) -> list[int]:
@@ -54,6 +63,8 @@ class Item:
     solo: bool
     version: int = 0
     due: float = 0.0
+    turn: int = 0
+    speaks: bool = False
 
 
 class Mill(Worker):
@@ -68,10 +79,10 @@ class Mill(Worker):
         if self.config.forgetful:
             forget(self)
 
-    def admit(self, id_: int, epoch: int, solo: bool) -> None:
+    def admit(self, item: Item) -> None:
         """Queue a lease that is new to us."""
-        if not self.draining and self.holding.take(id_, epoch):
-            self.queue.append(Item(id_, epoch, solo))
+        if not self.draining and self.holding.take(item.id, item.epoch):
+            self.queue.append(item)
 
     def want(self) -> None:
         """Free slots."""
@@ -128,7 +139,7 @@ class Mill(Worker):
             if self.queue[0].solo and (self.busy or begun):
                 break
             item = self.queue.popleft()
-            begun.append(Item(item.id, item.epoch, item.solo, self.version, now + self.config.work_s))
+            begun.append(replace(item, version=self.version, due=now + self.config.work_s))
             if item.solo:
                 break
         if begun:
@@ -144,8 +155,11 @@ class Generator(Mill):
 
     @handles(Tickets)
     def _on_tickets(self, message: Tickets, letter: Letter) -> None:
+        prefix, at = letter.received.views().get("prefix", EMPTY).tolist(), 0
         for ticket in message.tickets:
-            self.admit(ticket.id, ticket.epoch, ticket.solo)
+            known, at = prefix[at : at + ticket.prefix_tokens], at + ticket.prefix_tokens
+            assert known == tokens_of(ticket.id) * ticket.turn, f"sample {ticket.id} goes on from {known}"
+            self.admit(Item(ticket.id, ticket.epoch, ticket.solo, turn=ticket.turn))
 
     @handles(WeightsNew)
     def _on_weights(self, message: WeightsNew, letter: Letter) -> None:
@@ -158,7 +172,13 @@ class Generator(Mill):
         count = len(done) * TOKENS
         parts = [
             TrajectoryPart(
-                id=item.id, epoch=item.epoch, tokens=TOKENS, text_bytes=len(text), stop="stop", version=item.version
+                id=item.id,
+                epoch=item.epoch,
+                tokens=TOKENS,
+                text_bytes=len(text),
+                stop="stop",
+                version=item.version,
+                turn=item.turn,
             )
             for item, text in zip(done, texts, strict=True)
         ]
@@ -184,10 +204,18 @@ class Scorer(Mill):
         texts, start = letter.received.views()["texts"], 0
         for job in message.jobs:
             text, start = bytes(texts[start : start + job.text_bytes]), start + job.text_bytes
-            assert text == f"t{job.id}".encode(), f"sample {job.id} came with the text {text!r}"
-            self.admit(job.id, job.epoch, job.solo)
+            said = b",".join([b"t%d" % job.id] * (job.turn + 1))
+            assert text.replace(SAID, b"") == b"[%b]" % said, f"sample {job.id} came with the text {text!r}"
+            speaks = job.interact and job.turn + 1 < turns_of(job.id)
+            self.admit(Item(job.id, job.epoch, job.solo, turn=job.turn, speaks=speaks))
 
     def deliver_results(self, done: list[Item]) -> None:
-        """Rewards that differ within a group."""
-        scores = [Score(id=item.id, epoch=item.epoch, rewards={"reward": float(item.id % 7)}) for item in done]
+        """What the tools say, or rewards that differ within a group."""
+        spoken = Said(role="tool", content="")
+        scores = [
+            Score(id=item.id, epoch=item.epoch, messages=[spoken])
+            if item.speaks
+            else Score(id=item.id, epoch=item.epoch, rewards={"reward": float(item.id % 7)})
+            for item in done
+        ]
         self.holding.hand_in([(item.id, item.epoch) for item in done], Scores(scores=scores))

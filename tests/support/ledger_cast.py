@@ -18,6 +18,7 @@ class Worker:
     held: dict[int, int] = field(default_factory=dict)
     begun: dict[int, int] = field(default_factory=dict)
     unacked: dict[Lease, Any] = field(default_factory=dict)
+    seen_turns: dict[Lease, tuple[int, bytes]] = field(default_factory=dict)  # what a grant told of the episode
     version: int = -1
     boot: int = 0  # the ledger's start it has heard of
     # learner only

@@ -69,6 +69,7 @@ def walk(seed: int, steps: int = 100, book: type[Book] = Book, *, ack_first: boo
             poison=poison,
             ack_first=ack_first,
             ends=seed % 2 == 0,
+            turns=(1, 3, 2)[seed % 3],
         )
         try:
             for action in rng.choices(actions, weights, k=steps):

@@ -10,7 +10,7 @@ from typing import Any
 
 from midflight.services.ledger.book import Book
 from midflight.services.ledger.grants import Grant
-from midflight.services.ledger.row import Generated, Scored
+from midflight.services.ledger.row import Continued, Generated, Row, Scored
 from midflight.services.ledger.rules import Rules
 from midflight.services.ledger.states import OPEN, STAGE_OF_LEASE, Split, StageName, State, Verdict
 from midflight.services.ledger.store import Store
@@ -33,9 +33,13 @@ class World:
         poison: frozenset[int] = frozenset(),
         ack_first: bool = False,
         ends: bool = False,
+        turns: int = 1,
     ) -> None:
         self.path, self.rules, self.book_class = path, rules, book
         self.groups, self.poison, self.ack_first = groups, poison, ack_first
+        self.turns = turns
+        self.spoken: dict[tuple[int, int], bytes] = {}
+        """(sample, turn) -> the trajectory that its tools were shown, the same at every try."""
         self.ends = ends or rules.deterministic  # a cohort waits for prompts unless it is told that none will come
         self.now = 100.0
         self.store = Store(path)
@@ -122,9 +126,21 @@ class World:
         del w.begun[id_]
         if w.held.get(id_) == epoch:
             del w.held[id_]
-        answer: Any = Generated(b"t%d" % id_, w.version) if w.stage == "generate" else Scored({"r": float(id_ % 3)})
+        answer: Any = Generated(b"t%d" % id_, w.version) if w.stage == "generate" else self._scored(w, id_, epoch)
         w.unacked[id_, epoch] = (id_, epoch, answer)
         self._post("", self._on_answer, w.name, w.stage, w.unacked[id_, epoch])
+
+    def turns_of(self, id_: int) -> int:
+        """How often the model speaks in the episode of a sample."""
+        return 1 + id_ % self.turns
+
+    def _scored(self, w: Worker, id_: int, epoch: int) -> Continued | Scored:
+        """The tools speak, unless it was the last turn."""
+        turn, shown = w.seen_turns.get((id_, epoch), (0, b""))
+        if turn + 1 >= self.turns_of(id_):
+            return Scored({"r": float(id_ % 3)})
+        assert self.spoken.setdefault((id_, turn), shown) == shown, f"turn {turn} of {id_} was told two ways"
+        return Continued(b"")
 
     def _train(self, w: Worker) -> None:
         if not w.batches or not w.restored:
@@ -213,10 +229,22 @@ class World:
         id_, epoch, outcome = answer
         row = self.book.rows.get(id_)
         was = (row.state, row.epoch) if row else None
+        if row and row.epoch == epoch:
+            outcome = self._with_past(row, outcome)
         verdict = self.book.answer(stage, id_, epoch, name, outcome)
         if row and was and was[0] is not row.state:
             assert was[1] == epoch, f"an answer under epoch {epoch} moved sample {id_} of epoch {was[1]}"
         self._reply(name, self._on_verdict, (id_, epoch), verdict)
+
+    def _with_past(self, row: Row, outcome: Any) -> Any:
+        """What the desk makes of an answer: it stands behind what is stored."""
+        if isinstance(outcome, Generated) and row.past:
+            return Generated(self.blob(row.id) + b"g", outcome.min_version)
+        return Continued(self.blob(row.id) + b"s") if isinstance(outcome, Continued) and row.bytes else outcome
+
+    def blob(self, id_: int) -> bytes:
+        """A stored trajectory, or one about to be."""
+        return self.book.changes.payloads.get(id_) or self.store.payload(id_)
 
     def _on_restore(self, name: str, step: int, done: dict[int, int]) -> None:
         if name not in self.workers:
@@ -247,7 +275,13 @@ class World:
         self.book.over = self.ends and self.book.next_group >= self.groups
         for grant in self.book.match(self.now):
             assert grant.holder not in self.known_dead, f"{grant.holder} is dead and was granted {grant.leases}"
-            self._reply(grant.holder, self._on_grant, grant)
+            self._reply(grant.holder, self._on_grant, grant, self._told(grant))
+
+    def _told(self, grant: Grant) -> dict[Lease, tuple[int, bytes]]:
+        """The turn and the trajectory that go with each sample to be scored."""
+        if grant.stage != "score":
+            return {}
+        return {(id_, epoch): (self.book.rows[id_].turn, self.blob(id_)) for id_, epoch in grant.leases}
 
     def flush(self) -> None:
         """Commit, then let replies and grants go."""
@@ -294,7 +328,8 @@ class World:
     def _on_greeting(self, w: Worker, boot: int) -> None:
         w.boot = max(w.boot, boot)
 
-    def _on_grant(self, w: Worker, grant: Grant) -> None:
+    def _on_grant(self, w: Worker, grant: Grant, told: dict[Lease, tuple[int, bytes]]) -> None:
+        w.seen_turns.update(told)
         if w.stage == "train":
             self._take_batch(w, grant.leases)
             return
