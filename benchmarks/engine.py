@@ -7,7 +7,8 @@ from both. Two workloads: every prompt distinct, and groups of 8 responses to a 
 (the engine then prefills a prompt once; generate repeats it, as its num_return_sequences does). The contenders run in
 turn in every round. Times are CPU time of the thread, which on an idle machine is wall time and on a busy one
 disturbs less. Speeds are of each one's best round and ratios are of those, with the ratio of the medians beside them.
-`generate` samples the plain softmax, no top-k or top-p.
+`generate` samples the plain softmax, no top-k or top-p. Where SGLang's environment is there its server on the CPU has a
+row too (`sglang_cpu`): of all its processes' CPU time, and by wall time.
 
 A third workload has mixed lengths: four batches of requests whose prompts take 4 to 14 tokens and whose
 answers end after a log-normal number (median 24, sigma 0.9, within 4 to 96). The engine fills a slot when its request
@@ -27,6 +28,7 @@ from typing import Any
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
+import sglang_cpu
 import torch
 
 from midflight.services.model.build import Build, build_model
@@ -38,6 +40,7 @@ from midflight.services.rollout.request import Request
 PROMPT_TOKENS = 14
 GROUP = 8
 MOST_NEW = 96
+SGLANG_ROUNDS = 5
 
 
 def prompts(batch: int, group: int) -> list[list[int]]:
@@ -172,6 +175,7 @@ def measure(batch: int, new: int, rounds: int) -> dict[str, Any]:
     medians = {name: statistics.median(values) for name, values in times.items()}
     wanted = sum(tokens for _, tokens in work)
     mixed_best = {name: best.pop(f"{name}_mixed") for name in ("engine", "generate")}
+    served = sglang_cpu.measure(model, tokenizer, prompts(batch, 1), new, min(rounds, SGLANG_ROUNDS))
     return {
         "machine": f"{cpu_name()}, {os.cpu_count()} cores, 1 thread",
         "torch": torch.__version__,
@@ -186,6 +190,7 @@ def measure(batch: int, new: int, rounds: int) -> dict[str, Any]:
         "mixed_over_generate": round(mixed_best["generate"] / mixed_best["engine"], 2),
         "mixed_over_generate_median": round(medians["generate_mixed"] / medians["engine_mixed"], 2),
         "over_matmul": {name: round(best["matmul"] / value, 2) for name, value in best.items()},
+        "sglang": served,
     }
 
 
@@ -212,6 +217,8 @@ def main() -> None:
     for name, speed in result["mixed_tokens_per_cpu_s"].items():
         over = result["mixed_over_generate"] if name == "engine" else 1.0
         print(f"{name + ', mixed':<15}{speed:>13,}{over:>12.2f}")
+    if served := result["sglang"]:
+        print(f"{'sglang (CPU)':<15}{served['tokens_per_cpu_s']:>13,}   {served['tokens_per_s']:,} tokens/s over HTTP")
     print(json.dumps(result))
     if options.json:
         Path(options.json).write_text(json.dumps(result, indent=1), encoding="utf-8")

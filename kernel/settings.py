@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from .config.registry import KindError, service_class
+from .config.registry import KindError, part_of, service_class
 from .mistake import UserMistake
 from .rundir.shm import shm_path
 
@@ -33,17 +33,16 @@ class Settings:
     """Kind of every slot of the run."""
 
     def slot_of_kind(self, kind: str) -> dict[str, Any]:
-        """The configuration of the first slot of a kind; empty when there is none."""
+        """The configuration of the first slot that is of a kind, or plays it; empty when there is none."""
         data = json.loads((self.run_dir / "config.json").read_text())["services"]
-        return next((part for part in data.values() if part["kind"] == kind), {})
+        return next((part for part in data.values() if part_of(part["kind"]) == kind), {})
 
     def kind_of(self, name: str) -> str:
         """The kind that the service called `name` is or plays; the empty string when it is none of this run."""
         try:
-            kind = self.kinds[slot_of(name, self.kinds)]
+            return part_of(self.kinds[slot_of(name, self.kinds)])
         except KeyError:
             return ""
-        return service_class(kind).plays or kind if ":" in kind else kind
 
     @classmethod
     def read(cls, run_dir: Path, name: str, part_file: str = "") -> "Settings":

@@ -8,6 +8,7 @@ kinds by an entry point of the group `midflight.services`, name = kind, value = 
 SERVICES: dict[str, str] = {
     "ledger": "midflight.services.ledger.config:LedgerConfig",
     "rollout": "midflight.services.rollout.config:RolloutConfig",
+    "sglang": "midflight.services.rollout.sglang.config:SglangConfig",
     "reward": "midflight.services.reward.config:RewardConfig",
     "learner": "midflight.services.learner.config:LearnerConfig",
     "kl": "midflight.services.controllers.kl.config:KlConfig",

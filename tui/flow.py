@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from rich.text import Text
 
+from midflight.kernel.config.registry import KindError, part_of
 from midflight.messages.control import ServiceStatus
 
 from .ended import LEFT
@@ -49,7 +50,7 @@ def stages(model: RunModel, config: Mapping[str, Any]) -> list[Stage]:
     batch, ahead = _sizes(config)
     found = []
     for kind in STAGES:
-        own = _working([service for service in services if service.kind == kind])
+        own = _working([service for service in services if part(service.kind) == kind])
         if not own:
             continue
         if kind == "rollout":
@@ -61,6 +62,14 @@ def stages(model: RunModel, config: Mapping[str, Any]) -> list[Stage]:
     return [
         Stage(s.kind, s.services, s.waiting, s.capacity, s is slow and s.full >= RED and len(found) > 1) for s in found
     ]
+
+
+def part(kind: str) -> str:
+    """The built-in kind whose part a kind takes; a kind that nobody here knows takes its own."""
+    try:
+        return part_of(kind)
+    except KindError:
+        return kind
 
 
 def _working(services: Sequence[ServiceStatus]) -> list[ServiceStatus]:
@@ -154,7 +163,7 @@ def _others(model: RunModel, glyphs: Glyphs, slow: str) -> Iterator[Text]:
     standings = {f"{one.name}#{one.generation}": one.standing for one in rulers}
     marks = {"active": glyphs.active, "shadow": glyphs.shadow, "previous": glyphs.previous, "standby": glyphs.standby}
     for service in model.status.services if model.status else ():
-        if service.kind in (*STAGES, "ledger") or service.state in LEFT:
+        if part(service.kind) in (*STAGES, "ledger") or service.state in LEFT:
             continue
         mark = marks.get(standings.get(identity(service), service.role), glyphs.active)
         style = "red" if service.state in BAD else "green" if service.state in ("running", "ready") else "dim"
@@ -173,7 +182,7 @@ def _behind(model: RunModel) -> str:
     versions: dict[str, list[int]] = {}
     for service in _working(model.status.services) if model.status else ():
         if isinstance(version := service.stats.get("version"), int):
-            versions.setdefault(service.kind, []).append(version)
+            versions.setdefault(part(service.kind), []).append(version)
     rollouts = versions.get("rollout", [])
     behind = max(map(max, versions.values())) - min(rollouts) if rollouts else 0
     return f", the slowest rollout {behind} behind" if behind > 0 else ""

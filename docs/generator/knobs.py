@@ -41,6 +41,7 @@ CHANGE: Final[Mapping[str, str]] = {
     "without held-out prompts, and lags and slacks that an engine's `policy_delay` needs.",
     "rollout": "Responses that are being generated go on as they began. Log-probs are stored of the distribution that "
     "was sampled, so a batch may mix temperatures.",
+    "sglang": "As with `rollout`.",
     "reward": "The call that runs keeps its limit.",
     "learner": "Between two steps; a step uses one value throughout. `adv.gamma`, `adv.lamda` and `adv.whiten` are "
     "there with the estimators that have a critic, `adv.norm_var` with the others; `kl.coef` where `kl.type` is set; "

@@ -53,6 +53,12 @@ def service_class(kind: str, registry: Registry | None = None) -> type[ServiceSp
     return found if isinstance(found, type) else _load(kind, found)
 
 
+@cache
+def part_of(kind: str) -> str:
+    """The built-in kind whose part a service of this kind takes, often itself. Raises KindError."""
+    return service_class(kind).plays or kind
+
+
 def _load(kind: str, path: str) -> type[ServiceSpec]:
     module, _, name = path.partition(":")
     try:

@@ -248,6 +248,13 @@ class LearnerConfig(ServiceSpec):
         2, ge=2, description="Verified checkpoints kept.", json_schema_extra=live(2, 1000, when="next checkpoint")
     )
     samples: SamplesConfig = SamplesConfig()
+    logprob_gap_alarm: float | None = Field(
+        0.05,
+        gt=0,
+        description="Mean gap between the engine's log-probs and the learner's of the same weights, in nats, beyond "
+        "which the run says so: the engine then samples from another policy than is trained. Never when omitted.",
+        json_schema_extra=live(1e-9, 1e3, "nats"),
+    )
 
     @model_validator(mode="after")
     def _one_correction(self) -> Self:

@@ -61,6 +61,35 @@ class TokenRecord:
 
 
 @dataclass(slots=True)
+class LogprobGap:
+    """How far the engine's log-probs are from the learner's own, where both are of the very same weights.
+
+    Those are the tokens of lag 0 before the first update of a batch moves the policy.
+    """
+
+    tokens: int = 0
+    total: float = 0.0
+    most: float = 0.0
+    k3: float = 0.0
+
+    def add(self, r: TokenRecord) -> None:
+        """Add a micro-batch of the first update."""
+        gap = (r.logp - r.behaviour)[r.mask & (r.lag == 0)].double()
+        if gap.numel():
+            self.tokens += gap.numel()
+            self.total += gap.abs().sum().item()
+            self.most = max(self.most, gap.abs().max().item())
+            self.k3 += (torch.expm1(gap) - gap).sum().item()
+
+    def report(self) -> dict[str, float]:
+        """Mean and largest absolute gap, and its k3, in nats; empty without a token of lag 0."""
+        if not self.tokens:
+            return {}
+        found = {"mean": self.total / self.tokens, "max": self.most, "k3": self.k3 / self.tokens}
+        return {f"logprob_gap/{name}": value for name, value in found.items()}
+
+
+@dataclass(slots=True)
 class Tally:
     """Running sums of one batch of `sequences` rows."""
 

@@ -74,6 +74,7 @@ class Learner(Worker):
         self._digest = ""
         self._retry_at = 0.0
         self._weighed = False
+        self._gap_alarm = False
         self._log = structlog.get_logger()
 
     def knobs(self) -> tuple[KnobDeclaration, ...]:
@@ -292,6 +293,7 @@ class Learner(Worker):
             "version": self.version,
         }
         self.event("metrics", {name: value for name, value in body.items() if value == value}, trainer.step)
+        self._check_gap(report.metrics)
         if watched and (why := self.archive.keep(watched, batch, parts, trainer.step, trained)):
             self._note("warning", why)
         self.progress += 1
@@ -303,6 +305,19 @@ class Learner(Worker):
         if trainer.step % self.config.checkpoint_every == 0 or trainer.step >= self.config.steps:
             self._checkpoint()
         self._waited = self.bus.now()
+
+    def _check_gap(self, metrics: dict[str, float]) -> None:
+        """Say when the engine and the learner begin, or cease, to disagree about the same weights."""
+        limit, gap = self.config.logprob_gap_alarm, metrics.get("logprob_gap/mean")
+        if limit is None or gap is None or (gap > limit) == self._gap_alarm:
+            return
+        self._gap_alarm = gap > limit
+        most = metrics["logprob_gap/max"]
+        text = f"log-probs of engine and learner differ by {gap:.2g} nats on average, {most:.2g} at most"
+        if self._gap_alarm:
+            self._note("warning", f"{text}: beyond logprob_gap_alarm {limit:g}")
+        else:
+            self._note("info", f"{text}: within logprob_gap_alarm {limit:g} again")
 
     def _check_weights(self, named: set[str]) -> None:
         """Tell once of a weight that no reward has: most likely a slip of the pen."""

@@ -5,6 +5,7 @@ advantages; then per update forward, loss, backward over its micro-batches, clip
 """
 
 import math
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -20,7 +21,7 @@ from midflight.services.algorithms.values import explained_variance, value_loss
 
 from .critic import CriticTraining
 from .estimate import assign_estimates, trace_reach
-from .metrics import StepReport, Tally, TokenRecord
+from .metrics import LogprobGap, StepReport, Tally, TokenRecord
 from .optim import PolicyOptimizer
 from .policy import Policy
 from .prepare import Micro, RolloutBatch, assign_advantages, assign_masks, plan, score
@@ -61,18 +62,19 @@ def rl_update(
     rate = optimizer.advance()
     if critic:
         critic.optimizer.advance()
-    tally = Tally(len(batch.documents))
+    tally, gap = Tally(len(batch.documents)), LogprobGap()
     losses: list[float] = []
     norms: list[float] = []
-    for micros in updates:
+    for index, micros in enumerate(updates):
         optimizer.zero_grad()
         if critic:
             critic.optimizer.zero_grad()
-        losses.append(_accumulate(policy, critic, micros, batch.version, settings, tally, watched))
+        counts = [tally.add, *([] if index else [gap.add]), *([watched.add] if watched else [])]
+        losses.append(_accumulate(policy, critic, micros, batch.version, settings, counts))
         norms.append(optimizer.norm() if frozen else optimizer.update())
         if critic:
             critic.optimizer.update()
-    report = tally.report() | _summary(batch, updates, adv, losses, norms) | {"lr": rate}
+    report = tally.report() | gap.report() | _summary(batch, updates, adv, losses, norms) | {"lr": rate}
     return StepReport(report | (value_report(updates, settings) if critic else {}))
 
 
@@ -96,19 +98,17 @@ def _accumulate(
     micros: list[Micro],
     version: int,
     settings: RlSettings,
-    tally: Tally,
-    watched: Watched | None,
+    counts: list[Callable[[TokenRecord], None]],
 ) -> float:
-    """Forward and backward over one update's micro-batches; returns its loss."""
+    """Forward and backward over one update's micro-batches, each of them told to `counts`; returns its loss."""
     tokens, sequences = over_ranks(sum(m.mask.numel() for m in micros), sum(m.pack.documents for m in micros))
     denominators = Denominators(tokens, sequences, max_length=settings.max_new_tokens)
     total = 0.0
     for micro in micros:
         loss, record = _loss(policy, critic, micro, denominators, version, settings)
         torch.autograd.backward(loss)
-        tally.add(record)
-        if watched:
-            watched.add(record)
+        for count in counts:
+            count(record)
         total += loss.item()
     return total
 

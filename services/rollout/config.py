@@ -8,17 +8,10 @@ from pydantic import Field, NonNegativeInt, model_validator
 from midflight.kernel.spec import DEVICE, ServiceSpec, live
 
 
-class RolloutConfig(ServiceSpec):
-    """Generation by the embedded torch engine: continuous batching, in-flight weight updates."""
+class GenerationConfig(ServiceSpec):
+    """What every rollout can be told, whatever generates."""
 
-    entry: ClassVar[str] = "midflight.services.rollout.service:Rollout"
-
-    kind: Literal["rollout"] = "rollout"
     significant: bool = Field(True, description="Nothing goes on without it; see ServiceSpec.")
-    engine: Literal["embedded"] = Field("embedded", description="Which engine generates.")
-    device: str = Field(
-        "auto", pattern=DEVICE, description="`cpu`, `cuda`, `cuda:N`, or `auto`: the GPU if torch sees one."
-    )
     slots: int = Field(128, ge=1, le=4096, description="Sequences decoded at the same time.")
     concurrency: int = Field(
         128,
@@ -49,6 +42,18 @@ class RolloutConfig(ServiceSpec):
         [], max_length=16, description="Texts that end a response as soon as it contains one; they stay in it."
     )
     apply_chat_template: bool = Field(True, description="False: message contents are concatenated (base models).")
+
+
+class RolloutConfig(GenerationConfig):
+    """Generation by the embedded torch engine: continuous batching, in-flight weight updates."""
+
+    entry: ClassVar[str] = "midflight.services.rollout.service:Rollout"
+
+    kind: Literal["rollout"] = "rollout"
+    engine: Literal["embedded"] = Field("embedded", description="Which engine generates.")
+    device: str = Field(
+        "auto", pattern=DEVICE, description="`cpu`, `cuda`, `cuda:N`, or `auto`: the GPU if torch sees one."
+    )
     recompute_kv: bool = Field(
         False,
         description="At a weight update, recompute the cache of running sequences with the new weights.",

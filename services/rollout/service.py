@@ -31,7 +31,8 @@ from midflight.services.model.chat import continued, decode, prompt_ids, raw
 from midflight.services.model.open import end_ids, open_model, pick_device
 from midflight.services.model.weights import read_weights
 
-from .config import RolloutConfig
+from .backend import Backend
+from .config import GenerationConfig, RolloutConfig
 from .delay import DelayLine
 from .engine import Engine
 from .forward import BadWeights
@@ -55,14 +56,15 @@ class Running:
 
 
 class Rollout(Worker):
-    """The embedded engine behind the lease protocol."""
+    """A backend behind the lease protocol: here the embedded engine; subclasses bring another."""
 
     STAGE: ClassVar[Stage] = "generate"
+    engine: Backend
 
     def __init__(self, identity: str, bus: Bus, settings: Settings) -> None:
         super().__init__(identity, bus)
         self.settings = settings
-        self.config = cast(RolloutConfig, settings.config)
+        self.config = cast(GenerationConfig, settings.config)
         self._declared = live_knobs(self.config, settings.slot)
         self._step = 0
         """Of the newest weights read."""
@@ -70,7 +72,6 @@ class Rollout(Worker):
         self.running: dict[int, Running] = {}
         self.finished: list[Finished] = []
         self.weights: WeightsNew | None = None
-        self.delay = DelayLine(self.config.policy_delay)
         self._read_version = -1
         self._bad_version = -1
         self._flush_at = 0.0
@@ -84,24 +85,30 @@ class Rollout(Worker):
     def apply_knob(self, name: str, value: Scalar) -> int:
         """What runs goes on as it began; -> the step of the newest weights, which write the next sample."""
         self.config = with_live(self.config, name.removeprefix(knob_prefix(self.settings.slot)), value)
-        if self.ready:
-            self.engine.recompute_kv = self.config.recompute_kv
+        self._tune()
         return self._step
+
+    def _tune(self) -> None:
+        """A knob was turned: tell the engine what concerns it."""
+        if self.ready:
+            self.embedded.recompute_kv = cast(RolloutConfig, self.config).recompute_kv
 
     def start(self) -> None:
         """Load the model and make the engine; its weights count as unknown until a version arrives."""
+        config = cast(RolloutConfig, self.config)
+        self.delay = DelayLine(config.policy_delay)
         with self.phase("load model", 600):
             self.tokenizer, model = open_model(self.settings.model, self.settings.seed)
             try:
-                self.engine = Engine(
+                self.engine = self.embedded = Engine(
                     model,
-                    slots=self.config.slots,
-                    max_length=self.config.max_length,
-                    eos_ids=end_ids(self.tokenizer, model) | set(self.config.stop_token_ids),
+                    slots=config.slots,
+                    max_length=config.max_length,
+                    eos_ids=end_ids(self.tokenizer, model) | set(config.stop_token_ids),
                     decode=lambda ids: raw(self.tokenizer, ids),
-                    device=pick_device(self.config.device),
+                    device=pick_device(config.device),
                     version=-1,
-                    recompute_kv=self.config.recompute_kv,
+                    recompute_kv=config.recompute_kv,
                 )
             except ValueError as error:
                 raise UserMistake(f"rollout: {error}") from error
@@ -141,13 +148,21 @@ class Rollout(Worker):
         if self.queue:
             self._begin()
         if self.engine.active:
-            began = time.perf_counter()
-            for completion in self.engine.step():
-                self._finish(completion)
-            self._load.busy_s += time.perf_counter() - began
+            self._generate()
         self._flush(now)
         self._say(now)
         self.stats = {"active": self.engine.active, "queued": len(self.queue), "version": self.engine.version}
+        return self._busy()
+
+    def _generate(self) -> None:
+        """One token of everything."""
+        began = time.perf_counter()
+        for completion in self.engine.step():
+            self._finish(completion)
+        self._load.busy_s += time.perf_counter() - began
+
+    def _busy(self) -> bool:
+        """Whether the next turn has work at once."""
         return bool(self.engine.active or self.queue)
 
     @property
@@ -266,7 +281,7 @@ class Rollout(Worker):
         try:
             version, weights = self.delay.push(new.version, read_weights(new.handle))
             if version > self.engine.version:
-                self.engine.load_weights(weights, version)
+                self.embedded.load_weights(weights, version)
             self._read_version, self._step = new.version, new.step
         except (CorruptSlot, BadWeights) as error:
             if new.version > self._bad_version:  # the ledger offers it again until there is a newer one

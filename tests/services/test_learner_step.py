@@ -1,6 +1,7 @@
 """One RL step against a slow, padded, float64 re-computation, and invariance to everything that must not matter."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -267,6 +268,25 @@ def test_metrics_mean_what_they_say() -> None:
     }
     assert {name: m[name] for name in expected} == pytest.approx(expected, abs=1e-6)
     assert 0 < m["ess_sequence"] <= 1
+
+
+def test_the_gap_is_of_tokens_of_the_current_weights_before_they_move() -> None:
+    """Mean, largest and k3 of |engine - learner| over tokens of lag 0, in the first of several updates only."""
+    batch, policy = dataclasses.replace(random_batch(5), version=2), tiny_policy(1)
+    m = run(batch, policy, None, loss="bypass_ppo", update_per_rollout=3).metrics
+    lm, gaps = tiny_lm(1), []
+    for document in batch.documents[:4]:  # what the first of three updates trains on
+        versions = [v for v, on in zip(document.versions, document.action_mask, strict=True) if on]
+        gap = (slow_logp(lm, document)[0] - behaviour(document)).detach()
+        gaps += [one for one, version in zip(gap.tolist(), versions, strict=True) if version == batch.version]
+    expected = {
+        "logprob_gap/mean": sum(map(abs, gaps)) / len(gaps),
+        "logprob_gap/max": max(map(abs, gaps)),
+        "logprob_gap/k3": sum(math.expm1(gap) - gap for gap in gaps) / len(gaps),
+    }
+    assert {name: m[name] for name in expected} == pytest.approx(expected, abs=1e-9)
+    old = dataclasses.replace(batch, version=3)
+    assert not [name for name in run(old, policy, None, loss="bypass_ppo").metrics if name.startswith("logprob_gap")]
 
 
 def test_unknown_behaviour_is_masked_and_counted() -> None:

@@ -1,0 +1,173 @@
+"""The servers of one rollout: opened, given the weights that are wanted, used while they can be trusted, replaced.
+
+Runs in one asyncio loop. What the jobs among them do is in `drive`.
+"""
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from midflight.kernel.mistake import UserMistake
+
+from .client import Gone, Refused
+from .config import SglangConfig
+from .life import Life, Unfit
+from .line import Line
+from .offered import Offered, forget
+from .outcome import Said, Tell
+from .places import Place
+from .reply import BadReply
+from .router import Router
+
+STARTS = 3
+"""Attempts to start in a row that may fail before a place is given up."""
+RETRY_S = (0.5, 5.0, 15.0)
+"""Pause after so many of them."""
+
+
+class Pool:
+    """`places` are opened and kept open, behind a router if there is a way to make one; `tell` hears what happens."""
+
+    def __init__(
+        self,
+        config: SglangConfig,
+        places: list[Place],
+        make_router: Callable[[], Awaitable[Router]] | None,
+        tell: Tell,
+    ) -> None:
+        self.config, self.places, self.tell = config, places, tell
+        self._make_router = make_router
+        self.router: Router | None = None
+        self.serving: dict[Place, Life] = {}
+        """Servers with verified weights."""
+        self.news = asyncio.Condition()
+        """Told when servers, their load or the target change."""
+        self._given_up: set[Place] = set()
+        self._target: Offered | None = None
+        self._loading: Counter[int] = Counter()
+
+    @property
+    def version(self) -> int:
+        """Every server that serves has this version or a newer one; -1 when none does."""
+        return min((life.version for life in self.serving.values()), default=-1)
+
+    def lines(self) -> list[Line]:
+        """Where a job may be sent now."""
+        if self._make_router:
+            return [self.router.line] if self.router and self.serving else []
+        return [life.line for life in self.serving.values() if not life.failed.is_set()]
+
+    def life_of(self, line: Line) -> Life | None:
+        """The server at the end of a line; None for the router's, which has several."""
+        if self._make_router:
+            return None
+        return next((life for life in self.serving.values() if life.line is line), None)
+
+    async def offer(self, offered: Offered) -> None:
+        """Bring every server to these weights."""
+        self._target = offered
+        await self.notify()
+
+    async def notify(self) -> None:
+        """Something that somebody may wait for has changed."""
+        async with self.news:
+            self.news.notify_all()
+
+    async def run(self) -> None:
+        """Until cancelled. Raises UserMistake for a server that is unfit, RuntimeError when none is left."""
+        async with asyncio.TaskGroup() as tasks:
+            if self._make_router:
+                tasks.create_task(self._keep_router(self._make_router))
+            for place in self.places:
+                tasks.create_task(self._keep(place))
+
+    async def _keep_router(self, make: Callable[[], Awaitable[Router]]) -> None:
+        """Raises Gone when it does not start, or ends: without it the servers are of no use."""
+        self.router = await make()
+        try:
+            await self.notify()
+            await self.router.watch()
+        finally:
+            await self.router.close()
+
+    async def _keep(self, place: Place) -> None:
+        """One server after the other in one place."""
+        failed = 0
+        while failed < STARTS:
+            life: Life | None = None
+            try:
+                async with place.open() as life:
+                    await life.ready(self.config.start_timeout_s)
+                    await self._serve(place, life)
+            except (Gone, Refused, BadReply, TimeoutError, OSError) as error:
+                self.tell(Said("warning", f"{place.name} did not start: {error or 'not ready in time'}"))
+            except Unfit as error:
+                raise UserMistake(f"sglang: {error}") from error
+            failed = 0 if life and life.version >= 0 else failed + 1
+            if life and life.untrusted and not place.ours:
+                break
+            await asyncio.sleep(RETRY_S[min(failed, len(RETRY_S) - 1)])
+        self._given_up.add(place)
+        self.tell(Said("error", f"{place.name} is given up"))
+        if len(self._given_up) == len(self.places):
+            raise RuntimeError("sglang: no server is left; the log says what became of each")
+
+    async def _serve(self, place: Place, life: Life) -> None:
+        """Until it fails: load what is wanted, and let it work once that is verified."""
+        async with self._watched(place, life):
+            while offered := await self._wanted(life):
+                self._loading[offered.version] += 1
+                loaded = await life.load(offered)
+                self._loading[offered.version] -= 1
+                if not loaded:
+                    return
+                if self._target:
+                    forget(offered.folder.parent, {self._target.version, *(+self._loading)})
+                if place not in self.serving:
+                    await self._enter(place, life)
+                self.tell(Said("debug", f"{place.name} has version {life.version}"))
+
+    @asynccontextmanager
+    async def _watched(self, place: Place, life: Life) -> AsyncIterator[None]:
+        """Looked after meanwhile, and out of use afterwards."""
+        watch = asyncio.ensure_future(life.watch())
+        watch.add_done_callback(lambda task: None if task.cancelled() else life.fail(f"unwatched: {task.exception()}"))
+        try:
+            yield
+        finally:
+            watch.cancel()
+            life.fail("the rollout ends")
+            if self.serving.pop(place, None) and self.router:
+                self.router.line.interrupt(died=not life.untrusted)
+                with contextlib.suppress(Gone, Refused, TimeoutError):
+                    await self.router.remove(life.client.url)
+            self.tell(Said("warning", f"{place.name} is out of use: {life.why}"))
+            await self.notify()
+
+    async def _wanted(self, life: Life) -> Offered | None:
+        """The newest weights, when it has older ones; None once it has failed."""
+        failed = asyncio.ensure_future(life.failed.wait())
+        failed.add_done_callback(lambda task: task.cancelled() or asyncio.ensure_future(self.notify()))
+        try:
+            async with self.news:
+                while not life.failed.is_set():
+                    if self._target and self._target.version > life.version:
+                        return self._target
+                    await self.news.wait()
+        finally:
+            failed.cancel()
+        return None
+
+    async def _enter(self, place: Place, life: Life) -> None:
+        """Let requests reach it."""
+        if self._make_router:
+            async with self.news:
+                await self.news.wait_for(lambda: self.router)
+            assert self.router
+            life.join(self.router.line)
+            await self.router.add(life.client.url)
+        self.serving[place] = life
+        self.tell(Said("info", f"{place.name} serves at {life.client.url} from version {life.version} on"))
+        await self.notify()
