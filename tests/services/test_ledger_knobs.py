@@ -61,7 +61,7 @@ def opened(ledger: Ledger) -> int:
 
 def to_ready(ledger: Ledger, rewards: Callable[[int], float] = float) -> None:
     """Generate and score whatever waits, by the newest policy."""
-    generate(ledger.book, version=ledger.book.newest or 0)
+    generate(ledger.book, size=20, version=ledger.book.newest or 0)
     score(ledger.book, {id_: rewards(id_) for id_ in ledger.book.rows})
 
 

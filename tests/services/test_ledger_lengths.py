@@ -23,8 +23,7 @@ def blob(prompt: int, completion: int) -> bytes:
     tokens = prompt + completion
     mask = bytes(prompt) + b"\1" * completion
     columns = [mask if name == "mask" else b"\1" * tokens * size for name, _, size in COLUMNS]
-    head = HEAD.pack(*[tokens, 2, *[0] * 8][: len(HEAD.unpack(bytes(HEAD.size)))])
-    return b"".join([head, *columns, b"ok"])
+    return b"".join([HEAD.pack(tokens, 2, 0, 0, 0), *columns, b"ok"])
 
 
 def test_prompt_and_completion_are_told_apart_by_the_mask() -> None:
