@@ -226,3 +226,14 @@ def test_the_palette_knows_every_screen_and_command(tmp_path: Path) -> None:
         assert type(app.screen).__name__ == "CommandPalette"
 
     drive(tmp_path, check)
+
+
+def test_a_flush_that_comes_when_the_widgets_are_gone_does_nothing(tmp_path: Path) -> None:
+    """As at the end, when the timer fires once more."""
+
+    async def check(pilot: Pilot[None], app: MidflightApp, feed: FakeFeed) -> None:
+        await app.screen.query("*").remove()
+        for _ in range(5):
+            app.flush()
+
+    drive(tmp_path, check)

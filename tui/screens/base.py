@@ -32,8 +32,7 @@ class RunScreen(Screen[None]):
         super().__init__(name=self.NAME)
         self.wanted = ""
         """The filter."""
-        self.ready = False
-        """Whether its widgets are there."""
+        self._composed = False
         self._shown = -1
 
     @property
@@ -99,6 +98,11 @@ class RunScreen(Screen[None]):
         self._shown = -1
         if self.ready:
             self.call_after_refresh(self.refresh_all)
+
+    @property
+    def ready(self) -> bool:
+        """Whether its widgets are there: composed, and not yet taken down at the end."""
+        return self._composed and bool(self.query("#header"))
 
     @property
     def current(self) -> bool:
@@ -167,7 +171,7 @@ class RunScreen(Screen[None]):
         return {}
 
     def _first(self) -> None:
-        self.ready = True
+        self._composed = True
         self.refresh_all()
 
     def _view(self) -> View:
