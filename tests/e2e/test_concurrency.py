@@ -24,8 +24,9 @@ def test_the_rollout_keeps_to_the_limit_that_the_controller_sets(tmp_path: Path)
         assert up.wait() == 0, up.output
     decided = [event for event in read_events(up.path, topics={"controller"}) if "concurrency" in event["source"]]
     limits = [event["body"]["value/rollout.concurrency"] for event in decided]
-    assert limits[0] == 22  # 0.7 of the 32 slots
-    assert limits[:3] == sorted(limits[:3], reverse=True)
+    first = limits.index(22)  # 0.7 of the 32 slots, once a report says that the cache is fuller than that
+    assert set(limits[:first]) <= {32}
+    assert limits[first : first + 3] == sorted(limits[first : first + 3], reverse=True)
     again = midflight(tmp_path, "replay", str(up.path), "--json").json
     assert again["same"], again
     assert "concurrency" in {one["identity"].partition("#")[0] for one in again["controllers"]}
