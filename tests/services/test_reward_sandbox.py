@@ -147,10 +147,9 @@ got['files'] = float(len(os.listdir('.')) + len(os.listdir('/tmp')))
     assert number // 10 <= len(late) <= number // 5  # a machine under load may be late itself
     pool.pool.limit(20.0)
     last = pool.score(look)
-    assert [one.rewards for one in first + last if isinstance(one, Scored)] == [
-        {"zombies": 0.0, "fds": fds, "files": 2.0}
-        for fds in [getattr(first[0], "rewards")["fds"]] * 2  # noqa: B009
-    ]
+    before, after = (one.rewards for one in first + last if isinstance(one, Scored))
+    assert before["zombies"] == 0.0
+    assert after == before
     assert len(os.listdir("/proc/self/fd")) == ours
 
 
