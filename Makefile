@@ -6,7 +6,7 @@ export OMP_WAIT_POLICY := PASSIVE
 
 SGLANG := services/rollout/sglang/platform
 
-.PHONY: demo test test-slow test-sglang check format docs bench clean .venv-sglang
+.PHONY: demo test test-slow test-sglang test-environments check format docs bench clean .venv-sglang
 
 .venv/.run: pyproject.toml tests/constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -24,6 +24,13 @@ SGLANG := services/rollout/sglang/platform
 	.venv-sglang/bin/python -m pip install -q --no-deps --force-reinstall ./$(SGLANG)
 	touch $@
 
+.venv-environments/.run: .venv/.dev  ## verifiers and OpenEnv, with what .venv has behind them
+	test -x .venv-environments/bin/python || $(PYTHON) -m venv .venv-environments
+	.venv-environments/bin/python -m pip install -q "verifiers>=0.4,<0.5" "openenv-core>=0.3,<0.4"
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > \
+	    $$(.venv-environments/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/beside.pth
+	touch $@
+
 demo: .venv/.run  ## train a small model on this CPU; its reward climbs
 	$(BIN)/midflight up configs/demo.yaml
 
@@ -35,6 +42,9 @@ test-slow: .venv/.dev  ## chaos, soak and fuzz runs: about an hour
 
 test-sglang: .venv/.dev .venv-sglang/.run  ## the tests with real SGLang servers: minutes
 	$(BIN)/python -m pytest -m "sglang and not slow"
+
+test-environments: .venv-environments/.run  ## the tests with real environments of verifiers and OpenEnv: minutes
+	PYTHONPATH=$(CURDIR)/.pkg .venv-environments/bin/python -m pytest tests/services/test_environments.py tests/e2e/test_environments.py
 
 check: .venv/.dev  ## format, lint, types, layers, dead code, docstrings, generated docs
 	$(BIN)/ruff format --check .

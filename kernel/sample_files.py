@@ -38,11 +38,11 @@ class Sample:
     """One response. `columns`: one number a token, by name, each as long as `tokens`.
 
     answer: the reference answer of the prompt, empty when not known. reward: weighed, as trained on; rewards: by name.
-    finish: stop or length, read off the last token. lag: optimizer steps that its oldest token lagged behind.
-    tokens: pieces of text, which together are the response with its special tokens. Nats: logprob (of the policy when
-    it was trained), behaviour (of the policy that wrote the token), gap (logprob - behaviour), entropy, kl (k3 against
-    the reference). mask: 1 where the token was trained on; version: of the policy that wrote it. Where the policy wrote
-    nothing (a tool's text) all are 0, version -1.
+    finish: stop, length, context or max_turns. turns: times the model spoke. lag: optimizer steps that its oldest token
+    lagged behind. tokens: pieces of text, which together are the response with its special tokens.
+    Nats: logprob (of the policy when it was trained), behaviour (of the policy that wrote the token), gap (logprob
+    - behaviour), entropy, kl (k3 against the reference). mask: 1 where the token was trained on; version: of the
+    policy that wrote it. Where the policy wrote nothing (a tool's text) all are 0, version -1.
     """
 
     id: int
@@ -55,6 +55,7 @@ class Sample:
     lag: int
     tokens: list[str]
     columns: dict[str, list[float]]
+    turns: int = 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -215,6 +215,10 @@ class BatchPart(Part):
     segments: Annotated[
         list[Count], Field(max_length=1024, description="tokens of each, where there are several: read apart")
     ] = []
+    turns: Annotated[Count, Field(description="times the model spoke")] = 1
+    ended: Annotated[
+        str, Field(max_length=20, description="stop, length, context or max_turns; empty when it is not known")
+    ] = ""
 
 
 class Batch(Bulk):
@@ -279,6 +283,9 @@ class Restore(Bulk):
         ],
     }  # fmt: skip
     step: Count
+    longest: Annotated[
+        int | None, Field(ge=1, description="positions a sample may have to be trained here; None: any number")
+    ] = None
 
 
 class Restored(Message):
@@ -317,6 +324,7 @@ class LedgerStatus(Message):
     version: Annotated[int, Field(ge=-1)]
     reasons: Annotated[dict[str, int], Field(description="why samples were filtered or refused, and how many")] = {}
     life: Annotated[list[Flat], Field(max_length=1000)] = []
+    said: Annotated[list[Flat], Field(max_length=256, description="what is stored of its conversation")] = []
     stats: Flat = {}
 
 

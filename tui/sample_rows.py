@@ -40,8 +40,13 @@ def sample_row(group: Group, sample: Sample, narrow: bool) -> Row:
         return str(sample.id), (str(sample.id), reward, str(len(sample.tokens)))
     return str(sample.id), (
         str(group.prompt_id), str(sample.id), reward, Text(f"{sample.advantage_mean:+.2f}", style),
-        str(len(sample.tokens)), str(sample.lag), versions(sample), plain(sample.finish),
+        str(len(sample.tokens)), str(sample.lag), versions(sample), ending(sample),
     )  # fmt: skip
+
+
+def ending(sample: Sample) -> str:
+    """How it ended, and after how many turns if there were several."""
+    return plain(f"{sample.turns} turns, {sample.finish}" if sample.turns > 1 else sample.finish)
 
 
 def versions(sample: Sample) -> str:

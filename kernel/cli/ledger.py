@@ -8,7 +8,7 @@ from midflight.kernel.client import Client
 from midflight.kernel.rundir.directory import RunDir
 from midflight.messages.samples import LedgerGet, LedgerStatus
 
-from .common import chosen_run, print_json, request, run_option, table
+from .common import chosen_run, print_json, printable, request, run_option, table
 from .exits import FAILED, NO_RUN, OK, Stop
 
 
@@ -66,3 +66,6 @@ def _print_life(status: LedgerStatus) -> None:
         at = datetime.fromtimestamp(int(event["at_ns"] or 0) / 1e9).strftime("%H:%M:%S.%f")
         rows.append([at, *(str(event[key] or "-") for key in ("state", "epoch", "who", "why"))])
     print(table(rows))
+    if status.said:
+        said = [[str(one["turn"]), str(one["role"]), printable(str(one["content"]))] for one in status.said]
+        print("\n" + table([["TURN", "ROLE", "SAID"], *said]))

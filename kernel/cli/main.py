@@ -25,6 +25,7 @@ VERBS: Final = {
     "history": "what was changed, when, by whom and why; also of a run that is over",
     "metrics": "what was measured, step by step: midflight metrics reward_mean kl --follow",
     "wait": "return when a run has come so far: --for step=100, ready, done or drained",
+    "rows": "prompt rows of an environment of verifiers or OpenEnv, as JSON lines",
     "samples": "samples of a training step, token by token: text, rewards, log-probs",
     "tui": "the run on seven screens; read-only until armed",
     "config": "check, show (--origin), explain or schema of topologies",

@@ -71,7 +71,7 @@ def _sample(sample: Sample, tokens: bool) -> Iterator[str]:
         f"sample {sample.id}",
         f"reward {sample.reward:.4g}" + (f" ({named})" if named else ""),
         f"advantage {sample.advantage_mean:+.4g}",
-        sample.finish,
+        f"{sample.turns} turns, {sample.finish}" if sample.turns > 1 else sample.finish,
         f"lag {sample.lag}",
         f"{len(sample.tokens)} tokens",
     ]

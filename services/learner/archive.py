@@ -97,10 +97,11 @@ class Archive:
             reward=float(batch.rewards[row]),
             rewards=dict(part.rewards),
             advantage_mean=fmean(trained) if trained else 0.0,
-            finish="stop" if ids and ids[-1] in self.ends else "length",
+            finish=part.ended or ("stop" if ids and ids[-1] in self.ends else "length"),
             lag=batch.version - min(lags, default=batch.version),
             tokens=self._pieces.of(ids),
             columns=columns,
+            turns=part.turns,
         )
 
 

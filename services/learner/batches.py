@@ -68,6 +68,18 @@ def objective_means(parts: list[tuple[BatchPart, Document]], weighed: Collection
     return {f"objective/{name}": sum(values) / len(values) for name, values in sorted(found.items())}
 
 
+ENDS = ("stop", "length", "context", "max_turns")
+"""How an episode may end; `turn_metrics` has a share of each."""
+
+
+def turn_metrics(parts: list[tuple[BatchPart, Document]]) -> dict[str, float]:
+    """How often the model spoke in an episode, and the share of the episodes that ended in each way that is known."""
+    turns = [part.turns for part, _ in parts]
+    ends = [part.ended for part, _ in parts if part.ended]
+    shares = {f"ended/{how}": ends.count(how) / len(ends) for how in ENDS} if ends else {}
+    return {"turns/mean": sum(turns) / len(turns), "turns/max": float(max(turns)), **shares}
+
+
 def rollout_batch(
     parts: list[tuple[BatchPart, Document]], weights: Mapping[str, float], steps: Mapping[int, int], step: int
 ) -> RolloutBatch:

@@ -34,7 +34,7 @@ from midflight.services.model.open import end_ids, pick_device
 from midflight.services.model.weights import retain, write_weights
 
 from .archive import Archive
-from .batches import Assembly, objective_means, rollout_batch
+from .batches import Assembly, objective_means, rollout_batch, turn_metrics
 from .checkpoint import CheckpointError
 from .config import LearnerConfig, completed
 from .knobs import declarations
@@ -217,7 +217,7 @@ class Learner(Worker):
             ]
             self.mail.request(
                 "data",
-                Restore(step=self.trainer.step, tensors=[]),
+                Restore(step=self.trainer.step, longest=self.config.max_length_per_device, tensors=[]),
                 ANSWER_S,
                 self._restored,
                 self._unrestored,
@@ -288,6 +288,7 @@ class Learner(Worker):
         body = {
             **report.metrics,
             **objective_means(parts, trainer.objective_weights),
+            **turn_metrics(parts),
             "train_s": seconds,
             "wait_s": waited,
             "version": self.version,

@@ -197,6 +197,15 @@ class Book(Table):
         self.back(row, why)
         return Verdict.OK
 
+    def refuse(self, id_: int, why: str) -> None:
+        """End a sample that waits or is being scored, for a reason of the ledger's own."""
+        row = self.rows[id_]
+        stage = STAGE_OF_LEASE.get(row.state)
+        if stage is not None:
+            self.end_lease(row, stage)
+            row.epoch += 1
+        self._refuse(row, why, "ledger")
+
     def unsent(self, grant: Grant) -> None:
         """Take back a grant that could not be sent, and void the credit of its holder until it speaks again."""
         self.credits[grant.stage].revoke(grant.holder)

@@ -36,9 +36,9 @@ from midflight.messages.wire import MAX_BUFFER
 from . import payload
 from .book import Book
 from .recovery import RestoreTooOldError
-from .row import Continued, Generated, Outcome, Scored, first_line
+from .row import EVAL_BASE, Continued, Generated, Outcome, Scored, first_line
 from .row import Refused as Impossible
-from .states import STAGES, Verdict
+from .states import STAGES, State, Verdict
 from .status import status
 from .store import Store
 
@@ -48,6 +48,8 @@ Answer = tuple[int, int, Outcome]
 MAX_TOKENS = MAX_BUFFER // 4
 """Of a trajectory, and bytes of its conversation: what fits the wire."""
 MAX_TAIL = MAX_BUFFER // 2
+MADE = (State.GENERATED, State.SCORING, State.READY)
+"""Where a sample is whose trajectory is whole, or may be."""
 
 
 class Desk(Actor):
@@ -60,6 +62,8 @@ class Desk(Actor):
     weights: WeightsNew | None
     kind_of: Callable[[str], str]
     """Kind of a service by its name; empty for anything else."""
+    longest: int | None
+    """Positions that a sample may have to fit the learner; None: any number."""
     why = ""
     """Why a sample was last refused."""
 
@@ -83,6 +87,10 @@ class Desk(Actor):
 
     def keep_weights(self, new: WeightsNew) -> None:
         """Store the newest handle with this turn's transaction."""
+        raise AssertionError
+
+    def keep_longest(self, positions: int | None) -> None:
+        """Store what the learner holds with this turn's transaction."""
         raise AssertionError
 
     @property
@@ -173,6 +181,7 @@ class Desk(Actor):
         except (RestoreTooOldError, ValueError) as error:
             self.reply(letter, Refused(code="restore", why=str(error)))
             return
+        self._hold(message.longest)
         newest = -1 if self.book.newest is None else self.book.newest
         steps = [[version, step] for version, step in self.book.version_steps.items()]
         self.reply(letter, Restored(step=message.step, reopened=len(reopened), version=newest, steps=steps))
@@ -224,6 +233,8 @@ class Desk(Actor):
         blob = payload.extended(self.blob(part.id), new, apart=part.segment)
         if (tokens := payload.head_of(blob).tokens) > MAX_TOKENS:
             return Impossible(f"trajectory too long: {tokens} tokens, at most {MAX_TOKENS} fit")
+        if why := self._too_long(part.id, blob):
+            return Impossible(why)
         return Generated(blob, part.version)
 
     def _continued(self, score: Score, sender: str) -> Outcome:
@@ -235,6 +246,25 @@ class Desk(Actor):
         if (size := payload.head_of(blob).tail) > MAX_TAIL:
             return Impossible(f"conversation too long: {size} bytes, at most {MAX_TAIL} fit")
         return Continued(blob)
+
+    def _too_long(self, sample: int, blob: bytes) -> str:
+        """Why a learner cannot take a sample, whose segments it reads all at once; "" if it can, or need not."""
+        head = payload.head_of(blob)
+        if self.longest is None or head.positions <= self.longest or sample >= EVAL_BASE:
+            return ""
+        return (
+            f"too long for the learner: {head.positions} positions in {max(1, head.segments)} segments, "
+            f"max_length_per_device is {self.longest} - raise it, or lower rollout.max_length or ledger.max_turns"
+        )
+
+    def _hold(self, longest: int | None) -> None:
+        """From now on samples are for a learner that takes so many positions; what there is was made for another."""
+        if longest == self.longest:
+            return
+        self.keep_longest(longest)
+        for row in [row for row in self.book.rows.values() if row.state in MADE]:
+            if why := self._too_long(row.id, self.blob(row.id)):
+                self.book.refuse(row.id, why)
 
     def _stands(self, stage: Stage, sample: int, epoch: int, sender: str) -> bool:
         """Whether it is the standing lease of `sender`."""

@@ -10,7 +10,7 @@ from midflight.messages.tensors import Column
 from midflight.messages.wire import MAX_BUFFER
 
 from .grants import Grant
-from .payload import head_of, join, prefix_of, segments_of, state_of, tail_of
+from .payload import ENDS, NO_ROOM, STOPPED, head_of, join, prefix_of, segments_of, state_of, tail_of
 from .row import Row
 from .states import Split
 
@@ -72,7 +72,7 @@ def score_jobs(grant: Grant, rows: list[Row], row_of: RowOf, blob_of: BlobOf, ma
             row_bytes=len(text),
             text_bytes=len(tail),
             turn=row.turn,
-            interact=row.turn + 1 < max_turns and head_of(blob).stopped > 0,
+            interact=row.turn + 1 < max_turns and head_of(blob).end == STOPPED,
             state_bytes=len(state),
         )
         for row, text, blob, tail, state, (_, epoch) in zip(
@@ -89,7 +89,14 @@ def score_jobs(grant: Grant, rows: list[Row], row_of: RowOf, blob_of: BlobOf, ma
         yield ScoreJobs(jobs=jobs[start:end], tensors=[]), columns
 
 
-def batch(grant: Grant, rows: list[Row], blob_of: BlobOf) -> Iterator[Out]:
+def ended(row: Row, end: int, max_turns: int) -> str:
+    """Why an episode is over, by the end of its last turn: after `max_turns` nobody was asked to answer it."""
+    if end == STOPPED and 1 < max_turns <= row.turn + 1:
+        return "max_turns"
+    return ENDS[end] if end < len(ENDS) else ""
+
+
+def batch(grant: Grant, rows: list[Row], blob_of: BlobOf, max_turns: int) -> Iterator[Out]:
     """A whole batch under lease, for the learner."""
     blobs = [blob_of(row.id) for row in rows]
     parts = [
@@ -101,6 +108,8 @@ def batch(grant: Grant, rows: list[Row], blob_of: BlobOf) -> Iterator[Out]:
             version=row.min_version,
             rewards=json.loads(row.rewards),
             segments=segments_of(blob),
+            turns=row.turn + (head_of(blob).end != NO_ROOM),
+            ended=ended(row, head_of(blob).end, max_turns),
         )
         for row, blob, (_, epoch) in zip(rows, blobs, grant.leases, strict=True)
     ]

@@ -1,6 +1,6 @@
 """A stored trajectory: one blob a sample, cut from the columns it came in and joined again for the learner.
 
-u32 tokens | u32 tail bytes | u32 segments | u32 state bytes | u32 ended by a stop |
+u32 tokens | u32 tail bytes | u32 segments | u32 state bytes | u32 how its last turn ended |
 tokens <i4 | mask |u1 | logprobs <f4 | versions <i4 | tokens of each segment <u4, none for a single one | state | tail
 
 The tail is what was said after the prompt row's messages: JSON messages with commas between them, so that a turn is
@@ -17,6 +17,11 @@ from midflight.messages.tensors import Column
 HEAD: Final = struct.Struct("<IIIII")
 COLUMNS: Final = (("tokens", "<i4", 4), ("mask", "|u1", 1), ("logprobs", "<f4", 4), ("versions", "<i4", 4))
 WIDTH: Final = sum(size for _, _, size in COLUMNS)
+ENDS: Final = ("", "stop", "length", "context", "context")
+"""How a turn ended, by the number that is stored; 0: it has not, or nobody said how."""
+STOPPED: Final = 1
+NO_ROOM: Final = 4
+"""By the context, before the model could say a word."""
 
 
 class Head(NamedTuple):
@@ -26,7 +31,12 @@ class Head(NamedTuple):
     tail: int
     segments: int
     state: int
-    stopped: int
+    end: int
+
+    @property
+    def positions(self) -> int:
+        """Positions it takes in a learner's pack: its tokens but the last of each segment."""
+        return self.tokens - max(1, self.segments)
 
 
 def cut(message: Trajectories, views: Mapping[str, "memoryview[Any]"]) -> Iterator[tuple[TrajectoryPart, bytes]]:
@@ -40,7 +50,7 @@ def cut(message: Trajectories, views: Mapping[str, "memoryview[Any]"]) -> Iterat
     for part in message.parts:
         end, text_end = at + part.tokens, text_at + part.text_bytes
         pieces = [raw[name][at * size : end * size] for name, _, size in COLUMNS]
-        head = HEAD.pack(part.tokens, part.text_bytes, 0, 0, part.stop == "stop")
+        head = HEAD.pack(part.tokens, part.text_bytes, 0, 0, _end(part))
         yield part, b"".join([head, *pieces, raw["texts"][text_at:text_end]])
         at, text_at = end, text_end
 
@@ -54,12 +64,12 @@ def extended(blob: bytes, new: bytes, *, apart: bool) -> bytes:
     else:
         segments[-1] += more.tokens
     pieces = [piece for pair in zip(_columns(blob), _columns(new), strict=True) for piece in pair]
-    return _blob(pieces, segments, _state(blob), _appended(_tail(blob), _tail(new)), stopped=more.stopped)
+    return _blob(pieces, segments, _state(blob), _appended(_tail(blob), _tail(new)), end=more.end)
 
 
 def answered(blob: bytes, messages: bytes, state: bytes) -> bytes:
     """A trajectory to which the tools have answered: `messages` with commas between them, and their state."""
-    return _blob(_columns(blob), segments_of(blob), state, _appended(_tail(blob), messages), stopped=0)
+    return _blob(_columns(blob), segments_of(blob), state, _appended(_tail(blob), messages), end=0)
 
 
 def head_of(blob: bytes) -> Head:
@@ -101,6 +111,12 @@ def join(blobs: Sequence[bytes]) -> list[Column]:
     return [(name, dtype, b"".join(parts)) for (name, dtype, _), parts in zip(COLUMNS, pieces, strict=True)]
 
 
+def _end(part: TrajectoryPart) -> int:
+    if part.stop == "context" and not part.text_bytes:
+        return NO_ROOM
+    return ENDS.index(part.stop) if part.stop in ENDS else 0
+
+
 def _columns(blob: bytes) -> "list[memoryview[int]]":
     view, tokens, at = memoryview(blob), HEAD.unpack_from(blob)[0], HEAD.size
     out = []
@@ -130,10 +146,10 @@ def _blob(
     state: "bytes | memoryview[int]",
     tail: bytes,
     *,
-    stopped: int,
+    end: int,
 ) -> bytes:
     """Put together; `columns` may be in pieces."""
     several = segments if len(segments) > 1 else ()
     tokens = sum(map(len, columns)) // WIDTH
-    head = HEAD.pack(tokens, len(tail), len(several), len(state), stopped)
+    head = HEAD.pack(tokens, len(tail), len(several), len(state), end)
     return b"".join([head, *columns, struct.pack(f"<{len(several)}I", *several), state, tail])

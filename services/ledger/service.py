@@ -69,6 +69,7 @@ class Ledger(Desk):
         self.boot_id = os.urandom(8).hex()
         self.kind_of = settings.kind_of
         self.weights: WeightsNew | None = None
+        self.longest: int | None = None
         self._untold = False
         """Whether the rollouts have yet to hear of `weights`."""
         self.full = 0
@@ -100,6 +101,7 @@ class Ledger(Desk):
             self.book = Book.load(rules, self.store.load(), self.bus.now())
         except (StoreError, ValueError) as error:
             raise UserMistake(str(error)) from error
+        self.longest = cast(int | None, self.store.get("longest"))
         handle = self.store.get("handle")
         if handle:
             weights = WeightsNew.model_validate_json(cast(str, handle))
@@ -166,6 +168,11 @@ class Ledger(Desk):
         """Store the newest handle with this turn's transaction, after which the rollouts hear of it."""
         self.weights, self._untold = new, True
         self.book.changes.meta["handle"] = new.model_dump_json()
+
+    def keep_longest(self, positions: int | None) -> None:
+        """Store what the learner holds with this turn's transaction."""
+        self.longest = positions
+        self.book.changes.meta["longest"] = positions
 
     def remember(self, sample: int, blob: bytes) -> None:
         """Keep a fresh trajectory at hand for the stages that follow at once."""
@@ -247,7 +254,7 @@ class Ledger(Desk):
         elif grant.stage == "score":
             out = score_jobs(grant, rows, self.row_json, self.blob, self.config.max_turns)
         else:
-            out = batch(grant, rows, self.blob)
+            out = batch(grant, rows, self.blob, self.config.max_turns)
         return all(self.mail.send("data", message, to=grant.holder, columns=columns) for message, columns in out)
 
     def _eval_temperature(self) -> float:

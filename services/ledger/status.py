@@ -1,18 +1,25 @@
 """The balance as people ask for it: of a living ledger, or of the store of a run that is over."""
 
+import json
 from collections.abc import Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, cast
 
+from midflight.messages.base import Scalar
 from midflight.messages.samples import LedgerStatus
 
 from .balance import balance
 from .changes import Snapshot
+from .payload import tail_of
 from .states import Split
 from .store import Store
 
 LIFE_LINES = 1000
 REASONS = 20
+SAID = 256
+SAID_CHARS = 1000
+"""Of a message, for people."""
 
 
 def status(snapshot: Snapshot, store: Store, sample: int | None, stats: Mapping[str, Any]) -> LedgerStatus:
@@ -30,6 +37,7 @@ def status(snapshot: Snapshot, store: Store, sample: int | None, stats: Mapping[
         committed=sums.committed,
         version=-1 if newest is None else int(newest),
         life=[{"at_ns": e.at_ns, "state": e.state, "epoch": e.epoch, "who": e.who, "why": e.why} for e in life],
+        said=_said(store, sample) if sample is not None else [],
         reasons=_most_common(sums.reasons),
         stats=dict(stats),
     )
@@ -42,6 +50,20 @@ def offline(path: Path, sample: int | None) -> LedgerStatus:
         return status(store.load(), store, sample, {"live": False})
     finally:
         store.close()
+
+
+def _said(store: Store, sample: int) -> list[dict[str, Scalar]]:
+    """The newest messages of the model and the tools, each with its turn and its beginning; none when not stored."""
+    try:
+        messages = json.loads(tail_of(store.payload(sample)))
+    except KeyError:
+        return []
+    turns = accumulate(one["role"] == "assistant" for one in messages)
+    said = [
+        {"turn": max(0, turn - 1), "role": str(one["role"]), "content": str(one["content"])[:SAID_CHARS]}
+        for turn, one in zip(turns, messages, strict=True)
+    ]
+    return said[-SAID:]
 
 
 def _most_common(reasons: Mapping[str, int]) -> dict[str, int]:

@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from midflight.kernel.spec import ExistingPath, ServiceSpec, live
+
+from . import environments
 
 _OURS = Path(__file__).resolve().parents[2] / "configs"
 
@@ -19,7 +21,13 @@ class RewardConfig(ServiceSpec):
 
     kind: Literal["reward"] = "reward"
     significant: bool = Field(True, description="Nothing goes on without it; see ServiceSpec.")
-    file: ExistingPath = Field(description="Python file that defines `reward_fn(messages, answer)`.")
+    file: ExistingPath | None = Field(None, description="Python file that defines `reward_fn(messages, answer)`.")
+    environment: str | None = Field(
+        None,
+        description="Instead of a file: ADAPTER:NAME, an environment of another library (docs/environments.md), such "
+        "as `verifiers:my-tasks` or `openenv:my_env.server:MyEnvironment`.",
+    )
+    environment_args: dict[str, JsonValue] = Field({}, description="What the environment is made with; JSON.")
     workers: int = Field(1, ge=1, le=256, description="Worker processes.")
     time_limit_s: float = Field(
         10.0,
@@ -51,8 +59,10 @@ class RewardConfig(ServiceSpec):
 
     @field_validator("file")
     @classmethod
-    def _defines_reward_fn(cls, value: str) -> str:
+    def _defines_reward_fn(cls, value: str | None) -> str | None:
         """Look, without running it: a name bound at the top level in any way will do."""
+        if value is None:
+            return None
         try:
             names = _bound(value)
         except SyntaxError as error:
@@ -63,8 +73,17 @@ class RewardConfig(ServiceSpec):
             raise ValueError(f"{value}: the reward file does not define reward_fn(messages, answer)")
         return value
 
+    @field_validator("environment")
+    @classmethod
+    def _is_there(cls, value: str | None) -> str | None:
+        if value is not None:
+            environments.check(value)
+        return value
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if (self.file is None) == (self.environment is None):
+            raise ValueError("give one of `file` and `environment`")
         if self.isolation == "rlimits" and not self.vouched:
             raise ValueError(
                 "isolation: rlimits limits the reward file but does not contain it - set trusted: true if you vouch "
@@ -77,12 +96,12 @@ class RewardConfig(ServiceSpec):
     @property
     def vouched(self) -> bool:
         """Whether somebody vouches for the file: the topology, or we, whose it is."""
-        return self.trusted or _OURS in Path(self.file).resolve().parents
+        return self.trusted or (self.file is not None and _OURS in Path(self.file).resolve().parents)
 
     @property
     def has_interact(self) -> bool:
         """Whether the file defines `interact`, or might: such a server takes episodes of several turns."""
-        return "interact" in _bound(self.file)
+        return self.file is None or "interact" in _bound(self.file)
 
 
 def _bound(file: str) -> set[str]:

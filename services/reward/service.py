@@ -27,6 +27,7 @@ from midflight.messages.samples import GiveBack, Said, Score, ScoreJob, ScoreJob
 from midflight.messages.wire import MAX_BODY
 from midflight.services.lease.worker import Worker
 
+from . import environments
 from .config import RewardConfig
 from .pool import Pool
 from .process import Spec
@@ -39,6 +40,9 @@ PIECE_SCORES = 512
 MOST_SAID = MAX_BODY // 4
 """Bytes of all that the tools said in a message; the rest of it is far less."""
 MOST_MESSAGES = 64
+START_S = 60.0
+START_ENVIRONMENT_S = 600.0
+"""Seconds that importing the reward file may take; verifiers and OpenEnv bring some hundred packages."""
 EMPTY = memoryview(b"")
 
 
@@ -85,7 +89,7 @@ class Reward(Worker):
         config = self.config
         scratch = own_folder(self.settings.run_dir / "scratch" / self.settings.name)
         spec = Spec(
-            Path(config.file),
+            _file(config, scratch),
             time_limit_s=config.time_limit_s,
             memory_bytes=config.worker_memory_mb << 20,
             env=tuple(config.pass_env),
@@ -94,14 +98,15 @@ class Reward(Worker):
             level=chosen(config.isolation, trusted=config.vouched, network=config.network),
             network=config.network,
         )
-        if config.has_interact and self.settings.slot_of_kind("ledger").get("max_turns", 1) == 1:
+        if config.file and config.has_interact and self.settings.slot_of_kind("ledger").get("max_turns", 1) == 1:
             text = f"{config.file} defines interact(messages), which is never called: ledger.max_turns is 1"
             self.event("note", {"level": "warning", "text": text})
         self._level = f"{spec.level}+network" if config.network and spec.level in SEALED else spec.level
         if config.remote:
             self._pool = RemotePool(spec, config.remote, calls=config.workers, capacity=config.queue)
         else:
-            self._pool = Pool(spec, workers=config.workers, capacity=config.queue)
+            limit = START_ENVIRONMENT_S if config.environment else START_S
+            self._pool = Pool(spec, workers=config.workers, capacity=config.queue, start_limit_s=limit)
         self.pool.tick(self.bus.now())
 
     def watches(self) -> dict[int, Callable[[], None]]:
@@ -232,6 +237,16 @@ def _pieces(scores: list[Score]) -> Iterator[list[Score]]:
         size += own
     if piece:
         yield piece
+
+
+def _file(config: RewardConfig, scratch: Path) -> Path:
+    """The user's file, or the one written for the environment."""
+    if config.file is not None:
+        return Path(config.file)
+    assert config.environment is not None
+    path = scratch / "environment.py"
+    path.write_text(environments.reward_file(config.environment, config.environment_args))
+    return path
 
 
 def own_folder(parent: Path) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from support.e2e_run import SLOW, Up, events, hit, is_step, midflight, nothing_left, records, samples, tiny
 
-STEPS = 10
+STEPS = 20
 VICTIMS = ("rollout", "reward", "tracker", "kl", "ledger", "learner", "kernel")
 
 

@@ -109,7 +109,7 @@ def test_workers_are_replaced_without_losing_a_sample(tmp_path: Path) -> None:
     topology = tiny(tmp_path, steps=100_000)
     with Up(tmp_path, topology, "services.learner.checkpoint_every=50") as up:
         up.step(2)
-        where = ("--run", str(up.path), "--probation", "0.5")
+        where = ("--run", str(up.path), "--probation", "1.5")
         for slot, change in (
             ("rollout", "temperature=0.9"),
             ("reward", "time_limit_s=9"),

@@ -7,14 +7,24 @@ import sqlite3
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from support.e2e_run import Up, events, hit, is_step, midflight, nothing_left, records, samples, weights
-from support.e2e_turns import TURNS, calls, going_on, masks, trajectories, turns
+from support.e2e_turns import ASYNC_TOOLS, TURNS, calls, going_on, masks, trajectories, turns
 
+from midflight.services.data.tasks import read_task
 from midflight.services.ledger import payload
+from midflight.services.model.chat import raw
+from midflight.services.model.tokenizer import byte_tokenizer
 
 STEPS, BATCH = 3, 8
+FORGETS = (
+    "{% for message in messages %}<|{{ message['role'] }}|>"
+    "{% if message['role'] == 'assistant' and not loop.last %}-{% else %}{{ message['content'] }}{% endif %}<|end|>"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+"""Leaves nothing of an answer as soon as somebody has answered it."""
 VICTIMS = (("rollout", "running"), ("ledger", "scoring"), ("rollout", "running"), ("reward", "scoring"))
 """Who is killed while it holds an episode beyond its first turn."""
 
@@ -96,6 +106,90 @@ def test_episodes_survive_every_service(tmp_path: Path) -> None:
     told = Counter(call for call, _ in calls(called))
     assert set(told.values()) == {1}, "the tools were told a turn in two ways"
     assert len(repeated) <= 1 + BATCH, f"only the call that died with the reward server is repeated: {repeated}"
+
+
+def test_turns_are_measured_at_every_step(played: Up, tmp_path: Path) -> None:
+    """How many there were, and how they ended; the same of each sample that is kept."""
+    steps = [row["values"] for row in records(played.path) if is_step(row)]
+    for step in steps:
+        assert 1 <= step["turns/mean"] <= step["turns/max"] <= TURNS
+        shares = {how: step[f"ended/{how}"] for how in ("stop", "length", "context", "max_turns")}
+        assert sum(shares.values()) == pytest.approx(1.0)
+        assert shares["stop"] == 0, "these tools answer every stop"
+    assert max(step["turns/max"] for step in steps) == TURNS
+    shown = midflight(tmp_path, "samples", "--run", str(played.path), "--json").json
+    kept = [sample for group in shown["groups"] for sample in group["samples"]]
+    blobs = trajectories(played.path)
+    assert kept
+    for sample in kept:
+        assert sample["turns"] == len([span for span in masks(blobs[sample["id"]]).split(".") if span])
+        assert sample["finish"] in ("length", "context", "max_turns")
+
+
+def test_the_ledger_tells_what_was_said_by_turns(played: Up, tmp_path: Path) -> None:
+    """Of one sample, behind its life; the tools' words with the turn they answer."""
+    blobs = trajectories(played.path)
+    sample = max(blobs, key=lambda id_: len(json.loads(payload.tail_of(blobs[id_]))))
+    told = midflight(tmp_path, "ledger", "--run", str(played.path), "--sample", str(sample), "--json").json
+    assert [(one["turn"], one["role"]) for one in told["said"]] == [
+        (0, "assistant"), (0, "tool"), (1, "assistant"), (1, "tool"), (2, "assistant"),
+    ]  # fmt: skip
+    shown = midflight(tmp_path, "ledger", "--run", str(played.path), "--sample", str(sample)).out
+    assert f"1     tool       {sample}:1!" in shown
+
+
+def test_an_episode_too_long_for_the_learner_costs_that_episode_alone(tmp_path: Path) -> None:
+    """A template that tells turns anew makes segments; together they do not fit, and the run goes on without them."""
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = FORGETS
+    tokenizer.save_pretrained(tmp_path / "forgets")
+    tight = (f"model.tokenizer={tmp_path / 'forgets'}", "services.learner.max_length_per_device=95")
+    with Up(tmp_path, turns(tmp_path, STEPS)[0], *tight) as up:
+        assert up.wait() == 0, up.output
+    balance = midflight(tmp_path, "ledger", "--run", str(up.path), "--json")
+    assert balance.code == 0, balance.out
+    states, reasons = balance.json["states"], balance.json["reasons"]
+    assert states["refused"] == reasons["too long for the learner"] > 0
+    trained = Counter(row["step"] for row in samples(up.path) if row["state"] == "trained")
+    assert set(trained) == set(range(1, STEPS + 1))
+
+
+def test_without_a_template_and_with_coroutines(tmp_path: Path) -> None:
+    """Contents alone behind each other, turns that end by a text, two objectives, and too little room for the third."""
+    plain = ("services.rollout.apply_chat_template=false", "services.rollout.max_length=32")
+    weights_ = "services.learner.objective_weights={seen: 0.5, letters: 2}"
+    with Up(tmp_path, turns(tmp_path, STEPS, tools=ASYNC_TOOLS)[0], *plain, weights_) as up:
+        assert up.wait() == 0, up.output
+    tokenizer, seen, stopped = byte_tokenizer(), 0, set[str]()
+    rows = [
+        *read_task("task:rev6-10?rows=256&split=train", "prompt"),
+        *read_task("task:rev6-10?rows=64&split=eval", "prompt"),
+    ]
+    prompts = {cast(Any, row.fields["messages"])[0]["content"] for row in rows}
+    for blob in trajectories(up.path).values():
+        tail = json.loads(payload.tail_of(blob))
+        state = json.loads(payload.state_of(blob) or b"{}")
+        assert [one["content"] for one in tail if one["role"] == "tool"] == [
+            f"={n + 1}=" for n in range(state.get("seen", 0))
+        ]
+        seen = max(seen, state.get("seen", 0))
+        ids = memoryview(payload.prefix_of(blob)).cast("i").tolist()
+        text = str(tokenizer.decode(ids, skip_special_tokens=True))
+        read = tail if tail[-1]["role"] == "assistant" else tail[:-1]  # no room for what the tools said last
+        said = "".join(one["content"] for one in read)
+        assert text.endswith(said)
+        assert text.removesuffix(said) in prompts
+        mask = masks(blob)
+        stopped |= {raw(tokenizer, [ids[at]]) for at in range(len(ids) - 1) if mask[at : at + 2] == "m."}
+    assert seen == TURNS - 1
+    assert stopped & set("abc"), "no turn ended by a text"
+    assert all(set(last) & set("abc") or last == "<|end|>" for last in stopped), stopped
+    steps = [row["values"] for row in records(up.path) if is_step(row)]
+    assert sum(step["ended/context"] for step in steps) > 0
+    for step in steps:
+        weighed = 0.5 * step["objective/seen"] + 2 * step["objective/letters"]
+        assert step["reward_mean"] == pytest.approx(weighed)
+    assert abs(steps[0]["mismatch_k1"]) < 1e-4
 
 
 @pytest.mark.slow

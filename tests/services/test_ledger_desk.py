@@ -9,12 +9,25 @@ from support.ledger_tools import LEARNER, book, generate, score, take
 from midflight.kernel.node import Letter
 from midflight.messages.base import Message
 from midflight.messages.control import Refused
-from midflight.messages.samples import Commit, Committed, Ok, Said, Score, Scores, Trajectories, TrajectoryPart
+from midflight.messages.samples import (
+    Commit,
+    Committed,
+    Ok,
+    Restore,
+    Restored,
+    Said,
+    Score,
+    Scores,
+    Trajectories,
+    TrajectoryPart,
+)
 from midflight.messages.sockets import Incoming
 from midflight.messages.tensors import Column
 from midflight.messages.wire import Sealer, dump
 from midflight.services.ledger import payload
+from midflight.services.ledger.balance import audit
 from midflight.services.ledger.desk import MAX_TAIL, Desk
+from midflight.services.ledger.row import Generated, Scored, reason_of
 from midflight.services.ledger.states import State
 
 
@@ -40,6 +53,7 @@ class Counter(Desk):
         self.said: list[Message] = []
         self.kind_of = lambda name: name
         self.blobs: dict[int, bytes] = {}
+        self.longest: int | None = None
         self.sealers: dict[str, Sealer] = {}
 
     def hear(self, sender: str, message: Message, columns: Iterable[Column] = ()) -> Message:
@@ -54,6 +68,9 @@ class Counter(Desk):
 
     def blob(self, sample: int) -> bytes:
         return self.blobs[sample]
+
+    def keep_longest(self, positions: int | None) -> None:
+        self.longest = positions
 
     def reply(self, letter: Letter, message: Message) -> None:
         self.said.append(message)
@@ -155,3 +172,66 @@ def test_a_conversation_that_outgrows_the_wire_ends_its_episode() -> None:
         turn += 1
     assert turn * 100_000 > MAX_TAIL - 100_000
     assert row.why.startswith("conversation too long: ")
+
+
+def restored(desk: Counter, longest: int | None, learner: str = LEARNER) -> None:
+    """A learner starts, and says how long a sample may be."""
+    columns: list[Column] = [("samples", "<i8", b""), ("steps", "<i8", b"")]
+    assert isinstance(desk.hear(learner, Restore(step=0, longest=longest, tensors=[]), columns), Restored)
+
+
+TOO_LONG = (
+    "too long for the learner: 2 positions in 2 segments, max_length_per_device is 1 - raise it, or lower "
+    "rollout.max_length or ledger.max_turns"
+)
+
+
+def test_an_episode_longer_than_the_learner_holds_is_refused_by_name() -> None:
+    """Each segment fits, together they do not: that sample ends, with the reason; its group goes on without it."""
+    desk, first, _ = in_second_turn()
+    restored(desk, 1)
+    (third,) = take(desk.book, "generate", "rollout#2")
+    assert desk.hear("rollout#2", *spoken(third, 1, anew=True)) == Ok(done=[list(third)], stale=[])
+    row = desk.book.rows[first[0]]
+    assert (row.state, row.why) == (State.REFUSED, TOO_LONG)
+    assert reason_of(row.why) == "too long for the learner"
+
+
+def test_what_the_learner_holds_is_not_refused() -> None:
+    """Exactly as long as allowed; and a held-out episode, which nobody trains, may have any length."""
+    desk, first, _ = in_second_turn()
+    restored(desk, 2)
+    (third,) = take(desk.book, "generate", "rollout#2")
+    desk.hear("rollout#2", *spoken(third, 1, anew=True))
+    assert desk.book.rows[first[0]].state is State.GENERATED
+    desk.book = book(0, eval_every=2, eval_samples=1)
+    restored(desk, 1, "learner#2")
+    (lease,) = take(desk.book, "generate", "rollout#1")
+    desk.hear("rollout#1", *spoken(lease, 0))
+    (told,) = take(desk.book, "score", "reward#1")
+    desk.hear("reward#1", answer(told, "57"))
+    (again,) = take(desk.book, "generate", "rollout#1")
+    desk.hear("rollout#1", *spoken(again, 1, anew=True))
+    assert desk.book.rows[lease[0]].state is State.GENERATED
+
+
+def test_a_learner_that_holds_less_than_the_one_before_it_is_spared_what_is_ready() -> None:
+    """Its group keeps its statistics: of two members one is left, and no baseline can be taken over one."""
+    desk, first, _ = in_second_turn()
+    other = next(row for row in desk.book.rows.values() if row.id != first[0])
+    (third,) = take(desk.book, "generate", "rollout#2", n=1)
+    desk.hear("rollout#2", *spoken(third, 1, anew=True))
+    (lease,) = take(desk.book, "score", "reward#1")
+    desk.hear("reward#1", Scores(scores=[Score(id=lease[0], epoch=lease[1], rewards={"reward": 1.0})]))
+    assert desk.book.rows[first[0]].state is State.READY
+    restored(desk, 1)
+    row = desk.book.rows[first[0]]
+    assert (row.state, row.why) == (State.REFUSED, TOO_LONG)
+    book_ = desk.book
+    book_.give_back("generate", other.id, other.epoch, "rollout#1", "on with it")
+    for stage, who in (("generate", "rollout#1"), ("score", "reward#1")):
+        for one in take(book_, stage, who):  # type: ignore[arg-type]
+            outcome = Generated(bytes(10), 0) if stage == "generate" else Scored({"reward": 0.0})
+            book_.answer(stage, *one, who, outcome)  # type: ignore[arg-type]
+    assert (other.state, other.why) == (State.FILTERED, "group incomplete: 1 of 2 usable")
+    assert not audit(book_)

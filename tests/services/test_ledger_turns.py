@@ -10,14 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.ledger_tools import LEARNER, book, generate, score, take, train
 
-from midflight.messages.samples import Score, Scores, Tickets, Trajectories, TrajectoryPart
+from midflight.messages.samples import Batch, Score, Scores, Tickets, Trajectories, TrajectoryPart
 from midflight.messages.tensors import CAST, Column
 from midflight.services.ledger import outgoing, payload
 from midflight.services.ledger.balance import audit
 from midflight.services.ledger.book import Book
 from midflight.services.ledger.grants import Grant
-from midflight.services.ledger.row import EVAL_BASE, Continued, Generated, Refused, Scored
+from midflight.services.ledger.row import EVAL_BASE, Continued, Generated, Refused, Row, Scored
 from midflight.services.ledger.states import Split, State, Verdict
+from midflight.services.ledger.status import offline
 from midflight.services.ledger.store import Store
 
 OTHER = "generate#2"
@@ -223,7 +224,7 @@ def test_a_stored_trajectory_is_the_sum_of_its_turns(
     for ids, apart, said, text in turns:
         message, state = {"role": "tool", "content": said}, json.dumps({"s": said}).encode()
         blob = payload.answered(blob, json.dumps(message).encode(), state)
-        assert payload.head_of(blob).stopped == 0
+        assert payload.head_of(blob).end == 0
         blob = payload.extended(blob, new(ids, text), apart=apart)
         tail += [message, *([{"role": "assistant", "content": text}] if text else [])]
         parts = [*parts, list(ids)] if apart else [*parts[:-1], parts[-1] + ids]
@@ -286,3 +287,54 @@ def test_a_score_may_speak_or_judge() -> None:
     message = Scores.model_validate({"scores": [{"id": 1, "epoch": 2, "messages": said, "state": "{}"}]})
     assert [one.content for one in message.scores[0].messages] == ["57"]
     assert Score(id=1, epoch=2, rewards={"reward": 1.0}).messages == []
+
+
+@pytest.mark.parametrize(
+    ("stop", "turn", "text", "ended", "turns"),
+    [
+        ("stop", 0, "b", "stop", 1),
+        ("length", 1, "b", "length", 2),
+        ("context", 1, "b", "context", 2),
+        ("context", 1, "", "context", 1),
+        ("stop", 2, "b", "max_turns", 3),
+        ("length", 2, "b", "length", 3),
+        ("other", 0, "b", "", 1),
+    ],
+)
+def test_a_batch_tells_how_episodes_ended(stop: str, turn: int, text: str, ended: str, turns: int) -> None:
+    """By a stop with nothing to answer, cut off, or after the third turn of three, which nobody was asked to answer.
+
+    A turn that had no room is none: the model did not speak in it.
+    """
+    b = book(1)
+    for _ in range(turn):
+        generate(b)
+        speak(b)
+    generate(b)
+    blob = payload.extended(payload.answered(new([1], "a"), b"", b""), new([2], text, stop=stop), apart=False)
+    grant = Grant(LEARNER, "train", [(0, 9)], batch=0)
+    b.rows[0].rewards = "{}"
+    ((message, _),) = outgoing.batch(grant, [b.rows[0]], lambda _: blob, 3)
+    assert isinstance(message, Batch)
+    assert (message.parts[0].ended, message.parts[0].turns) == (ended, turns)
+
+
+def test_the_last_turn_of_one_turn_ends_by_its_stop() -> None:
+    """Where nobody ever answers, `max_turns` ends nothing."""
+    assert outgoing.ended(Row(0, 0, Split.TRAIN), payload.STOPPED, 1) == "stop"
+
+
+def test_what_was_said_is_told_by_turns(tmp_path: Path) -> None:
+    """As far as it is stored, of a living run as of one that is over."""
+    b, store = book(1), Store(tmp_path / "l.sqlite")
+    blob = payload.answered(new([1], "find x"), b'{"role": "tool", "content": "y"}', b"")
+    blob = payload.extended(blob, new([2], "y" * 2000, turn=1), apart=False)
+    (lease, _) = take(b, "generate")
+    b.answer("generate", *lease, "generate#1", Generated(blob, 0))
+    store.write(b.changes)
+    store.close()
+    told = offline(tmp_path / "l.sqlite", 0)
+    assert [(one["turn"], one["role"]) for one in told.said] == [(0, "assistant"), (0, "tool"), (1, "assistant")]
+    assert told.said[0]["content"] == "find x"
+    assert len(str(told.said[2]["content"])) == 1000
+    assert offline(tmp_path / "l.sqlite", 1).said == []

@@ -94,7 +94,7 @@ def batch(episodes: list[Episode]) -> list[Document]:
     rows = [Row(e.sample, 0, Split.TRAIN, rewards='{"reward": 1.0}', min_version=0) for e in episodes]
     grant = Grant("learner#1", "train", [(e.sample, 9) for e in episodes], batch=0)
     blobs = {e.sample: e.blob for e in episodes}
-    ((message, columns),) = outgoing.batch(grant, rows, blobs.__getitem__)
+    ((message, columns),) = outgoing.batch(grant, rows, blobs.__getitem__, TURNS)
     assert isinstance(message, Batch)
     return [document for _, document in cut(message, views(columns))]
 

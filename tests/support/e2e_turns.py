@@ -10,6 +10,7 @@ from midflight.services.ledger import payload
 from support.e2e_run import tiny
 
 TOOLS = Path(__file__).with_name("e2e_tools.py")
+ASYNC_TOOLS = Path(__file__).with_name("e2e_async_tools.py")
 TURNS = 3
 
 MORE = """
@@ -19,9 +20,9 @@ MORE = """
 """
 
 
-def turns(folder: Path, steps: int, base: str = "demo") -> tuple[Path, Path]:
+def turns(folder: Path, steps: int, base: str = "demo", tools: Path = TOOLS) -> tuple[Path, Path]:
     """Write a topology of several turns, and the tools beside it; -> it, and the file where they write their calls."""
-    tools = Path(shutil.copy(TOOLS, folder / "tools.py"))
+    tools = Path(shutil.copy(tools, folder / "tools.py"))
     beside = tiny(folder, base, steps, tools)
     path = folder / "turns.yaml"
     path.write_text(f"extends: {beside.name}\nrun: turns\nservices:{MORE}")

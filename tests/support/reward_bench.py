@@ -24,8 +24,8 @@ HANG = "tell('running'); signal.pause()"
 class Bench:
     """A pool under test, served by events on the real clock; `skip` moves that clock forward."""
 
-    def __init__(self, pool: Pool, scratch: Path) -> None:
-        self.pool, self.scratch, self._skipped = pool, scratch, 0.0
+    def __init__(self, pool: Pool, scratch: Path, patience_s: float = 20.0) -> None:
+        self.pool, self.scratch, self.patience_s, self._skipped = pool, scratch, patience_s, 0.0
         self.outcomes: dict[int, Outcome] = {}
         self.told = ""
         self._poller = select.poll()
@@ -42,7 +42,7 @@ class Bench:
         """Serve until `done`; while no worker lives, skip to the start of the next."""
         while not done():
             if self.pool.pids:
-                assert self._poller.poll(20_000), "nothing happened for 20 s"
+                assert self._poller.poll(self.patience_s * 1000), f"nothing happened for {self.patience_s:g} s"
                 self.skip(0.0)
             else:
                 self.skip(max(0.0, self.pool.next_deadline() - time.monotonic() - self._skipped))

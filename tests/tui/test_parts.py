@@ -1,6 +1,7 @@
 """What the screens are made of: logs, turns, tokens, the topology, the header, words."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from midflight.tui.flow import flow, stages
 from midflight.tui.header import View, header
 from midflight.tui.logbook import PIECE, LogBook
 from midflight.tui.model import RunModel
-from midflight.tui.sample_rows import side_by_side, sorted_samples, versions
+from midflight.tui.sample_rows import ending, side_by_side, sorted_samples, versions
 from midflight.tui.tokens import legend, styles, token_facts, token_lines
 from midflight.tui.turns import turn_lines, turns_of, wrap
 from midflight.tui.widgets.slider import moved, place
@@ -122,6 +123,8 @@ def test_a_group_side_by_side_holds_the_chosen_one() -> None:
     assert [one.reward for _, one in sorted_samples(pairs, "reward")] == [1.0, 1.0, 1.0, 0.0]
     assert versions(group.samples[0]) == "v4-5"
     assert versions(sample(version=[-1.0, -1.0, -1.0])) == "-"
+    assert ending(group.samples[0]) == group.samples[0].finish
+    assert ending(replace(group.samples[0], turns=3, finish="max_turns")) == "3 turns, max_turns"
 
 
 def full() -> RunModel:

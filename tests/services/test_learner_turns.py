@@ -1,0 +1,32 @@
+"""What a step says of the episodes in its batch."""
+
+import random
+
+import pytest
+from support.learner_toys import random_document
+
+from midflight.messages.samples import BatchPart
+from midflight.services.learner.batches import turn_metrics
+
+
+def part(turns: int, ended: str) -> BatchPart:
+    return BatchPart(id=1, epoch=1, group=0, tokens=2, version=0, rewards={}, turns=turns, ended=ended)
+
+
+def measured(*episodes: tuple[int, str]) -> dict[str, float]:
+    document = random_document(random.Random(0), "1")
+    return turn_metrics([(part(*episode), document) for episode in episodes])
+
+
+def test_turns_and_ends_of_a_batch() -> None:
+    """Shares are of the episodes whose end is known, and add up to one."""
+    found = measured((1, "stop"), (3, "max_turns"), (2, "stop"), (2, "context"), (4, ""))
+    assert found == {
+        "turns/mean": pytest.approx(2.4), "turns/max": 4.0,
+        "ended/stop": 0.5, "ended/length": 0.0, "ended/context": 0.25, "ended/max_turns": 0.25,
+    }  # fmt: skip
+
+
+def test_no_shares_of_ends_that_nobody_told() -> None:
+    """Trajectories of an earlier version of the ledger do not say how they ended."""
+    assert measured((1, ""), (1, "")) == {"turns/mean": 1.0, "turns/max": 1.0}
