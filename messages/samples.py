@@ -174,13 +174,19 @@ class Scores(Message):
 
 
 class GiveBack(Message):
-    """Worker to ledger: these leases end without a result through no fault of the sample (no strike)."""
+    """Worker to ledger: these leases end without a result through no fault of the sample.
+
+    `failed`: a try was made, and the infrastructure failed it; such tries come to an end. `strike`: what the sample ran
+    in went down with it, as when its worker dies.
+    """
 
     KIND: ClassVar[str] = "give.back"
     EXAMPLE: ClassVar[dict[str, Any]] = {"stage": "score", "leases": [[5, 2]], "why": "worker could not start"}
     stage: Stage
     leases: Annotated[list[Lease], Field(max_length=4096)]
     why: Text
+    failed: Annotated[bool, Field(description="a try was made, and the infrastructure failed it")] = False
+    strike: Annotated[bool, Field(description="what the sample ran in went down with it")] = False
 
 
 class Refuse(Message):

@@ -27,6 +27,8 @@ __all__ = [
     "PromptStream",
     "Rows",
     "SftRow",
+    "Typed",
+    "demonstrations",
     "preference_rows",
     "prompt_rows",
     "prompts",
@@ -66,9 +68,14 @@ def prompt_rows(source: str) -> Iterator[PromptRow | BadRow]:
     return each(prompts(source))
 
 
+def demonstrations(source: str) -> Typed[SftRow]:
+    """The conversations of a source to imitate, by number; otherwise as `prompts`."""
+    return Typed(source, "sft", parse_sft)
+
+
 def sft_rows(source: str) -> Iterator[SftRow | BadRow]:
-    """Yield the conversations of a source to imitate; otherwise as `prompt_rows`."""
-    return each(Typed(source, "sft", parse_sft))
+    """Yield what `demonstrations` gives, in its order. Raises DataError at once."""
+    return each(demonstrations(source))
 
 
 def preference_rows(source: str) -> Iterator[PreferenceRow | BadRow]:

@@ -24,6 +24,10 @@ class SftConfig(Config):
     """A supervised warm start, before the first policy version is published."""
 
     data: Source = Field(description="Rows with `messages`; loss on the assistant's tokens.")
+    changed: Literal["refuse", "accept"] = Field(
+        "refuse",
+        description="What to do when a run that goes on in the warm start finds other data than it began with.",
+    )
     steps: int = Field(400, ge=1, description="Optimizer steps.")
     batch_size: int = Field(64, ge=1, description="Samples a step.")
     optim: OptimConfig = OptimConfig(lr=5e-6, betas=[0.9, 0.98], weight_decay=0.0, warmup_steps=30)

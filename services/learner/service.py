@@ -192,7 +192,7 @@ class Learner(Worker):
         return True
 
     def _sft_step(self) -> None:
-        trainer = self.trainer
+        trainer, examples = self.trainer, self.trainer.examples
         report = trainer.sft_step()
         self.progress += 1
         sft = self.config.sft
@@ -202,9 +202,10 @@ class Learner(Worker):
             self.event("sft", {**report.metrics, "of": sft.steps}, trainer.sft_done)
         if trainer.stage == "rl" or trainer.sft_done % sft.checkpoint_every == 0:
             self._checkpoint()
-        for why in trainer.bad_rows:
+        for why in examples.bad if examples else ():
             self._note("warning", f"row refused: {why}")
-        trainer.bad_rows.clear()
+        if examples:
+            examples.bad.clear()
 
     def _ask_restore(self) -> None:
         """Tell the ledger where we stand; it says which version comes next."""

@@ -6,7 +6,7 @@ Knows nothing of messages. One step is one call of `sft_step` or `rl_step`; the 
 
 import copy
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -17,13 +17,15 @@ from torch import nn
 from midflight.messages.knobs import REWARD_KNOB
 from midflight.services.algorithms.baselines import moved
 from midflight.services.algorithms.masks import BY_LAG, Limits, Row
-from midflight.services.data import BadRow, DataError, PromptStream, sft_rows
+from midflight.services.data import DataError, SftRow
+from midflight.services.data.identity import Identity, difference, identity
 from midflight.services.model.chat import supervised
 from midflight.services.model.open import open_model, pick_device
 
 from .checkpoint import UnusableCheckpoint, latest_verified, sweep
 from .config import LagRow, LearnerConfig, LimitsConfig, OptimConfig
 from .critic import Critic, CriticTraining
+from .examples import Examples
 from .metrics import StepReport
 from .optim import OptimSettings, PolicyOptimizer
 from .packing import Document, SequenceTooLong
@@ -70,7 +72,8 @@ class Trainer:
         self.stage = "sft" if config.sft else "rl"
         self.step = 0
         """RL batches trained."""
-        self.sft_done = 0
+        self.sft_done = self.sft_drawn = 0
+        """Supervised steps, and rows drawn for them."""
         self.settings = rl_settings(config, seed)
         self.optimizer = self._optimizer(config.sft.optim if config.sft else config.optim, self._steps())
         self.recent: dict[int, int] = {}
@@ -80,26 +83,33 @@ class Trainer:
         self.objective_weights = dict(config.objective_weights)
         self.baseline: float | None = None
         """Mean reward of the batches so far, for estimator ema."""
-        self.bad_rows: list[str] = []
-        self._examples: PromptStream[Document] | None = None
+        self._sft_data: Identity | None = None
+        self.examples: Examples | None = None
+        """The warm start's, while it lasts."""
         if self.stage == "rl":
             self._freeze_reference()
             self._make_critic()
 
     def read_examples(self) -> None:
-        """Read and tokenize the warm start's data, if it is still to be done. May take long."""
+        """Open the warm start's data, if it is still to be done. May take long."""
         if self.config.sft and self.stage == "sft":
-            documents = list(self._documents(self.config.sft.data))
-            if not documents:
-                raise DataError(f"{self.config.sft.data}: no row can be used; the first: {''.join(self.bad_rows[:1])}")
-            self._examples = PromptStream(documents, self.seed)
+            sft = self.config.sft
+            self.examples = Examples(sft.data, self.seed, self._document, self.sft_drawn)
+            now = identity(sft.data, len(self.examples.rows), self._sft_data)
+            why = difference(self._sft_data, now) if self._sft_data else ""
+            if why and sft.changed == "refuse":
+                raise DataError(
+                    f"sft.data is not what this run's warm start began with - {why} - put the old data back, start a "
+                    "new run, or go on with what is there now by services.learner.sft.changed=accept"
+                )
+            self._sft_data = now
 
     def sft_step(self) -> StepReport:
         """One supervised step after `read_examples`; the last one opens the RL stage."""
         sft = self.config.sft
-        assert sft is not None and self._examples is not None  # noqa: PT018
-        first = self.sft_done * sft.batch_size
-        documents = [self._examples.prompt_at(first + offset) for offset in range(sft.batch_size)]
+        assert sft is not None and self.examples is not None  # noqa: PT018
+        documents = self.examples.next(sft.batch_size)
+        self.sft_drawn = self.examples.drawn
         report = sft_update(self.policy, self.optimizer, documents, self.config.max_length_per_device)
         self.sft_done += 1
         if self.sft_done >= sft.steps:
@@ -150,6 +160,8 @@ class Trainer:
             "stage": self.stage,
             "step": self.step,
             "sft_done": self.sft_done,
+            "sft_drawn": self.sft_drawn,
+            "sft_data": self._sft_data,
             "live": self.live,
             "baseline": self.baseline,
             "recent": [[sample, step] for sample, step in self.recent.items()],
@@ -169,6 +181,9 @@ class Trainer:
             return Restored("scratch", "", found.skipped)
         values = found.manifest.extra
         self.stage, self.step, self.sft_done = str(values["stage"]), int(values["step"]), int(values["sft_done"])
+        batch = self.config.sft.batch_size if self.config.sft else 0
+        self.sft_drawn = int(values.get("sft_drawn", self.sft_done * batch))
+        self._sft_data = values.get("sft_data")
         self.live = {name: float(value) for name, value in values["live"].items()}
         self.baseline = values.get("baseline")
         self.recent = {int(sample): int(step) for sample, step in values["recent"]}
@@ -206,7 +221,7 @@ class Trainer:
 
     def _open_rl(self) -> None:
         self.stage = "rl"
-        self._examples = None
+        self.examples = None
         self.optimizer = self._optimizer(self.config.optim, self.config.steps)
         self._freeze_reference()
         self._make_critic()
@@ -251,20 +266,12 @@ class Trainer:
         )
         return PolicyOptimizer(module or self.policy, settings)
 
-    def _documents(self, source: str) -> Iterator[Document]:
-        """Supervised documents of a source; refused rows are kept by name in `bad_rows`."""
-        for row in sft_rows(source):
-            if isinstance(row, BadRow):
-                self.bad_rows.append(str(row))
-                continue
-            try:
-                pair = supervised(self.tokenizer, row.messages, template=self.config.apply_chat_template is not False)
-                if len(pair.ids) - 1 > self.config.max_length_per_device:
-                    raise SequenceTooLong(row.origin, len(pair.ids) - 1, self.config.max_length_per_device)
-            except ValueError as error:
-                self.bad_rows.append(f"{row.origin}: {error}")
-                continue
-            yield Document("sft", pair.ids, [bool(bit) for bit in pair.mask])
+    def _document(self, row: SftRow) -> Document:
+        """A conversation in tokens, those of the assistant marked. Raises ValueError when it cannot be used."""
+        pair = supervised(self.tokenizer, row.messages, template=self.config.apply_chat_template is not False)
+        if len(pair.ids) - 1 > self.config.max_length_per_device:
+            raise SequenceTooLong(row.origin, len(pair.ids) - 1, self.config.max_length_per_device)
+        return Document("sft", pair.ids, [bool(bit) for bit in pair.mask])
 
 
 def rl_settings(config: LearnerConfig, seed: int) -> RlSettings:

@@ -182,10 +182,20 @@ class Book(Table):
             self.note()
         return Verdict.OK
 
-    def give_back(self, stage: StageName, id_: int, epoch: int, holder: str, why: str, strike: bool = False) -> Verdict:
+    def give_back(
+        self,
+        stage: StageName,
+        id_: int,
+        epoch: int,
+        holder: str,
+        why: str,
+        strike: bool = False,
+        failed_at: float | None = None,
+    ) -> Verdict:
         """End a lease without a result, through a fault of the infrastructure; the sample waits again at once.
 
-        `strike`: the try counts all the same, for a worker that outlived its sample's program.
+        `strike`: the try counts all the same, for a worker that outlived its sample's program. `failed_at`: when a try
+        failed, of which a sample has not endlessly many (`setbacks`).
         """
         row = self.rows.get(id_)
         if row is None:
@@ -195,6 +205,10 @@ class Book(Table):
             return verdict
         row.begun = strike
         self.back(row, why)
+        if failed_at is not None and row.state is STAGES[stage].waiting:
+            failed = self.setbacks.add(id_, failed_at, self.rules.max_strikes, self.rules.give_up_s)
+            if failed:
+                self._refuse(row, f"no verdict: {failed}, at last: {why}", "ledger")
         return Verdict.OK
 
     def refuse(self, id_: int, why: str) -> None:
@@ -244,6 +258,7 @@ class Book(Table):
             leases.shift(gap)
         for credits in self.credits.values():
             credits.shift(gap)
+        self.setbacks.shift(gap)
 
     def back(self, row: Row, why: str) -> None:
         """End a lease without an answer: the sample, its whole batch, or its whole cohort waits again."""
@@ -295,10 +310,12 @@ class Book(Table):
     def _accept(self, row: Row, stage: Stage) -> None:
         row.done[stage.index] = row.epoch
         row.strikes = 0
+        self.setbacks.forget(row.id)
         self.end_lease(row, stage)
 
     def _refuse(self, row: Row, why: str, who: str) -> None:
         self.batches.leave(row)
+        self.setbacks.forget(row.id)
         self.move(row, State.REFUSED, who, why)
         evaluation.end_round(self, row)
 

@@ -14,6 +14,9 @@ class DataConfig(Config):
 
     train: Source = Field(description="Training prompts: rows with `messages` and `answer`.")
     evaluation: Source | None = Field(None, description="Held-out prompts of the same form.")
+    changed: Literal["refuse", "accept"] = Field(
+        "refuse", description="What to do when a run that goes on finds other data than it began with."
+    )
 
 
 class EvaluationConfig(Config):
@@ -104,6 +107,13 @@ class LedgerConfig(ServiceSpec):
         ge=1,
         description="Begun tries after which a sample that ends its workers is refused.",
         json_schema_extra=live(1, 1000, "tries", "next failure"),
+    )
+    give_up_s: float = Field(
+        600.0,
+        gt=0,
+        description="Time over which scoring must fail a sample, `max_tries` times and by no fault of its own (a "
+        "sandbox service that is away, say), until it is refused, in seconds.",
+        json_schema_extra=live(1.0, 86400.0, "s", "next failure"),
     )
     max_ready_mb: int = Field(
         512,

@@ -164,8 +164,12 @@ class Desk(Actor):
     def _on_give_back(self, message: GiveBack, letter: Letter) -> None:
         if not self._may(letter, KIND_OF_STAGE[message.stage]):
             return
+        failed_at = self.bus.now() if message.failed else None
         for sample, epoch in message.leases:
-            self.book.give_back(message.stage, sample, epoch, letter.sender, message.why)
+            self.why = first_line(message.why) if message.failed else self.why
+            self.book.give_back(
+                message.stage, sample, epoch, letter.sender, message.why, strike=message.strike, failed_at=failed_at
+            )
         self.reply(letter, Ok(done=message.leases, stale=[]))
 
     # the learner

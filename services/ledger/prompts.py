@@ -42,6 +42,8 @@ class Prompts:
             looked = looked_at(evaluation, self._held_out)
             self.evaluation = [number for number, why in looked if not why]
             self.bad += [why for _, why in looked if why]
+        self.rows = {"train": len(rows)} | ({"evaluation": len(self._held_out)} if evaluation else {})
+        """How many rows each source has."""
         self._stream = PromptStream(rows, seed)
         self._epochs = epochs
         self.of_group = lru_cache(KEPT)(self._of_group)

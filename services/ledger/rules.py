@@ -25,6 +25,7 @@ class Rules:
     claim_s: seconds after a restart in which generate and score leases must be claimed. A batch has its lease time: a
         learner may be silent for a whole optimizer step and must not find its batch given away.
     solo_after, max_strikes: begun tries after which a sample is tried alone, and after which it is refused.
+    give_up_s: seconds over which the infrastructure must fail a sample, `max_strikes` times, until it is refused.
     eval_every, eval_samples: policy versions between evaluation rounds, and samples in one; 0: no evaluation.
     """
 
@@ -42,6 +43,7 @@ class Rules:
     claim_s: float = 1.5
     solo_after: int = 2
     max_strikes: int = 4
+    give_up_s: float = 600.0
     eval_every: int = 0
     eval_samples: int = 0
 

@@ -11,7 +11,7 @@ Dies    any time. Nothing is acknowledged before it is committed, so whoever was
 
 import os
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import structlog
 
@@ -40,6 +40,7 @@ from .prompts import Prompts
 from .refusals import Refusals
 from .row import EVAL_BASE, Row, first_line
 from .rules import Rules
+from .sources import checked
 from .states import Split, State
 from .store import Store, StoreError, StoreFull
 
@@ -102,6 +103,14 @@ class Ledger(Desk):
         except (StoreError, ValueError) as error:
             raise UserMistake(str(error)) from error
         self.longest = cast(int | None, self.store.get("longest"))
+        with self.phase("compare data", READ_S):
+            stored = cast(dict[str, Any] | None, self.store.get("data"))
+            now, accepted = checked(data, self.prompts.rows, stored)
+        if now != stored:
+            self.book.changes.meta["data"] = now
+        if accepted:
+            self._log.warning(accepted)
+            self.event("note", {"level": "warning", "text": accepted[:900]})
         handle = self.store.get("handle")
         if handle:
             weights = WeightsNew.model_validate_json(cast(str, handle))
@@ -319,6 +328,7 @@ def rules_of(config: LedgerConfig, *, evaluation: bool) -> Rules:
         lease_s={"generate": config.lease_s, "score": config.lease_s, "train": 10 * config.lease_s},
         claim_s=config.claim_s,
         max_strikes=config.max_tries,
+        give_up_s=config.give_up_s,
         eval_every=config.evaluation.every if evaluation else 0,
         eval_samples=config.evaluation.prompts if evaluation else 0,
     )

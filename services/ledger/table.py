@@ -13,6 +13,7 @@ from .leases import Leases
 from .queues import Queue
 from .row import Row, eval_id, train_id
 from .rules import Rules
+from .setbacks import Setbacks
 from .states import LEGAL, OPEN, STAGES, Split, Stage, StageName, State
 
 Lease = tuple[int, int]
@@ -55,6 +56,7 @@ class Table:
             name: Queue(stage, self.rows, rules.solo_after) for name, stage in STAGES.items()
         }
         self.batches = batches.Batches()
+        self.setbacks = Setbacks()
         self.dead: set[str] = set()
         self.inherited: set[int] = set()
         self.step = self.committed = self.floor = 0

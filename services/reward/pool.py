@@ -72,6 +72,11 @@ class Pool:
         """How many workers have imported the file and take jobs."""
         return sum(slot.ready for slot in self._slots)
 
+    @property
+    def busy(self) -> int:
+        """How many workers have begun a job."""
+        return sum(slot.begun for slot in self._slots)
+
     def limit(self, seconds: float) -> None:
         """From the next call on, the longest time of one."""
         self._spec = replace(self._spec, time_limit_s=seconds)

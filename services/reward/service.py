@@ -179,18 +179,19 @@ class Reward(Worker):
                     self._log.warning("reward_fn at fault", sample=verdict.id, blame=fault.blame, why=fault.why)
                     why = f"{fault.why}\n{fault.tail}"[:2000]
                     scores.append(Score(id=verdict.id, epoch=epoch, fault=why))
-                case InfrastructureFault(why=why):
-                    self._give_back(verdict.id, why)
+                case InfrastructureFault(why=why, strike=strike):
+                    self._give_back(verdict.id, why, failed=not self.pool.broken, strike=strike)
         for part in _pieces(scores):
             self.progress += len(part)
             self.holding.hand_in([(score.id, score.epoch) for score in part], Scores(scores=part))
         if self._solo and scores:
             self._solo = False
 
-    def _give_back(self, sample: int, why: str) -> None:
+    def _give_back(self, sample: int, why: str, *, failed: bool = False, strike: bool = False) -> None:
         lease = (sample, self.holding.held[sample])
         self._log.warning("sample given back", sample=sample, why=why)
-        self.holding.hand_in([lease], GiveBack(stage="score", leases=[list(lease)], why=why[:2000]))
+        back = GiveBack(stage="score", leases=[list(lease)], why=why[:2000], failed=failed, strike=strike)
+        self.holding.hand_in([lease], back)
 
 
 def _job(job: ScoreJob, row: bytes, tail: bytes, state: bytes) -> Job:

@@ -14,12 +14,17 @@ from typing import get_args
 from .process import Frame, ProtocolError, Spec, WorkerProcess
 from .sandbox.channel import ACTED, BEGIN, BROKEN, FAULT, LIMIT, MORE, READY, SCORED, frame
 from .sandbox.program import WrongResult, tool_messages
-from .verdict import Acted, Blame, Job, Outcome, ProgramFault, Scored
+from .verdict import Acted, Blame, InfrastructureFault, Job, Outcome, ProgramFault, Scored
 
 _ABORT_GRACE = 0.2  # seconds between SIGABRT, which prints the worker's stack, and SIGKILL
 _LONGEST_WAIT = 5.0  # seconds
 _OWN_LIMIT = 5.0  # seconds that a sealed worker has, beyond the limit, to end the call itself and clean up
+_BEGIN_LIMIT = 15.0  # seconds that a worker with nothing else to do may take to begin a job
 _SIGKILLED = -9
+
+
+_AT_ONCE = -math.inf
+"""Deadline of a slot that was just sent its first job: the next `expire` learns what time it is."""
 
 
 @dataclass(slots=True, eq=False)
@@ -62,7 +67,7 @@ class Slot:
         self.sent: deque[Sent] = deque()
         self.start_at = -math.inf
         self.deadline = math.inf
-        self.ready = self._begun = self._overdue = False
+        self.ready = self.begun = self._overdue = False
         self.refusal = self._violation = ""
         self._falls = 0
         self._limit = 0.0
@@ -73,7 +78,7 @@ class Slot:
         Raises:
             OSError: it could not be started; the slot waits for another attempt.
         """
-        self.ready = self._begun = self._overdue = False
+        self.ready = self.begun = self._overdue = False
         self.refusal = self._violation = ""
         try:
             self.worker = WorkerProcess(spec, source)
@@ -92,6 +97,8 @@ class Slot:
     def send(self, sent: Sent) -> None:
         """Send a job to the worker; only where there is `room`."""
         assert self.worker is not None
+        if not self.sent:
+            self.deadline = _AT_ONCE
         self.sent.append(sent)
         self.worker.send(sent.frame)
 
@@ -103,6 +110,9 @@ class Slot:
     def expire(self, now: float) -> None:
         """Past the deadline: first ask for the stack and death, then kill the group."""
         if self.worker is None or now < self.deadline:
+            return
+        if self.deadline == _AT_ONCE:
+            self.deadline = now + _BEGIN_LIMIT
             return
         if self._overdue:
             self.worker.kill()
@@ -128,7 +138,7 @@ class Slot:
         return findings
 
     def _act(self, said: Frame, now: float, time_limit: float) -> list[Finding]:
-        if self._overdue and not self._begun:
+        if self._overdue and not self.begun:
             return []  # it is dying of our signal; whatever it still begins goes to another worker
         if said.kind == READY:
             self.ready, self.deadline = True, math.inf
@@ -136,23 +146,23 @@ class Slot:
             self.refusal = str(json.loads(said.body))
         elif said.kind == BEGIN:
             self._expect(said, begun=False)
-            self._begun, self._limit, self.deadline = True, time_limit, now + time_limit
+            self.begun, self._limit, self.deadline = True, time_limit, now + time_limit
             if self.worker and self.worker.sealed:
                 self.deadline += _OWN_LIMIT
         elif said.kind in (SCORED, ACTED, FAULT):
             self._expect(said, begun=True)
             finding = _finding(self.sent[0], said)
             self.sent.popleft()
-            self._begun, self._falls = False, 0
+            self.begun, self._falls = False, 0
             if not self._overdue:
-                self.deadline = math.inf
+                self.deadline = now + _BEGIN_LIMIT if self.sent else math.inf
             return [finding]
         elif said.kind != MORE:
             raise ProtocolError(f"a frame of kind {said.kind!r}")
         return []
 
     def _expect(self, said: Frame, *, begun: bool) -> None:
-        if self._begun != begun or not self.sent or self.sent[0].job.id != said.job:
+        if self.begun != begun or not self.sent or self.sent[0].job.id != said.job:
             raise ProtocolError(f"a frame of kind {said.kind!r} for job {said.job} out of turn")
 
     def died(self, ready: set[int]) -> bool:
@@ -166,7 +176,7 @@ class Slot:
         for fd in tuple(self._fds):
             self._forget(fd)
         self.worker.close()
-        finding = self._blame(status, tail) if self._begun else None
+        finding = self._blame(status, tail) if self.begun else None
         if finding:
             self.sent.popleft()
         failure = "" if self.ready else self._start_failure(status, tail)
@@ -180,11 +190,12 @@ class Slot:
         sent = self.sent[0]
         if self._violation:
             return Finding(sent, ProgramFault("returned", f"wrote to the verdict channel ({self._violation})", tail))
+        how = f"exited with status {status}" if status >= 0 else f"was killed by signal {-status}"
+        if self.worker and self.worker.sealed:  # it ends calls itself, and they are other processes: who knows
+            what = f"did not end the call after {self._limit:g} s" if self._overdue else f"{how} during the call"
+            return Finding(sent, InfrastructureFault(f"the sandbox {what}", strike=True), doubtful=True)
         if self._overdue:
             return Finding(sent, ProgramFault("time", f"reward_fn gave no result within {self._limit:g} s", tail))
-        how = f"exited with status {status}" if status >= 0 else f"was killed by signal {-status}"
-        if self.worker and self.worker.sealed:  # its calls are other processes: who knows what ended it
-            return Finding(sent, ProgramFault("exit", f"the sandbox {how} during the call", tail), doubtful=True)
         fault = ProgramFault("exit", f"the worker process {how} while reward_fn ran", tail)
         return Finding(sent, fault, doubtful=status == _SIGKILLED)
 
@@ -201,7 +212,7 @@ class Slot:
 
     def _vacate(self, now: float) -> None:
         """The first replacement starts at once; after further deaths without a verdict the next ones wait longer."""
-        self.worker, self.ready, self._begun, self.deadline = None, False, False, math.inf
+        self.worker, self.ready, self.begun, self.deadline = None, False, False, math.inf
         self._falls += 1
         self.start_at = now + (0.0 if self._falls == 1 else min(_LONGEST_WAIT, 0.05 * 2.0 ** min(self._falls, 20)))
 

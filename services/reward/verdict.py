@@ -56,9 +56,13 @@ class ProgramFault:
 
 @dataclass(frozen=True, slots=True)
 class InfrastructureFault:
-    """Nobody knows what the function would have said; the sample deserves another try elsewhere."""
+    """Nobody knows what the function would have said; the sample deserves another try elsewhere.
+
+    `strike`: the sandbox went down while it ran, for which nothing is known against it but that.
+    """
 
     why: str
+    strike: bool = False
 
 
 Outcome = Scored | Acted | ProgramFault | InfrastructureFault

@@ -44,6 +44,7 @@ REFUSED = {
     "descriptors of the call from its child": "peek(f'/proc/{os.getpid()}/fd/0')",
     "symlink out of its folder": "os.symlink('/etc/hostname', 'link'); open('link').read()",
     "hard link out of its folder": "os.link('/etc/hostname', 'link'); open('link').read()",
+    "niceness of all processes of its user": "os.setpriority(os.PRIO_USER, 0, 5)",
     "raised limit": "resource.setrlimit(resource.RLIMIT_NPROC, (9999, 9999))",
     "become root": "os.setuid(0)",
 }
@@ -57,6 +58,11 @@ CALLS = {
     "io_uring": "libc.syscall(425, 1, ctypes.create_string_buffer(128))",
     "process_vm_readv": "libc.process_vm_readv(os.getppid(), 0, 0, 0, 0, 0)",
     "pidfd_getfd": "libc.syscall(438, os.pidfd_open(os.getpid()), 1, 0)",
+    "System V shared memory": "libc.shmget(7, 4096, 0o1600)",
+    "System V message queue": "libc.msgget(7, 0o1600)",
+    "System V semaphores": "libc.semget(7, 1, 0o1600)",
+    "POSIX message queue": "libc.syscall(240 if X86 else 180, b'queue', 0o102, 0o600, None)",
+    "I/O priority of all processes of its user": "libc.syscall(251 if X86 else 30, 3, 0, 0x6000)",
     "keyctl": "libc.syscall(250 if X86 else 219, 0, 0, 0, 0, 0)",
 }
 LIBC = """
@@ -225,6 +231,30 @@ def test_no_file_outlives_its_call(sandbox: Sandbox, left: str) -> None:
     sandbox.pool.limit(20.0)
     assert isinstance(after, Scored), after
     assert after.rewards == {"files": 0.0}
+
+
+LOOK = """
+def seen(path):
+    found = os.stat(path)
+    try: names = os.listxattr(path)
+    except OSError: names = []
+    return found.st_mode, sorted(found.st_mtime_ns == n for n in (0, 10**9)), sorted(names), sorted(os.listdir(path))
+found = str([seen(path) for path in ('.', '/tmp', '/tmp/import', '/dev/shm')])
+got['like'] = float(int.from_bytes(found.encode(), 'big') % 2**52)
+"""
+
+
+@pytest.mark.parametrize("path", [".", "/dev/shm", "/tmp", "/tmp/import"])
+@pytest.mark.parametrize(
+    "mark", ["os.chmod(PATH, 0o711)", "os.utime(PATH, (1, 1))", "os.setxattr(PATH, 'user.x', b'x')"]
+)
+def test_no_mark_on_a_folder_outlives_its_call(sandbox: Sandbox, path: str, mark: str) -> None:
+    """Modes, times and attributes would tell the next call what this one found."""
+    marks = f"PATH = {path!r}\ntry: {mark}\nexcept OSError: pass"
+    before, _, after = sandbox.score(LOOK, marks, LOOK)
+    assert isinstance(before, Scored), before
+    assert isinstance(after, Scored), after
+    assert after.rewards == before.rewards
 
 
 FRAME = (

@@ -1,10 +1,10 @@
 """Samples that end their workers: four begun tries, the last two alone, and nobody else suffers."""
 
-from support.ledger_tools import book, take
+from support.ledger_tools import book, generate, take
 
 from midflight.services.ledger.balance import audit
 from midflight.services.ledger.book import Book
-from midflight.services.ledger.row import Generated
+from midflight.services.ledger.row import Generated, Scored
 from midflight.services.ledger.states import State, Verdict
 
 
@@ -61,6 +61,38 @@ def test_a_lease_can_be_given_back_with_a_strike() -> None:
         b.give_back("generate", id_, epoch, "generate#1", "killed by its memory limit", strike=True)
     assert b.rows[0].state is State.REFUSED
     assert "memory limit" in b.rows[0].why
+
+
+def test_a_service_that_stays_away_does_not_give_back_for_ever() -> None:
+    """Four failed tries are not enough, nor are ten minutes: it takes both, and the reason is kept."""
+    b = book(1)
+    generate(b)
+    for number, now in enumerate((0.0, 8.0, 16.0, 24.0, 599.0, 600.0), 1):
+        (lease, other) = take(b, "score", n=2, now=now)
+        b.give_back("score", *lease, "score#1", "no route to the sandbox", failed_at=now)
+        assert (b.rows[0].state is State.REFUSED) == (number == 6)
+        b.give_back("score", *other, "score#1", "the reward queue is full")
+        assert b.rows[0].strikes == 0
+    assert b.rows[0].why == "no verdict: 6 tries in 600 s failed, at last: no route to the sandbox"
+    assert b.rows[1].state is State.GENERATED
+    assert not audit(b)
+
+
+def test_failures_are_forgiven_by_success_and_by_the_ledgers_own_absence() -> None:
+    """A sample that waited long for its second try, one that was scored, and a ledger that stood still."""
+    b = book(1, max_strikes=2)
+    generate(b)
+    (lease, other) = take(b, "score", n=2)
+    b.give_back("score", *lease, "score#1", "away", failed_at=0.0)
+    b.time_back(590.0)
+    ((id_, epoch),) = take(b, "score", n=1, now=600.0)
+    b.give_back("score", id_, epoch, "score#1", "away", failed_at=600.0)
+    assert b.rows[id_].state is State.GENERATED
+    ((id_, epoch),) = take(b, "score", n=1, now=700.0)
+    b.answer("score", id_, epoch, "score#1", Scored({"reward": 1.0}))
+    b.answer("score", *other, "score#1", Scored({"reward": 1.0}))
+    assert [row.state for row in b.rows.values()] == [State.READY] * 2
+    assert not len(b.setbacks)
 
 
 def test_strikes_are_forgiven_by_success() -> None:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 from support.sandbox_bench import Sandbox, fault, need
 
 from midflight.kernel.mistake import UserMistake
-from midflight.services.reward import InfrastructureFault, Scored
+from midflight.services.reward import InfrastructureFault, Job, Scored, slot
 from midflight.services.reward.config import RewardConfig
 from midflight.services.reward.sandbox import ladder
 from midflight.services.reward.sandbox.levels import SEALED
@@ -118,6 +119,28 @@ def test_a_sandbox_killed_from_outside_costs_nothing(box: Open) -> None:
     assert all(isinstance(outcome, Scored) for outcome in pool.score("", "", ""))
 
 
+def test_a_sandbox_stopped_from_outside_costs_nothing(box: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It should have ended the call in time: as it did not, nobody knows what the call would have said."""
+    pool = box()
+    pool.score("")
+    (keeper,) = pool.pool.pids
+    inner = int(Path(f"/proc/{keeper}/task/{keeper}/children").read_text())
+    os.kill(inner, signal.SIGSTOP)
+    monkeypatch.setattr(slot, "_BEGIN_LIMIT", 2.0)
+    assert all(isinstance(outcome, Scored) for outcome in pool.score("", ""))
+    monkeypatch.undo()
+    monkeypatch.setattr(slot, "_OWN_LIMIT", 1.0)
+    (keeper,) = pool.pool.pids
+    inner = int(Path(f"/proc/{keeper}/task/{keeper}/children").read_text())
+    pool.pool.limit(2.0)
+    assert pool.pool.submit(Job(10**6, [], "time.sleep(1.0)"))
+    while not pool.pool.busy or not Path(f"/proc/{inner}/task/{inner}/children").read_text():
+        pool.pool.tick(time.monotonic())
+    os.kill(inner, signal.SIGSTOP)
+    (verdict,) = pool.verdicts(within=60.0)
+    assert isinstance(verdict.outcome, Scored), verdict
+
+
 def test_a_memory_verdict_is_not_tried_again(box: Open) -> None:
     """A call has a process of its own: no other call can have filled it."""
     hogged, after = box(memory_bytes=256 << 20).score("x = bytearray(1 << 30)", "")
@@ -159,13 +182,14 @@ def test_many_calls_leave_no_zombie_no_descriptor_and_no_file(box: Open) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_ten_thousand_calls_leave_no_zombie_no_descriptor_and_no_file(box: Open) -> None:
     """The same for long."""
     _calls(box, 10_000)
 
 
 PARENT = """
-import math, os, pathlib, select, signal, sys, time
+import os, pathlib, select, signal, sys, time
 from midflight.services.reward import Job, Pool, Spec
 hang = "import os, signal\\ndef reward_fn(m, a):\\n  if os.fork() == 0: os.setsid()\\n  signal.pause()\\n"
 pathlib.Path("rewards.py").write_text(hang)
@@ -173,7 +197,7 @@ pool = Pool(Spec(pathlib.Path("rewards.py"), scratch=pathlib.Path("."), level=sy
 poller = select.poll()
 poller.register(pool.fileno())
 pool.submit(Job(1, [], None))
-while not pool.ready or pool.next_deadline() == math.inf:
+while not pool.busy:
     pool.tick(time.monotonic())
     poller.poll(100)
 def inside(pid):
@@ -205,21 +229,27 @@ def test_a_user_without_privileges_has_the_same_sandbox(tmp_path: Path, level: s
     """The service need not be root. As root, this test becomes a user who can read what it needs."""
     tmp_path.chmod(0o777)
     script = f"""
-import os, sys
+import os, sys, tempfile
 sys.path += [{str(ROOT / "tests")!r}, {str(ROOT / ".pkg")!r}]
 from pathlib import Path
 from midflight.services.reward.sandbox.enter import drop_root, readable
 needed = [*sys.path, sys.prefix, sys.base_prefix, {str(ROOT)!r}, {str(tmp_path)!r}]
 if os.getuid() == 0: drop_root(readable(needed, network=False))
-from support.sandbox_bench import Sandbox
+from support.sandbox_bench import ProgramFault, Sandbox
 box = Sandbox(Path({str(tmp_path)!r}), {level!r})
+folder = tempfile.TemporaryDirectory(dir="/var/tmp")
+mine = Path(folder.name) / "mine"
+mine.write_text("")
 look = "got['pids'] = float(len([p for p in os.listdir('/proc') if p.isdigit()]))"
-print(os.getuid() != 0, box.score("open('/etc/passwd')", look))
+marks = [f"os.chmod({{str(mine)!r}}, 0)", f"os.utime({{str(mine)!r}}, (1, 1))"]
+outcomes = box.score("open('/etc/passwd')", look, *marks)
+print(os.getuid() != 0, outcomes, *[isinstance(one, ProgramFault) for one in outcomes[2:]])
 box.close()
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.stdout.startswith("True [ProgramFault(blame='raised'"), done.stderr
     assert "Scored(rewards={'pids': 2.0}" in done.stdout
+    assert done.stdout.endswith("True True\n"), done.stdout  # nor does it change the modes and times of its files
 
 
 @pytest.mark.parametrize("network", [True, False])

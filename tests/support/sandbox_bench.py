@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from midflight.services.reward import Job, Pool, ProgramFault, Spec
+from midflight.services.reward import Job, Pool, ProgramFault, Spec, Verdict
 from midflight.services.reward.sandbox.ladder import missing
 from midflight.services.reward.sandbox.levels import SEALED
 from midflight.services.reward.verdict import Outcome
@@ -54,6 +54,10 @@ class Sandbox:
             if len(found) == len(answers):
                 return [found[number] for number in range(first, first + len(answers))]
         raise AssertionError(f"{len(answers) - len(found)} verdicts are missing after {within} s: {self.pool.broken}")
+
+    def verdicts(self, within: float) -> list[Verdict]:
+        """The next verdicts there are."""
+        return next((some for some in self._served(time.monotonic() + within) if some), [])
 
     def _served(self, deadline: float) -> Iterator[list]:  # type: ignore[type-arg]
         while time.monotonic() < deadline:

@@ -10,7 +10,6 @@ nor for those that are served: their sessions end with their connection.
 """
 
 import json
-import mimetypes
 from collections.abc import Iterator
 from importlib import import_module
 from inspect import signature
@@ -22,7 +21,6 @@ HIDDEN = frozenset({"done", "reward", "metadata"})
 
 def load(name: str, arguments: dict[str, Any]) -> "Environment":
     """The class `package.module:Class`. Raises ImportError, AttributeError, TypeError, ValueError."""
-    mimetypes.knownfiles = []  # those of the system, which a sandbox does not show, and httpx would trip over
     return Environment(name, **arguments)
 
 

@@ -12,7 +12,6 @@ that need a runtime (a box to work in), for several agents, or for an `Env` that
 import asyncio
 import itertools
 import json
-import mimetypes
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -34,7 +33,6 @@ HOW_TO_CALL = (
 
 def load(name: str, arguments: dict[str, Any]) -> "Environment":
     """The taskset package `name`; `arguments` are the fields of its config. Raises ImportError, ValueError."""
-    mimetypes.knownfiles = []  # those of the system, which a sandbox does not show, and httpx would trip over
     try:
         import verifiers.v1 as vf
     except ImportError as error:

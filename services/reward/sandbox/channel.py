@@ -6,6 +6,7 @@ Whatever dies is thus to blame on the one job that has begun. Standard library o
 """
 
 import os
+import select
 import struct
 import sys
 
@@ -35,6 +36,12 @@ class Channel:
     def empty(self) -> bool:
         """Whether reading the next header could block."""
         return len(self._buffer) < HEADER.size
+
+    def waiting(self) -> bool:
+        """Whether the next header is here; takes what has come, and does not wait for more."""
+        if len(self._buffer) < HEADER.size and select.select([self.jobs], [], [], 0)[0]:
+            self._buffer += os.read(self.jobs, 1 << 16)
+        return len(self._buffer) >= HEADER.size
 
     def header(self) -> tuple[bytes, int, int]:
         """Wait for a header: kind, body length, job id. Ends the process when the parent has closed the channel."""

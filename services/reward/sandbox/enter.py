@@ -17,7 +17,7 @@ from .zygote import SHM, TMP
 
 _FIRST_UID, _UIDS = 61184, 4096  # systemd's range for users without a name
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64")
-_FILES = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime")
+_FILES = ("/etc/ld.so.cache", "/etc/alternatives", "/etc/localtime", "/etc/mime.types")
 _NETWORK = ("/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf", "/etc/gai.conf", "/etc/ssl")
 _TMP_BYTES, _SHM_BYTES = 64 << 20, 16 << 20
 _REFUSED = 3
@@ -131,6 +131,7 @@ def by_system_calls(options: dict[str, object], paths: list[str], zygote: list[s
         _keep(child)
     libc.die_with_parent()
     libc.keep_mounts_private()
+    libc.read_only_mounts()  # Landlock does not keep modes, owners, times and attributes
     below = [path for path in paths if path.startswith(TMP + "/")]
     cover(TMP, f"mode=0755,size={_TMP_BYTES},nr_inodes=8192", below)
     if os.path.isdir(SHM):

@@ -18,6 +18,11 @@ NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = (
     0x40000000,
 )
 MACHINE = platform.machine()
+_MOUNT_SETATTR, _AT_RECURSIVE, _MOUNT_RDONLY = 442, 0x8000, 1
+
+
+class _MountAttributes(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_uint64) for name in ("set", "clear", "propagation", "user_namespace")]
 
 
 def checked(result: int, what: str) -> int:
@@ -65,6 +70,12 @@ def _mount(source: str, target: str, kind: str | None, flags: int, data: str = "
 def keep_mounts_private() -> None:
     """What is mounted from here on is not seen outside this mount namespace."""
     _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
+
+
+def read_only_mounts() -> None:
+    """Make all that is mounted here read-only: modes, owners, times and attributes too. Needs Linux 5.12."""
+    wanted = _MountAttributes(set=_MOUNT_RDONLY)
+    syscall(_MOUNT_SETATTR, "mount_setattr /", -1, b"/", _AT_RECURSIVE, ctypes.byref(wanted), ctypes.sizeof(wanted))
 
 
 def mount_proc() -> None:

@@ -23,6 +23,8 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "fsconfig": (431, 431), "fsmount": (432, 432), "fspick": (433, 433), "mount_setattr": (442, 442),
     "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265), "quotactl": (179, 60),
     "quotactl_fd": (443, 443), "fanotify_init": (300, 262),
+    # what outlives a process, and would be found by the next call
+    "shmget": (29, 194), "semget": (64, 190), "msgget": (68, 186), "mq_open": (240, 180),
     # where the kernel is large, and calls pass unseen by this filter
     "bpf": (321, 280), "userfaultfd": (323, 282), "io_uring_setup": (425, 425), "io_uring_enter": (426, 426),
     "io_uring_register": (427, 427), "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219),
@@ -36,12 +38,14 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
 }  # fmt: skip
 _SOCKETS = {"connect": (42, 203), "bind": (49, 200), "listen": (50, 201), "accept": (43, 202), "accept4": (288, 242)}
 _SOCKET, _SOCKETPAIR, _CLONE, _CLONE3 = (41, 198), (53, 199), (56, 220), (435, 435)
-# refused when this argument is 1, our own process in there: name: (numbers, argument)
-_NOT_ON_INIT = {
-    "kill": (62, 129, 0), "tkill": (200, 130, 0), "tgkill": (234, 131, 0), "rt_sigqueueinfo": (129, 138, 0),
-    "rt_tgsigqueueinfo": (297, 240, 0), "pidfd_open": (434, 434, 0), "prlimit64": (302, 261, 0),
-    "setpriority": (141, 140, 1), "sched_setaffinity": (203, 122, 0), "sched_setscheduler": (144, 119, 0),
-    "sched_setparam": (142, 118, 0), "sched_setattr": (314, 274, 0), "ioprio_set": (251, 30, 1),
+# refused when an argument is our own process in there, 1, or means all of its user: (numbers, (argument, value)...)
+_NOT_ON_INIT: dict[str, tuple[int, int, tuple[tuple[int, int], ...]]] = {
+    "kill": (62, 129, ((0, 1),)), "tkill": (200, 130, ((0, 1),)), "tgkill": (234, 131, ((0, 1),)),
+    "rt_sigqueueinfo": (129, 138, ((0, 1),)), "rt_tgsigqueueinfo": (297, 240, ((0, 1),)),
+    "pidfd_open": (434, 434, ((0, 1),)), "prlimit64": (302, 261, ((0, 1),)),
+    "sched_setaffinity": (203, 122, ((0, 1),)), "sched_setscheduler": (144, 119, ((0, 1),)),
+    "sched_setparam": (142, 118, ((0, 1),)), "sched_setattr": (314, 274, ((0, 1),)),
+    "setpriority": (141, 140, ((1, 1), (0, 2))), "ioprio_set": (251, 30, ((1, 1), (0, 3))),
 }  # fmt: skip
 _NEW_NAMESPACES = 0x7E020000
 _LOAD, _EQUAL, _BELOW, _ANY, _AND, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x54, 0x06
@@ -86,8 +90,13 @@ def _steps(network: bool) -> list[Step]:
     if network:
         family = (_argument(0), (_EQUAL, 2, 0, _INET), (_EQUAL, 1, 0, _INET6))
         steps += _rule(_SOCKET[column], *family, *_refuse_else_allow())
-    for x86, arm, place in _NOT_ON_INIT.values():
-        steps += _rule((x86, arm)[column], _argument(place), (_EQUAL, 0, 1, 1), *_refuse_else_allow())
+    for x86, arm, refused_values in _NOT_ON_INIT.values():
+        tests = [
+            step
+            for at, value in refused_values
+            for step in (_argument(at), (_EQUAL, 0, 1, value), _refuse_else_allow()[0])
+        ]
+        steps += _rule((x86, arm)[column], *tests, _refuse_else_allow()[1])
     return [*steps, (_RETURN, 0, 0, _ALLOW)]
 
 

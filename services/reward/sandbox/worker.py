@@ -53,6 +53,13 @@ def limit_job(time_limit_s: float) -> None:
     limit(resource.RLIMIT_CPU, allowed, for_good=False)
 
 
+def cpu_limit(time_limit_s: float) -> tuple[int, int]:
+    """The CPU seconds, soft and hard, of a process that runs one job and has used none yet."""
+    most = math.ceil(time_limit_s * (os.cpu_count() or 1) + 2)
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    return (most, hard) if hard == resource.RLIM_INFINITY else (min(most, hard), hard)
+
+
 def imported(channel: Channel, path: str, source: str) -> Program:
     """Import the user's file and say READY, or say BROKEN with the line at fault and end the process."""
     try:

@@ -4,8 +4,12 @@
 
 The same frames as `worker`, but the channel is this process's alone: a call has a pipe of its own, on which only bytes
 behind a secret of this call count, and what it prints goes to a file in memory. When a call has ended, everything in
-the namespace but this process is killed and reaped, and its folder emptied; a folder that resists ends this process,
-and with it the file system it is on. Standard library only.
+the namespace but this process is killed and reaped, and its folders set back (`places`); a folder that resists ends
+this process, and with it the file system it is on.
+
+A call costs what its fork costs: a copy of every page that is written after it. So whatever can be done for all calls
+is done before, little is imported, and our part of a call has run before (its code is specialized by then, and writes
+to itself no more). Standard library only.
 """
 
 import contextlib
@@ -15,7 +19,6 @@ import json
 import os
 import resource
 import select
-import shutil
 import signal
 import sys
 import time
@@ -23,15 +26,16 @@ from typing import NoReturn
 
 from . import landlock, libc, seccomp
 from .channel import ACTED, BEGIN, FAULT, HEADER, LARGEST_REPORT, LIMIT, MORE, SCORED, TAIL, Channel, frame
-from .program import Program, outcome
-from .worker import imported, limit, limit_job, limit_process
+from .places import Places
+from .program import Program, outcome, rehearse
+from .worker import cpu_limit, imported, limit, limit_process
 
 TMP, SHM = "/tmp", "/dev/shm"  # noqa: S108 (file systems of the sandbox's own)
 _HOME, _AT_IMPORT = TMP + "/call", TMP + "/import"
 _DEVICES = tuple(f"/dev/{name}" for name in ("null", "zero", "full", "random", "urandom"))
 _PROCESSES = 64  # at a time, and two more per core for the threads of numeric libraries
-_MOST_FILES = 4096  # beyond, dropping the file system is quicker than emptying it
 _ABORT_GRACE = 0.2  # seconds between SIGABRT, which prints a hanging call's stack, and SIGKILL
+_SOON_S = 0.05  # most calls are over by then, and their end need not be listened for
 _SECRET = 16  # bytes
 
 
@@ -50,6 +54,7 @@ def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # PID 1 is deaf to signals from inside that it does not handle
     sys.path += init["python_path"]
     seal(json.loads(arguments[2]), init["memory_bytes"], network=init["network"], proc="without-proc" not in arguments)
+    rehearse()
     program = imported(channel, init["path"], init["source"])
     Zygote(channel, program, init["time_limit_s"]).serve()
 
@@ -70,17 +75,25 @@ class Zygote:
     """Serves jobs, one process each."""
 
     def __init__(self, channel: Channel, program: Program, time_limit_s: float) -> None:
-        self._channel, self._program, self._time_limit = channel, program, time_limit_s
-        self._output, self._complaints = os.memfd_create("output"), os.dup(2)
-        for stream in (1, 2):
-            os.dup2(self._output, stream)
-        self._rules = landlock.rules(write=[_HOME, SHM, *_DEVICES], only_writing=True) if landlock.version() else None
-        self._around = os.listdir(TMP)  # without Landlock a call can write there: its like end this process
+        self._channel, self._program = channel, program
+        self._complaints = os.dup(2)
+        _new_output()
+        self._ears = select.poll()
+        self._ears.register(channel.jobs, 0)  # hang-up alone
+        self._grant(time_limit_s)
+        _at_home()
+        self._places = Places(own=(_HOME, SHM), kept=(TMP, _AT_IMPORT))
+        if landlock.version():  # from here on, what the import wrote is not to be written
+            landlock.restrict(landlock.rules(write=[_HOME, SHM, *_DEVICES], only_writing=True))
         gc.collect()
         gc.freeze()  # a collection in a call would copy every page of what was imported
 
+    def _grant(self, time_limit_s: float) -> None:
+        self._time_limit, self._cpu = time_limit_s, cpu_limit(time_limit_s)
+        self._soon_ms = min(_SOON_S, time_limit_s) * 1000
+
     def serve(self) -> NoReturn:
-        """Run jobs in order until the parent closes the channel or the folder cannot be emptied."""
+        """Run jobs in order until the parent closes the channel or a folder cannot be set back."""
         try:
             self._serve()
         except Exception:
@@ -88,40 +101,44 @@ class Zygote:
             raise
 
     def _serve(self) -> NoReturn:
+        told = b""
         while True:
             said, length, job = self._channel.header()
             if said == LIMIT:
-                self._time_limit = json.loads(self._channel.body(length))
-                continue
-            self._channel.send(frame(BEGIN, job))
-            kind, report = self._call(self._channel.body(length))
-            clean = emptied(_HOME) and emptied(SHM) and os.listdir(TMP) == self._around
-            os.ftruncate(self._output, 0)
-            os.lseek(self._output, 0, os.SEEK_SET)
-            self._channel.send(frame(kind, job, report))
-            if not clean:
-                os._exit(0)
+                self._grant(json.loads(self._channel.body(length)))
+            else:
+                self._channel.send(told + frame(BEGIN, job))
+                kind, report = self._call(self._channel.body(length))
+                told = frame(kind, job, report)
+                if not self._places.restored():
+                    self._channel.send(told)
+                    os._exit(0)
+                _new_output()
+            if told and not self._channel.waiting():  # else it goes with the next word: one message a call is enough
+                self._channel.send(told)
+                told = b""
 
     def _call(self, body: bytes) -> tuple[bytes, bytes]:
         """Run one job in a process of its own; nothing of it is left afterwards."""
-        began = time.monotonic()
+        self._places.begin()
         ours, theirs = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(ours, False)
         secret = os.urandom(_SECRET)
+        self._ears.register(ours, select.POLLIN)
+        began = time.monotonic()
         pid = os.fork()
         if pid == 0:
             os.close(ours)
             self._in_call(theirs, secret, body)
-        os.close(theirs)
-        death = os.pidfd_open(pid)
+        os.close(theirs)  # from here to the end of the call, every page that is written has to be copied: do little
         try:
-            said, overdue = self._listen(ours, death, began + self._time_limit)
+            said, overdue = self._listen(ours, pid, began)
             if overdue:
-                os.kill(pid, signal.SIGABRT)
-                select.select([death], [], [], _ABORT_GRACE)
+                _abort(pid)
         finally:
             status = kill_all(pid)
+            self._deaf_to(ours)
             os.close(ours)
-            os.close(death)
         seconds = time.monotonic() - began
         if overdue:
             return self._fault("time", f"no result within {self._time_limit:g} s", seconds)
@@ -135,15 +152,8 @@ class Zygote:
             os.close(self._channel.verdicts)
             os.close(self._complaints)
             os.setsid()
-            os.chdir(_HOME)
-            os.environ["HOME"] = _HOME
-            if "tempfile" in sys.modules:
-                vars(sys.modules["tempfile"])["tempdir"] = None  # found again, now at home
-            if self._rules is not None:
-                landlock.restrict(self._rules)
-                os.close(self._rules)
-            faulthandler.enable()
-            limit_job(self._time_limit)
+            faulthandler.enable(2)  # by its number: to ask sys.stderr for it copies 30 pages
+            resource.setrlimit(resource.RLIMIT_CPU, self._cpu)
             kind, report = outcome(self._program, body)
             if os.getpid() == me:  # a fork that the function left behind must not answer
                 said = secret + frame(kind, 0, report)
@@ -152,27 +162,35 @@ class Zygote:
         finally:
             os._exit(0)
 
-    def _listen(self, verdict: int, death: int, deadline: float) -> tuple[bytes, bool]:
+    def _listen(self, verdict: int, pid: int, began: float) -> tuple[bytes, bool]:
         """Gather what the call says until it ends, is complete, too long, or late (True); end with the parent."""
-        said = bytearray()
-        poller = select.poll()
-        poller.register(verdict, select.POLLIN)
-        poller.register(death, select.POLLIN)
-        poller.register(self._channel.jobs, 0)  # hang-up alone
-        os.set_blocking(verdict, False)
-        while len(said) < _complete(said):
-            ready = dict(poller.poll(max(0.0, deadline - time.monotonic()) * 1000))
-            if not ready:
-                return bytes(said), True
-            if self._channel.jobs in ready:
-                os._exit(0)
-            chunk = _read(verdict) if verdict in ready else None
-            said += chunk or b""
-            if chunk == b"":
-                poller.unregister(verdict)
-            elif chunk is None and death in ready:
-                break
-        return bytes(said), False
+        said, death = b"", -1
+        ready = self._ears.poll(self._soon_ms)
+        try:
+            while True:
+                heard = [fd for fd, _ in ready]
+                if self._channel.jobs in heard:
+                    os._exit(0)
+                chunk = _read(verdict) if verdict in heard else None
+                said += chunk or b""
+                if len(said) >= _complete(said) or (death in heard and not chunk):
+                    return said, False
+                if chunk == b"":
+                    self._deaf_to(verdict)
+                if death < 0:  # it takes its time, so there is time for this
+                    death = os.pidfd_open(pid)
+                    self._ears.register(death, select.POLLIN)
+                ready = self._ears.poll(max(0.0, began + self._time_limit - time.monotonic()) * 1000)
+                if not ready:
+                    return said, True
+        finally:
+            if death >= 0:
+                self._deaf_to(death)
+                os.close(death)
+
+    def _deaf_to(self, fd: int) -> None:
+        with contextlib.suppress(KeyError):
+            self._ears.unregister(fd)
 
     def _judge(self, said: bytes, secret: bytes, status: int, seconds: float) -> tuple[bytes, bytes]:
         """Make a report of what a call said and how it ended."""
@@ -188,8 +206,8 @@ class Zygote:
         return self._fault("exit", why, seconds, doubtful=status == -signal.SIGKILL)
 
     def _fault(self, blame: str, why: str, seconds: float, *, doubtful: bool = False) -> tuple[bytes, bytes]:
-        size = os.fstat(self._output).st_size
-        tail = os.pread(self._output, TAIL, max(0, size - TAIL)).decode(errors="replace").strip()
+        size = os.fstat(1).st_size
+        tail = os.pread(1, TAIL, max(0, size - TAIL)).decode(errors="replace").strip()
         fault = {"blame": blame, "why": why, "tail": tail, "seconds": seconds, "doubtful": doubtful}
         return FAULT, json.dumps(fault).encode()
 
@@ -210,6 +228,14 @@ def _complete(said: bytes | bytearray) -> int:
     return _SECRET + HEADER.size + min(length, LARGEST_REPORT)
 
 
+def _abort(pid: int) -> None:
+    """Have a call that hangs print its stack, if it still can."""
+    death = os.pidfd_open(pid)
+    os.kill(pid, signal.SIGABRT)
+    select.select([death], [], [], _ABORT_GRACE)
+    os.close(death)
+
+
 def kill_all(pid: int) -> int:
     """Kill and reap all there is in the namespace but PID 1, us; return how the child `pid` ended.
 
@@ -218,31 +244,27 @@ def kill_all(pid: int) -> int:
     """
     with contextlib.suppress(ProcessLookupError):
         os.kill(-1, signal.SIGKILL)
-    ended = -signal.SIGKILL
-    with contextlib.suppress(ChildProcessError):
+    ended = -int(signal.SIGKILL)
+    try:
         while True:
             one, status = os.waitpid(-1, 0)
             if one == pid:
                 ended = os.waitstatus_to_exitcode(status)
-    return ended
+    except ChildProcessError:
+        return ended
 
 
-def emptied(folder: str) -> bool:
-    """Empty a folder; whether it worked, and was worth while."""
-    try:
-        os.chmod(folder, 0o700)
-        names = os.listdir(folder)
-        if not names:
-            return True
-        room = os.statvfs(folder)
-        if room.f_files - room.f_ffree > _MOST_FILES:
-            return False
-        for name in names:
-            path = os.path.join(folder, name)
-            if os.path.isdir(path) and not os.path.islink(path):
-                shutil.rmtree(path)
-            else:
-                os.unlink(path)
-    except (OSError, RecursionError):
-        return False
-    return True
+def _new_output() -> None:
+    """Have what is printed from here on go to a new file in memory."""
+    output = os.memfd_create("output")
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(output)
+
+
+def _at_home() -> None:
+    """Be where calls are; what is found once and kept, such as the folder of temporary files, is found again there."""
+    os.chdir(_HOME)
+    os.environ["HOME"] = _HOME
+    if "tempfile" in sys.modules:
+        vars(sys.modules["tempfile"])["tempdir"] = None
