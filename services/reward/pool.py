@@ -22,7 +22,7 @@ from .sandbox.channel import JOB, frame
 from .sandbox.levels import SEALED, check
 from .slot import Finding, Sent, Slot, send_ahead
 from .source import read_source
-from .verdict import InfrastructureFault, Job, Outcome, Verdict
+from .verdict import InfrastructureFault, Job, Outcome, ProgramFault, Verdict
 
 _LARGEST_JOB = 16 << 20  # bytes
 _MOST_STARTS = 5  # failed starts in a row before waiting jobs are given up
@@ -166,6 +166,9 @@ class Pool:
     def _settle(self, finding: Finding) -> None:
         """Answer a job, or give it its second chance."""
         outcome = finding.outcome
+        if isinstance(outcome, ProgramFault) and outcome.blame == "unreachable" and self._spec.network:
+            self._answer(finding.sent, InfrastructureFault(outcome.why))  # who was asked is away, or too busy
+            return
         if not isinstance(outcome, InfrastructureFault):
             took = outcome.seconds + (_SEALED_CALL_S if self._spec.level in SEALED else 0.0)
             self._seconds_per_job += 0.2 * (took - self._seconds_per_job)

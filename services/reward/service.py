@@ -43,6 +43,8 @@ MOST_MESSAGES = 64
 START_S = 60.0
 START_ENVIRONMENT_S = 600.0
 """Seconds that importing the reward file may take; verifiers and OpenEnv bring some hundred packages."""
+REST_S = 1.0
+"""Without new work after a fault of ours that the next sample would meet too."""
 EMPTY = memoryview(b"")
 
 
@@ -62,6 +64,7 @@ class Reward(Worker):
         self._later: dict[int, tuple[int, Job]] = {}
         """sample -> (epoch, job): leased again while an earlier try of it still runs."""
         self._solo = False
+        self._rest_until = 0.0
         self._level = ""
         self._log = structlog.get_logger()
         self._pool: Pool | RemotePool | None = None
@@ -124,7 +127,8 @@ class Reward(Worker):
 
     def want(self) -> None:
         """Ask for what fits into the queue."""
-        self.holding.want(0 if self.draining or self._solo else self.config.queue - len(self.holding.held))
+        stopped = self.draining or self._solo or self.bus.now() < self._rest_until
+        self.holding.want(0 if stopped else self.config.queue - len(self.holding.held))
 
     def close(self) -> None:
         """End the workers."""
@@ -180,6 +184,8 @@ class Reward(Worker):
                     why = f"{fault.why}\n{fault.tail}"[:2000]
                     scores.append(Score(id=verdict.id, epoch=epoch, fault=why))
                 case InfrastructureFault(why=why, strike=strike):
+                    if not strike:
+                        self._rest_until = self.bus.now() + REST_S
                     self._give_back(verdict.id, why, failed=not self.pool.broken, strike=strike)
         for part in _pieces(scores):
             self.progress += len(part)

@@ -6,8 +6,9 @@ from typing import Literal
 
 from midflight.kernel.mistake import UserMistake
 
-Blame = Literal["raised", "returned", "time", "memory", "exit"]
-"""Why a program is at fault: it raised, returned what it must not, took too much time or memory, or died."""
+Blame = Literal["raised", "returned", "time", "memory", "exit", "unreachable"]
+"""Why a program is at fault: it raised, returned what it must not, took too much time or memory, died, or raised a
+ConnectionError (no fault of its own where it was given the network)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,6 +105,24 @@ def test_an_exception_is_reported_with_the_users_lines_and_the_worker_lives_on(b
     assert pool.pool.pids == pids
 
 
+UNREACHABLE = """
+def reward_fn(messages, answer):
+    if answer == "away":
+        raise ConnectionRefusedError(111, "the judge is away")
+    return 1.0
+"""
+
+
+def test_who_cannot_be_reached_is_no_fault_of_the_program(bench: Open) -> None:
+    """A ConnectionError of a file that was given the network: another try. Without the network it is its own fault."""
+    away, there = bench(UNREACHABLE, network=True).score("away", "there")
+    assert isinstance(away, InfrastructureFault)
+    assert "ConnectionRefusedError" in away.why
+    assert isinstance(there, Scored)
+    fault = _fault(bench(UNREACHABLE).score("away")[0])
+    assert (fault.blame, "the judge is away" in fault.tail) == ("unreachable", True)
+
+
 def test_a_hang_is_killed_at_its_limit_and_its_batch_mates_are_scored(bench: Open) -> None:
     """Past the limit the hanging job alone is blamed, with the place where it hung; the others get their rewards."""
     pool = bench(time_limit_s=5.0)

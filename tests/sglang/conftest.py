@@ -9,6 +9,7 @@ from support.sglang_fleet import Fleet, Lone, tiny_model
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
+STALL_S = 10.0
 MISSING = "no SGLang environment: `make .venv-sglang` makes one, or name its Python in MIDFLIGHT_SGLANG_PYTHON"
 
 
@@ -59,5 +60,6 @@ def remote(lone: Lone, model: Path, tmp_path: Path) -> Iterator[Fleet]:
 @pytest.fixture(scope="module")
 def pair(python: str, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """Two launched servers behind the router, with weights of version 0."""
-    with Fleet(model, tmp_path_factory.mktemp("pair"), python=python, servers=2, router=True) as fleet:
+    folder = tmp_path_factory.mktemp("pair")
+    with Fleet(model, folder, python=python, servers=2, router=True, stall_s=STALL_S) as fleet:
         yield fleet.begin(servers=2)

@@ -39,14 +39,10 @@ def test_greedy_is_greedy_with_log_probs_at_temperature_1(remote: Fleet) -> None
         assert best == completion.tokens
 
 
-@pytest.mark.parametrize(
-    ("transfer", "pause"), [("disk", "retract"), ("tensor", "retract"), ("distributed", "retract"), ("disk", "abort")]
-)
-def test_every_token_is_of_the_version_it_says(
-    lone: Lone, model: Path, tmp_path: Path, transfer: str, pause: str
-) -> None:
+@pytest.mark.parametrize("transfer", ["disk", "tensor", "distributed"])
+def test_every_token_is_of_the_version_it_says(lone: Lone, model: Path, tmp_path: Path, transfer: str) -> None:
     """Three updates while 24 responses are under way: versions exact at every boundary, nothing lost, nothing stale."""
-    with Fleet(model, tmp_path, urls=[lone.url], transfer=transfer, pause=pause) as fleet:
+    with Fleet(model, tmp_path, urls=[lone.url], transfer=transfer) as fleet:
         fleet.begin()
         for version in (1, 2, 3):
             fleet.add(8, first=8 * version, new=90)
@@ -57,6 +53,15 @@ def test_every_token_is_of_the_version_it_says(
         assert not fleet.lost
         assert any(len(set(one.versions)) > 1 for one in fleet.done.values())
         assert all(one.versions == sorted(one.versions) for one in fleet.done.values())
+
+
+def test_its_cache_use_is_known_while_it_generates(remote: Fleet) -> None:
+    """What the controller of concurrency reads: requests of 93 tokens at most, and room for 32 of 108."""
+    remote.add(32, new=90)
+    remote.until(lambda: remote.servers.kv_use > 0.0)
+    assert 0.0 < remote.servers.kv_use <= 1.0
+    remote.finish(32)
+    remote.until(lambda: remote.servers.kv_use == 0.0)
 
 
 def test_a_prefix_that_was_cached_under_old_weights_is_not_used(remote: Fleet) -> None:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -51,14 +51,18 @@ def ask(url: str, seconds: float = 30.0) -> int:
 
 
 class Lone:
-    """A server process that no rollout has launched."""
+    """A server process that no rollout has launched; one for `text` has its tokenizer."""
 
-    def __init__(self, python: str, model: Path, folder: Path) -> None:
-        port = free_port()
+    def __init__(
+        self, python: str, model: Path, folder: Path, *arguments: str, port: int = 0, text: bool = False
+    ) -> None:
+        port = port or free_port()
         self.url = f"http://127.0.0.1:{port}"
-        config = SglangConfig(max_length=MAX_LENGTH, slots=32)
+        config = SglangConfig(max_length=MAX_LENGTH, slots=32, server_args=list(arguments))
         argv = command.server(config, command.Model(str(model), "float32", MAX_LENGTH), "cpu", port, 0)
-        with open(folder / "server.log", "wb") as log:
+        if text:
+            argv.remove("--skip-tokenizer-init")
+        with open(folder / "server.log", "ab") as log:
             self.process = subprocess.Popen(
                 [python, "-m", *argv],
                 env=command.environment("cpu", 1, os.environ),
@@ -161,6 +165,11 @@ class Fleet:
     def finish(self, count: int) -> None:
         """Until so many responses are there."""
         self.until(lambda: len(self.done) >= count)
+
+    def complete(self, ids: Iterable[int]) -> None:
+        """Until these requests are completed."""
+        wanted = set(ids)
+        self.until(lambda: wanted <= self.done.keys())
 
     def lose(self, count: int) -> None:
         """Until so many requests have come to nothing."""

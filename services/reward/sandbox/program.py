@@ -172,7 +172,7 @@ def outcome(program: Program, body: bytes) -> tuple[bytes, bytes]:
     seconds}.
     """
     began = time.perf_counter()
-    running, blame, tail = "reward_fn", "raised", ""
+    running, tail = "reward_fn", ""
     try:
         job = _DECODER.raw_decode(body.decode())[0]
         messages: list[dict[str, str]] = []
@@ -190,6 +190,7 @@ def outcome(program: Program, body: bytes) -> tuple[bytes, bytes]:
         traceback.clear_frames(error.__traceback__)  # frees what the function held, so that the report fits
         blame, why, tail = "memory", f"{running} ran out of memory", program.tail(error)
     except BaseException as error:
+        blame = "unreachable" if isinstance(error, ConnectionError) else "raised"
         why, tail = f"{running} raised {type(error).__name__}: {error!s:.300}", program.tail(error)
     fault = {"blame": blame, "why": why, "tail": tail, "seconds": time.perf_counter() - began}
     return FAULT, json.dumps(fault).encode()

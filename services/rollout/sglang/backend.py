@@ -72,9 +72,14 @@ class Servers:
         return max(0, self._config.slots - len(self._held)) if self.serving else 0
 
     @property
+    def opened(self) -> bool:
+        """Whether a server has answered, so that weights are of use."""
+        return self._pool.opened
+
+    @property
     def kv_use(self) -> float:
-        """0: the servers do not tell it; what they have no room for waits in them."""
-        return 0.0
+        """What the fullest server said a second ago; what it has no room for waits in it."""
+        return self._pool.kv_use
 
     def fileno(self) -> int:
         """Readable when `outcomes` has something."""

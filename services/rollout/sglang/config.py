@@ -44,7 +44,12 @@ class SglangConfig(GenerationConfig):
     api_key_env: EnvName | None = Field(None, description="Environment variable with the key of the servers at `urls`.")
     generate_timeout_s: float = Field(600, gt=0, description="Longest time of one response, in seconds.")
     update_timeout_s: float = Field(120, gt=0, description="Longest time of one weight update, in seconds.")
-    stall_s: float = Field(30, gt=0, description="Without any response for so long a server is probed, in seconds.")
+    stall_s: float = Field(
+        30,
+        gt=0,
+        description="A server that has requests and does not go on for so long is probed, in seconds; a router or a "
+        "paused server that does not answer for so long counts as dead.",
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -94,7 +94,8 @@ class Drive:
     async def _line(self, job: Job) -> Line | None:
         """Where the job flies now; None when nobody serves."""
         async with self.pool.news:
-            while lines := self.pool.lines():
+            while self.pool.serving:
+                lines = self.pool.lines()  # none while the router is replaced
                 if job.deaths < SUSPECT:
                     open_ = [line for line in lines if line.solo is None]
                 else:
@@ -107,6 +108,6 @@ class Drive:
                         line.flying.add(job)
                         return line
                 await self.pool.news.wait()
-        if self.pool.router and self.pool.router.line.solo is job:
-            self.pool.router.line.solo = None
+        if self.pool.routed and self.pool.routed.line and self.pool.routed.line.solo is job:
+            self.pool.routed.line.solo = None
         return None

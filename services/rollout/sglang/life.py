@@ -20,6 +20,7 @@ OLDEST = (0, 5, 21)
 SPARE = 4
 """Tokens that a sequence may have beyond the longest prompt, `max_req_input_len`."""
 LOOK_S = 0.5
+LOAD_S = 1.0
 PROBE_S = 30.0
 
 
@@ -37,10 +38,16 @@ class Life:
         self.version = -1
         """Of its verified weights; -1: none yet."""
         self.ranks = 1
+        self.kv_use = 0.0
+        """Share of its cache's places that running requests hold, as it last said."""
         self.failed = asyncio.Event()
         self.why = ""
         self.untrusted = False
         """It failed by what it did to its weights or tokens, not by dying."""
+        self._heard = 0.0
+        """When it was last seen to work, by the loop's clock."""
+        self._told = 0.0
+        """Its own clock at the last load it told."""
         self._group: Group | None = None
         self._control = asyncio.Lock()
 
@@ -60,11 +67,26 @@ class Life:
         """Wait until it serves, and look whether it can be used. Raises Gone, Refused, BadReply or Unfit."""
         async with asyncio.timeout(limit_s):
             if self.process is None:
-                await take_over(self.client)
-                await self.client.get("/health", PROBE_S)
+                await self._greet()
             else:
                 await self._started(self.process)
             self._inspect(await self.client.get("/server_info", PROBE_S))
+
+    async def _greet(self) -> None:
+        """Begin with a server of somebody else's."""
+        try:
+            await take_over(self.client)
+        except Refused as error:
+            if error.status not in (401, 403):
+                raise
+            named = self.config.api_key_env
+            why = (
+                f"does not accept the key that {named} holds"
+                if named
+                else "wants a key: name its variable in api_key_env"
+            )
+            raise Unfit(f"{self.client.url} {why} (HTTP {error.status})") from error
+        await self.client.get("/health", PROBE_S)
 
     async def _started(self, process: Process) -> None:
         while True:
@@ -102,9 +124,15 @@ class Life:
             with self.line.updating():
                 try:
                     group = await self._joined() if config.transfer == "distributed" else None
-                    limit = config.update_timeout_s
                     await update(
-                        self.client, offered, config.pause, config.transfer, limit, group=group, ranks=self.ranks
+                        self.client,
+                        offered,
+                        config.pause,
+                        config.transfer,
+                        config.update_timeout_s,
+                        answer_s=config.stall_s,
+                        group=group,
+                        ranks=self.ranks,
                     )
                 except UpdateFailed as error:
                     self.fail(str(error), untrusted=True)
@@ -114,19 +142,39 @@ class Life:
         return True
 
     async def watch(self) -> None:
-        """Until it fails: look after its processes, and probe it when it says nothing for long."""
+        """Until it fails: look after its processes and its load, and probe it when it does not go on for long."""
         loop = asyncio.get_running_loop()
-        self.line.heard = loop.time()
+        self._heard = look_at = loop.time()
         while not self.failed.is_set():
             if self.process and (why := self.process.ended()):
                 self.fail(why)
-            elif not self.line.flying:
-                self.line.heard = loop.time()
-            elif loop.time() - self.line.heard > self.config.stall_s:
+                return
+            if loop.time() >= look_at:
+                await self._look()
+                look_at = loop.time() + LOAD_S
+            if self.line is self._own:
+                self._heard = max(self._heard, self.line.heard)
+            if not self.line.flying:
+                self._heard = loop.time()
+            elif loop.time() - self._heard > self.config.stall_s:
                 await self._probe()
-                self.line.heard = loop.time()
+                self._heard = loop.time()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.failed.wait(), LOOK_S)
+
+    async def _look(self) -> None:
+        """Read its load: the scheduler leaves that in memory as it goes on, so this disturbs nothing and is no probe.
+
+        A server that does not tell it is no worse for that; SGLang older than 0.5.23 may not.
+        """
+        try:
+            loads = (await self.client.get("/v1/loads?include=core", LOAD_S))["loads"]
+            told = float(loads[0]["timestamp"])
+            self.kv_use = max(float(one["token_usage"]) for one in loads)
+        except (Gone, Refused, LookupError, TypeError, ValueError):
+            return
+        if told != self._told:
+            self._told, self._heard = told, asyncio.get_running_loop().time()
 
     async def _probe(self) -> None:
         """Have it generate one token; never while it is paused, when that would block and mark it as ill."""
@@ -134,7 +182,7 @@ class Life:
             try:
                 await self.client.get("/health", PROBE_S)
             except (Gone, Refused) as error:
-                self.fail(f"it has not answered for {self.config.stall_s:g} s, nor a probe: {error}")
+                self.fail(f"it has not gone on for {self.config.stall_s:g} s, nor answered a probe: {error}")
 
     async def _joined(self) -> Group:
         """The process group with it, made at its first update."""

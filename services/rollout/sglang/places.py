@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from midflight.kernel.mistake import UserMistake
+
 from . import command
 from .client import Client
 from .config import SglangConfig
@@ -67,7 +69,7 @@ class Remote:
     def __init__(self, url: str, config: SglangConfig) -> None:
         self.name = url
         self._config = config
-        self._key = os.environ.get(config.api_key_env) if config.api_key_env else None
+        self._key = _key(config.api_key_env) if config.api_key_env else None
 
     @asynccontextmanager
     async def open(self) -> AsyncIterator[Life]:
@@ -80,6 +82,15 @@ class Remote:
                 await life.close()
 
 
+def _key(variable: str) -> str:
+    """The key. Raises UserMistake, which does not tell it."""
+    key = os.environ.get(variable, "")
+    if not key or not key.isascii() or not key.isprintable():
+        what = "is not set" if not key else "holds more than printable ASCII, so it is no key"
+        raise UserMistake(f"sglang: api_key_env: the environment variable {variable} {what}")
+    return key
+
+
 Place = Launched | Remote
 MakeRouter = Callable[[], Awaitable[Router]]
 
@@ -89,7 +100,7 @@ def make_places(
 ) -> tuple[list[Place], MakeRouter | None]:
     """Where the servers of a rollout live, and how to make its router if it has one.
 
-    Raises UserMistake when something is to be launched and there is no environment for it.
+    Raises UserMistake when something is to be launched and there is no environment for it, or a key is not there.
     """
     device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
     launches = config.router or not config.urls

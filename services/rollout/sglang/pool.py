@@ -4,7 +4,6 @@ Runs in one asyncio loop. What the jobs among them do is in `drive`.
 """
 
 import asyncio
-import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -19,6 +18,7 @@ from .offered import Offered, forget
 from .outcome import Said, Tell
 from .places import Place
 from .reply import BadReply
+from .routed import Routed
 from .router import Router
 
 STARTS = 3
@@ -38,10 +38,14 @@ class Pool:
         tell: Tell,
     ) -> None:
         self.config, self.places, self.tell = config, places, tell
-        self._make_router = make_router
-        self.router: Router | None = None
+        self.routed: Routed | None = None
+        """The way to them all, where requests go through a router."""
+        if make_router:
+            self.routed = Routed(make_router, lambda: self.serving.values(), tell, self.notify, config.stall_s)
         self.serving: dict[Place, Life] = {}
         """Servers with verified weights."""
+        self.opened = False
+        """Whether a server has ever answered, so that weights are of use."""
         self.news = asyncio.Condition()
         """Told when servers, their load or the target change."""
         self._given_up: set[Place] = set()
@@ -53,15 +57,20 @@ class Pool:
         """Every server that serves has this version or a newer one; -1 when none does."""
         return min((life.version for life in self.serving.values()), default=-1)
 
+    @property
+    def kv_use(self) -> float:
+        """Share of the cache in use at the server where it is fullest. Any thread may ask."""
+        return max((life.kv_use for life in tuple(self.serving.values())), default=0.0)
+
     def lines(self) -> list[Line]:
         """Where a job may be sent now."""
-        if self._make_router:
-            return [self.router.line] if self.router and self.serving else []
+        if self.routed:
+            return [self.routed.line] if self.routed.router and self.routed.line and self.serving else []
         return [life.line for life in self.serving.values() if not life.failed.is_set()]
 
     def life_of(self, line: Line) -> Life | None:
         """The server at the end of a line; None for the router's, which has several."""
-        if self._make_router:
+        if self.routed:
             return None
         return next((life for life in self.serving.values() if life.line is line), None)
 
@@ -76,21 +85,12 @@ class Pool:
             self.news.notify_all()
 
     async def run(self) -> None:
-        """Until cancelled. Raises UserMistake for a server that is unfit, RuntimeError when none is left."""
+        """Until cancelled. Raises UserMistake for an unfit server; RuntimeError or Gone: no server, no router."""
         async with asyncio.TaskGroup() as tasks:
-            if self._make_router:
-                tasks.create_task(self._keep_router(self._make_router))
+            if self.routed:
+                tasks.create_task(self.routed.keep())
             for place in self.places:
                 tasks.create_task(self._keep(place))
-
-    async def _keep_router(self, make: Callable[[], Awaitable[Router]]) -> None:
-        """Raises Gone when it does not start, or ends: without it the servers are of no use."""
-        self.router = await make()
-        try:
-            await self.notify()
-            await self.router.watch()
-        finally:
-            await self.router.close()
 
     async def _keep(self, place: Place) -> None:
         """One server after the other in one place."""
@@ -100,9 +100,10 @@ class Pool:
             try:
                 async with place.open() as life:
                     await life.ready(self.config.start_timeout_s)
+                    self.opened = True
                     await self._serve(place, life)
             except (Gone, Refused, BadReply, TimeoutError, OSError) as error:
-                self.tell(Said("warning", f"{place.name} did not start: {error or 'not ready in time'}"))
+                self.tell(Said("warning", f"{place.name} did not start: {str(error) or 'not ready in time'}"))
             except Unfit as error:
                 raise UserMistake(f"sglang: {error}") from error
             failed = 0 if life and life.version >= 0 else failed + 1
@@ -139,10 +140,8 @@ class Pool:
         finally:
             watch.cancel()
             life.fail("the rollout ends")
-            if self.serving.pop(place, None) and self.router:
-                self.router.line.interrupt(died=not life.untrusted)
-                with contextlib.suppress(Gone, Refused, TimeoutError):
-                    await self.router.remove(life.client.url)
+            if self.serving.pop(place, None) and self.routed:
+                await self.routed.leave(life)
             self.tell(Said("warning", f"{place.name} is out of use: {life.why}"))
             await self.notify()
 
@@ -162,12 +161,8 @@ class Pool:
 
     async def _enter(self, place: Place, life: Life) -> None:
         """Let requests reach it."""
-        if self._make_router:
-            async with self.news:
-                await self.news.wait_for(lambda: self.router)
-            assert self.router
-            life.join(self.router.line)
-            await self.router.add(life.client.url)
+        if self.routed:
+            await self.routed.enter(life)
         self.serving[place] = life
         self.tell(Said("info", f"{place.name} serves at {life.client.url} from version {life.version} on"))
         await self.notify()

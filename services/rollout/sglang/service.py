@@ -50,6 +50,11 @@ class Sglang(Rollout):
         places, router = make_places(config, model, self.settings.run_dir / "logs", self.settings.name)
         self.engine = Servers(config, shape, folder, lambda tell: Pool(config, places, router, tell))
 
+    def prepared(self) -> bool:
+        """A server answers. Until then nobody else looks at what they tell, for in a swap it does not work yet."""
+        self._hear()
+        return self.engine.opened
+
     def _model(self, folder: Path, config: SglangConfig) -> tuple[Tokenizer, Shape, str]:
         """Tokenizer, what is known of the model, and what the servers load: a folder is written when it was built."""
         section = self.settings.model

@@ -24,7 +24,7 @@ from .reply import BadReply
 
 Pause = Literal["retract", "in_place", "abort"]
 Transfer = Literal["disk", "tensor", "distributed"]
-PAUSE_S = 30.0
+TAKE_OVER_S = 30.0
 
 
 class UpdateFailed(RuntimeError):
@@ -38,17 +38,20 @@ async def update(
     transfer: Transfer,
     limit_s: float,
     *,
+    answer_s: float,
     group: Group | None,
     ranks: int,
 ) -> None:
     """Bring one server to `offered`, requests in flight included. group: with transfer distributed.
+
+    limit_s: longest time of the transfer. answer_s: of everything else, during which no response is taken in.
 
     Raises UpdateFailed, and then the server must be discarded.
     """
     version = str(offered.version)
     common = {"flush_cache": pause != "in_place", "weight_version": version}
     try:
-        await client.post("/pause_generation", {"mode": pause}, PAUSE_S)
+        await client.post("/pause_generation", {"mode": pause}, answer_s)
         if transfer == "disk":
             body = {"model_path": str(offered.folder), "load_format": "auto", **common}
             await client.post("/update_weights_from_disk", body, limit_s)
@@ -58,10 +61,10 @@ async def update(
         else:
             assert group is not None
             await _session(client, limit_s, lambda: _broadcast(client, group, offered.tensors, common, limit_s))
-        said = await client.weight_version(PAUSE_S)
+        said = await client.weight_version(answer_s)
         if said != version:
             raise UpdateFailed(f"{client.url} says weight_version {said!r} after an update to {version}")
-        await client.post("/continue_generation", {}, PAUSE_S)
+        await client.post("/continue_generation", {}, answer_s)
     except UpdateFailed:
         raise
     except (Gone, Refused, BadReply, OSError, RuntimeError) as error:  # RuntimeError: what torch says of a lost group
@@ -70,8 +73,8 @@ async def update(
 
 async def take_over(client: Client) -> None:
     """Of a server that somebody used before: let it go on if it stands still, and end what it still generates."""
-    await client.post("/continue_generation", {}, PAUSE_S)
-    await client.post("/abort_request", {"abort_all": True}, PAUSE_S)
+    await client.post("/continue_generation", {}, TAKE_OVER_S)
+    await client.post("/abort_request", {"abort_all": True}, TAKE_OVER_S)
 
 
 def packed(tensors: Mapping[str, Tensor]) -> str:
