@@ -1,4 +1,6 @@
-"""Every benchmark, one table, one file: `make bench`, or `python benchmarks/run.py [--quick] [--out FILE]`.
+"""Every benchmark, one table, one file: `make bench`, or
+
+    python benchmarks/run.py [--quick] [--only NAME ...] [--out FILE]
 
 Each runs as a process of its own, one after another, and prints its result as JSON in its last line. Figures are worth
 something on a machine with nothing else to do; the load before and after is printed and kept.
@@ -25,11 +27,15 @@ SIZES: dict[str, tuple[list[str], list[str]]] = {
     "estimators": ([], ["--rounds=3"]),
     "faults": ([], ["--n=2"]),
     "sandbox": ([], ["--calls=100", "--burst=500", "--rounds=1"]),
+    "updates": ([], ["--seconds=10"]),
+    "tickets": ([], ["--samples=3200"]),
     "live": ([], ["--n=2"]),
     "tui": ([], ["--quick"]),
     "trl_peer": ([], ["--seeds=0", "--threads=1"]),
 }
 """Benchmark -> its words in the standard size, and with --quick."""
+SGLANG = "SGLang"
+P50, P99 = "in_force_p50_ms", "in_force_p99_ms"
 Pick = Callable[[dict[str, Any]], float]
 
 
@@ -45,13 +51,16 @@ class Figure:
     least: bool = True
     """Whether the target is a lower bound."""
     aim: float | None = None
+    needs: str = ""
+    """What may be missing on a machine; without it there is no figure, and no target missed."""
 
     def row(self, results: dict[str, Any]) -> tuple[str, ...]:
         """Name, measured, target, whether it is met."""
         try:
             value = self.pick(results[self.benchmark])
-        except (KeyError, ValueError):  # the benchmark failed, or not every seed reached its goal
-            return self.name, "no figure", "", "NO"
+        except (KeyError, ValueError, TypeError):  # the benchmark failed, or not every seed reached its goal
+            missing = bool(self.needs) and "error" not in results[self.benchmark]
+            return (self.name, f"no {self.needs} here", "", "") if missing else (self.name, "no figure", "", "NO")
         if self.target is None:
             return self.name, f"{value:g} {self.unit}".rstrip(), "", ""
         met = value >= self.target if self.least else value <= self.target
@@ -75,6 +84,11 @@ def estimator(result: dict[str, Any], above: str, below: str, small: bool = Fals
     return float(round(worst(row[above] / row[below] for row in rows), 2))
 
 
+def in_force(result: dict[str, Any], engine: str, name: str) -> float:
+    """A figure of weights that were published under generation."""
+    return float(result["engines"][engine][name])
+
+
 def sealed(result: dict[str, Any], name: str) -> float:
     """A figure of the strongest sandbox that works here."""
     levels = result["levels"]
@@ -94,6 +108,12 @@ FIGURES = (
     Figure("sandbox, a call, median", "sandbox", lambda r: sealed(r, "call_p50_ms"), "ms", 60, least=False),
     Figure("sandbox, trivial verdicts", "sandbox", lambda r: sealed(r, "verdicts_per_s"), "/s", 500),
     Figure("sandbox, CPU time a verdict", "sandbox", lambda r: sealed(r, "cpu_ms_per_verdict"), "ms"),
+    Figure("tickets through the ledger, all processes", "tickets", lambda r: r["tickets_per_s"], "/s"),
+    Figure("the same, the ledger's share", "tickets", lambda r: r["cpu_us_per_ticket"], "us CPU a ticket"),
+    Figure("engine, embedded", "engine", lambda r: r["tokens_per_cpu_s"]["engine"], "tokens/CPU s"),
+    Figure("engine, transformers.generate", "engine", lambda r: r["tokens_per_cpu_s"]["generate"], "tokens/CPU s"),
+    Figure("engine, SGLang", "engine", lambda r: r["sglang"]["tokens_per_cpu_s"], "tokens/CPU s", needs=SGLANG),
+    Figure("engine, SGLang, over HTTP", "engine", lambda r: r["sglang"]["tokens_per_s"], "tokens/s", needs=SGLANG),
     Figure("engine / generate, distinct prompts", "engine", lambda r: r["over_generate"]["engine"], "", 3),
     Figure("engine / generate, groups of 8", "engine", lambda r: r["over_generate"]["engine_groups"], "", 3),
     Figure("engine / bare matrix products", "engine", lambda r: r["over_matmul"]["engine"], ""),
@@ -114,6 +134,12 @@ FIGURES = (
     Figure("least window of 2 s / mean, while all changes", "live", lambda r: r["least_window"], "", 0.5),
     Figure("weights published and read, demo", "faults", lambda r: r["weights_demo"]["both_ms"], "ms"),
     Figure("weights published and read, 25 MB", "faults", lambda r: r["weights_25mb"]["both_ms"], "ms"),
+    Figure("weights in force under generation, p50", "updates", lambda r: in_force(r, "embedded", P50), "ms"),
+    Figure("weights in force under generation, p99", "updates", lambda r: in_force(r, "embedded", P99), "ms"),
+    Figure("the same of 27 MB, p50", "updates", lambda r: in_force(r, "large", P50), "ms"),
+    Figure("a memcpy of 27 MB", "updates", lambda r: in_force(r, "large", "copy_ms"), "ms"),
+    Figure("the same at SGLang, p50", "updates", lambda r: in_force(r, "sglang", P50), "ms", needs=SGLANG),
+    Figure("the same at SGLang, p99", "updates", lambda r: in_force(r, "sglang", P99), "ms", needs=SGLANG),
     Figure("TRL / midflight, time to reward 0.7", "trl_peer", lambda r: min(r["ratio"].values()), "", 2, aim=3),
 )
 
@@ -134,19 +160,22 @@ def main() -> int:
     """Run all, print the table, write the file; exit 1 when a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes, one seed: a check that all of it runs")
-    parser.add_argument("--out", type=Path, default=HERE / "results.json")
+    parser.add_argument("--only", nargs="+", choices=list(SIZES), help="these alone; written to a file only with --out")
+    parser.add_argument("--out", type=Path, help="benchmarks/results.json when all are run")
     options = parser.parse_args()
     before = machine()
-    results = {name: run(name, words[options.quick]) for name, words in SIZES.items()}
+    chosen = options.only or list(SIZES)
+    results = {name: run(name, SIZES[name][options.quick]) for name in chosen}
     after = machine()["load"]
-    rows = [figure.row(results) for figure in FIGURES]
+    rows = [figure.row(results) for figure in FIGURES if figure.benchmark in results]
     versions = ", ".join(f"{name} {version}" for name, version in before["versions"].items())
     print(f"{before['cpu']}, {before['cores']} cores, Linux {before['kernel']}, load {before['load'][0]} to {after[0]}")
     print(versions)
     show([("what", "measured", "target", "met"), *rows])
     table = [dict(zip(("name", "measured", "target", "met"), row, strict=True)) for row in rows]
     body = {"quick": options.quick, "machine": before, "load_after": after, "table": table, "results": results}
-    options.out.write_text(json.dumps(body, indent=1) + "\n")
+    if out := options.out or (None if options.only else HERE / "results.json"):
+        out.write_text(json.dumps(body, indent=1) + "\n")
     return any(row[3] == "NO" for row in rows)
 
 

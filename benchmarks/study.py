@@ -59,13 +59,13 @@ class Cell:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def warm_start(seed: int) -> Path:
-    """The model after the demo's supervised phase, as a Hugging Face folder; made once a seed."""
-    folder = BUILD / f"warm-{seed}"
+def warm_start(seed: int, base: str = "demo") -> Path:
+    """The model after a topology's supervised phase, as a Hugging Face folder; made once a seed."""
+    folder = BUILD / (f"warm-{seed}" if base == "demo" else f"warm-{base}-{seed}")
     if not folder.exists():
         BUILD.mkdir(parents=True, exist_ok=True)
-        part = BUILD / f"warm-{seed}.part"
-        command = [sys.executable, str(ROOT / "benchmarks/warm.py"), str(seed), str(part)]
+        part = folder.with_suffix(".part")
+        command = [sys.executable, str(ROOT / "benchmarks/warm.py"), str(seed), str(part), base]
         subprocess.run(command, check=True, capture_output=True)
         part.rename(folder)
     return folder
@@ -111,8 +111,8 @@ def _run(cell: Cell) -> dict[str, Any]:
             "services": cell.services,
         }
         (folder / "topology.yaml").write_text(yaml.safe_dump(topology, sort_keys=False))
-        cpu_s = _up(folder)
-        series = _series(folder / "run/metrics.jsonl", cell.metrics)
+        cpu_s = up(folder)
+        series = metric_series(folder / "run/metrics.jsonl", cell.metrics)
         checkpoint = max((folder / "run/checkpoints").glob("step-*"))
         accuracy = held_out(model, checkpoint)
     kept = {
@@ -126,13 +126,16 @@ def _run(cell: Cell) -> dict[str, Any]:
     return {name: value for name, value in kept.items() if name not in ("services", "metrics")}
 
 
-def _up(folder: Path) -> float:
-    """Run the topology to its end; -> CPU seconds of all that came of it. Raises RuntimeError with its last words."""
+def up(folder: Path, limit_s: float = RUN_S) -> float:
+    """Run topology.yaml of `folder` to its end; -> CPU seconds of all that came of it.
+
+    Raises RuntimeError with its last words.
+    """
     command = [sys.executable, "-P", "-m", "midflight.kernel.cli.main", "up", "topology.yaml", "--run-dir", "run"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MIDFLIGHT_")}
     with (folder / "out").open("wb") as out:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=out)
-        timer = threading.Timer(RUN_S, process.terminate)
+        timer = threading.Timer(limit_s, process.terminate)
         timer.start()
         _, status, usage = os.wait4(process.pid, 0)
         timer.cancel()
@@ -142,14 +145,14 @@ def _up(folder: Path) -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def _series(metrics: Path, names: Sequence[str]) -> dict[str, list[float]]:
+def metric_series(metrics: Path, names: Sequence[str], digits: int = 5) -> dict[str, list[float]]:
     """The learner's metrics by training step; metrics that a step does not have are left out."""
     found: dict[str, list[float]] = {name: [] for name in names}
     for text in metrics.read_text().splitlines():
         values = json.loads(text).get("values", {})
         for name in names if "reward_mean" in values else ():
             if name in values:
-                found[name].append(round(values[name], 5))
+                found[name].append(round(values[name], digits))
     return {name: values for name, values in found.items() if values}
 
 

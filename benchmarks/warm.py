@@ -1,9 +1,13 @@
-"""The demo's supervised phase without a run around it: `python benchmarks/warm.py SEED FOLDER` writes a model."""
+"""A topology's supervised phase without a run around it: `python benchmarks/warm.py SEED FOLDER [NAME]` writes a model.
+
+NAME is that of a file in `configs`, the demo if left out. Examples are drawn anew for each seed.
+"""
 
 import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
@@ -15,21 +19,28 @@ from midflight.services.learner.config import LearnerConfig
 from midflight.services.learner.trainer import Trainer
 from midflight.services.model.build import save_model
 
-DEMO = Path(__file__).parents[1] / "configs" / "demo.yaml"
+CONFIGS = Path(__file__).parents[1] / "configs"
 
 
-def main(seed: int, folder: Path) -> None:
-    """Train and save."""
-    torch.set_num_threads(1)
-    overrides = [
-        f"seed={seed}",
-        f"services.learner.sft.data=task:rev6-10?rows=25600&split=train&seed={seed + 1}&noise=0.5",
-    ]
-    loaded = load_topology(str(DEMO), [], overrides)
+def learner(topology: Path, *overrides: str) -> tuple[LearnerConfig, dict[str, Any]]:
+    """What the learner and the model are told."""
+    loaded = load_topology(str(topology), [], list(overrides))
     config = loaded.topology.services["learner"]
     assert isinstance(config, LearnerConfig)
+    assert config.sft
+    return config, loaded.data["model"]
+
+
+def main(seed: int, folder: Path, name: str) -> None:
+    """Train and save."""
+    torch.set_num_threads(1)
+    topology = CONFIGS / f"{name}.yaml"
+    sft = learner(topology)[0].sft
+    assert sft
+    data = sft.data.replace("seed=1&", f"seed={seed + 1}&")
+    config, model = learner(topology, f"seed={seed}", f"services.learner.sft.data={data}")
     with tempfile.TemporaryDirectory() as scratch:
-        trainer = Trainer(config, loaded.data["model"], seed, Path(scratch))
+        trainer = Trainer(config, model, seed, Path(scratch))
         trainer.read_examples()
         while trainer.stage == "sft":
             trainer.sft_step()
@@ -37,4 +48,4 @@ def main(seed: int, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]))
+    main(int(sys.argv[1]), Path(sys.argv[2]), *(sys.argv[3:] or ["demo"]))

@@ -9,6 +9,9 @@ import httpx
 from .reply import BadReply
 
 CONNECT_S = 5.0
+KEEP_S = 2.0
+"""An idle connection is not used again after this. Servers close theirs after 5 s, unless told otherwise, and a request
+that meets that end is answered by nothing, as if the server had died."""
 
 
 class Gone(ConnectionError):
@@ -28,7 +31,9 @@ class Client:
 
     def __init__(self, url: str, connections: int, key: str | None = None) -> None:
         self.url = url.rstrip("/")
-        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+        limits = httpx.Limits(
+            max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=KEEP_S
+        )
         self._http = httpx.AsyncClient(
             base_url=self.url,
             limits=limits,

@@ -17,6 +17,8 @@ BESIDE = Path(".venv-sglang/bin/python")
 NOTHING = "none"
 """The weight version of a server that has been told no weights."""
 PLATFORM = "midflight_cpu"
+KEEP_ALIVE_S = 3600
+"""After which a server closes an idle connection: long after the rollout, or the router, has done so."""
 MARGIN = 8
 """Positions that a server wants to have left when a sequence of the largest length ends."""
 
@@ -80,6 +82,7 @@ def environment(device: str, tp_size: int, ours: Mapping[str, str]) -> dict[str,
     env = {name: value for name, value in ours.items() if name not in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV")}
     env |= {"HF_HUB_DISABLE_TELEMETRY": "1", "SGLANG_CUDA_COREDUMP_BEFORE_CRASH": "0"}
     env |= {"SGLANG_PYSPY_DUMP_BEFORE_CRASH": "0", "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN": "1"}
+    env |= {"SGLANG_TIMEOUT_KEEP_ALIVE": str(KEEP_ALIVE_S)}
     if device == "cpu":
         env |= {"SGLANG_PLATFORM": PLATFORM, "SGLANG_USE_CPU_ENGINE": "0", "OMP_NUM_THREADS": "1"}
         if tp_size > 1:  # else it wants as many NUMA nodes as ranks

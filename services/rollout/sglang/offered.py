@@ -52,7 +52,7 @@ def check(new: WeightsNew, shapes: Mapping[str, torch.Size], tied: set[str], fol
 
 
 def forget(folder: Path, keep: Collection[int]) -> None:
-    """Remove the folders of all versions but `keep`."""
+    """Remove the folders of all versions but `keep`, and newer ones, which are laid there to be offered next."""
     for old in folder.iterdir():
-        if old.name.isdigit() and int(old.name) not in keep:
+        if old.name.isdigit() and int(old.name) not in keep and int(old.name) < max(keep):
             shutil.rmtree(old, ignore_errors=True)
