@@ -259,7 +259,8 @@ class Fleet:
         for child in reversed(list(self.roster)):
             if not self._holds(child, now) or (child.spec.stop_last and others and rung != KILL):
                 continue
-            if rung == KILL or not any(self._holds(d, now) for d in self.roster.dependents(child)):
+            needed_by = [one for one in self.roster.dependents(child) if one.spec.stop_last <= child.spec.stop_last]
+            if rung == KILL or not any(self._holds(one, now) for one in needed_by):
                 for instance in self.registry.incarnations(child.name):
                     out += self._climb(child, rung, now, self.stop.why, instance)
         if not any(self._holds(child, now) or child.strays for child in self.roster):

@@ -7,6 +7,9 @@ from pydantic import Field
 from .base import Count, Flat, Identity, KnobName, Message, Name, Part, Text
 from .knobs import Fallback, KnobDeclaration
 
+MAX_KIND = 200
+"""Characters of a service's kind: a short name, or `package.module:Class`."""
+
 
 class Hello(Message):
     """Service or client to kernel, first thing after connecting and again after a changed boot id."""
@@ -28,7 +31,7 @@ class Hello(Message):
     holds: Annotated[list[KnobName], Field(max_length=64, description="knobs this controller wants to steer")] = []
     slot: Annotated[Name | None, Field(description="attached controller: the slot it steers in")] = None
     shadow: Annotated[bool, Field(description="attached controller: decide without power until promoted")] = False
-    kind: Annotated[str, Field(max_length=200, description="of its configuration, for people")] = ""
+    kind: Annotated[str, Field(max_length=MAX_KIND, description="of its configuration, for people")] = ""
     reason: Annotated[Text, Field(description="attached controller: why it comes, kept in the journal")] = ""
     fallback: Annotated[
         Fallback | None, Field(description="controller: what becomes of its knobs when it leaves; None: former")
@@ -132,7 +135,7 @@ class ServiceStatus(Part):
 
     name: Name
     generation: Count
-    kind: Annotated[str, Field(max_length=40)]
+    kind: Annotated[str, Field(max_length=MAX_KIND)]
     state: Annotated[str, Field(max_length=20)]
     pid: Count
     up_s: float

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from functools import cache
 
 from midflight.kernel.spec import ServiceSpec
+from midflight.messages.control import MAX_KIND
 
 from .errors import suggest
 
@@ -41,6 +42,8 @@ def builtin_registry() -> Registry:
 
 def service_class(kind: str, registry: Registry | None = None) -> type[ServiceSpec]:
     """The config class of `kind`. Raises KindError, with the nearest name when there is one."""
+    if len(kind) > MAX_KIND:
+        raise KindError(f"kind {kind[:40]!r}... has {len(kind)} characters; at most {MAX_KIND} are shown anywhere")
     if ":" in kind:
         return _load(kind, kind)
     known = registry if registry is not None else builtin_registry()

@@ -84,6 +84,10 @@ def problems(text: str = "", *overrides: str) -> list[str]:
         ("services:\n  kl: {target: .nan}", "3:8: services.kl.target: not a finite number"),
         ("services:\n  rolout: {}", "3:3: services.rolout.kind: unknown kind 'rolout' - did you mean 'rollout'?"),
         ("services:\n  x: {kind: zzz}", "3:7: services.x.kind: unknown kind 'zzz' - known: data, kl, rollout"),
+        (
+            f"services:\n  x: {{kind: {'m' * 200}:X}}",
+            f"3:7: services.x.kind: kind '{'m' * 40}'... has 202 characters; at most 200 are shown anywhere",
+        ),
         ("services:\n  x: {kind: [kl]}", "3:7: services.x.kind: Input should be a valid string (got a list)"),
         (
             "services:\n  Kl: {kind: kl, target: 1}",

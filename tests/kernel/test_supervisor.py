@@ -8,7 +8,9 @@ from support.supervision import DEMO, Manner, Spec, World, up
 
 from midflight.kernel.commands import Emit, Gone, Kill, RunOver, SendDrain
 from midflight.kernel.restart import Exit
+from midflight.kernel.status import services
 from midflight.kernel.supervisor import Supervisor
+from midflight.messages.control import MAX_KIND
 
 
 def test_starts_by_dependency_left_to_right() -> None:
@@ -18,6 +20,12 @@ def test_starts_by_dependency_left_to_right() -> None:
     assert world.spawned() == ["ledger", "tracker"]
     world.run(5.0)
     assert world.spawned() == ["ledger", "tracker", "learner", "reward", "rollout-0", "rollout-1"]
+
+
+def test_a_service_of_the_longest_kind_is_shown() -> None:
+    """What a service may call its kind in its hello, `midflight ps` can tell."""
+    kind = "m" * MAX_KIND
+    assert [line.kind for line in services(up({"a": Spec(kind=kind)}).supervisor, 0.0)] == [kind]
 
 
 def test_stops_in_reverse_and_drained() -> None:
@@ -39,6 +47,11 @@ def test_who_stops_last_hears_everybody_else_end() -> None:
     world.obey(world.supervisor.request_stop("drain", "end", world.now))
     world.run(30.0)
     assert [c.name for c in world.of(Gone) if isinstance(c, Gone)] == ["learner", "ledger", "tracker"]
+    specs["tracker"] = Spec(stop_last=True, depends_on=["ledger"])  # which does not keep the ledger here
+    leaning = up(specs)
+    leaning.obey(leaning.supervisor.request_stop("drain", "end", leaning.now))
+    leaning.run(30.0)
+    assert [c.name for c in leaning.of(Gone) if isinstance(c, Gone)] == ["learner", "ledger", "tracker"]
     hurried = up(specs)
     hurried.obey(hurried.supervisor.request_stop("kill", "end", hurried.now))
     assert hurried.living == {}

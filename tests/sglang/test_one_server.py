@@ -8,6 +8,8 @@ import torch
 from support.sglang_fleet import EOS, Fleet, Lone, ask
 
 from midflight.kernel.mistake import UserMistake
+from midflight.messages.weights import WeightsNew
+from midflight.services.model.weights import write_weights
 from midflight.services.rollout.request import Request
 
 NEAR = 1e-4
@@ -100,6 +102,17 @@ def test_bad_weights_do_not_reach_the_server(remote: Fleet) -> None:
     remote.finish(2)
     assert max(map(remote.gap, remote.done.values())) < NEAR
     assert remote.servers.version == 0
+
+
+def test_weights_that_were_overtaken_are_passed_over(remote: Fleet) -> None:
+    """Their file is gone, as is that of any version but the newest few; nothing is wrong with that."""
+    gone = write_weights(remote.folder / "weights", 2, remote.state(2))
+    Path(gone.path).unlink()
+    remote.offer(1)
+    remote.servers.offer(WeightsNew(version=2, step=2, handle=gone))
+    remote.offer(3)
+    remote.until(lambda: remote.servers.version == 3)
+    assert remote.bad == []
 
 
 def test_a_server_that_would_mislabel_tokens_is_not_used(lone: Lone, model: Path, tmp_path: Path) -> None:

@@ -183,10 +183,12 @@ def bind(toolset: Any, state: dict[str, Any]) -> None:
     """Let a toolset's state be the episode's: verifiers carries it over HTTP, which a worker has none of."""
 
     async def pull() -> Any:
+        """The state before a tool is called."""
         held.append(toolset._state_adapter.validate_python(state.get(STATE, {})))
         return held[-1]
 
     async def push(before: bytes) -> None:
+        """Keep it as the tool left it."""
         state[STATE] = {**state.get(STATE, {}), **held[-1].model_dump(mode="json")}
 
     held: list[Any] = []

@@ -47,7 +47,7 @@ class Servers:
 
     def __init__(self, config: SglangConfig, shape: Shape, folder: Path, make_pool: Callable[..., Pool]) -> None:
         self._config, self.shape, self._folder, self._make_pool = config, shape, folder, make_pool
-        self.version = -1
+        self.version = self._newest = -1
         self.serving = 0
         """Servers with verified weights."""
         self._held: set[int] = set()
@@ -96,7 +96,8 @@ class Servers:
         self._call(lambda: self._submit(job))
 
     def offer(self, new: WeightsNew) -> None:
-        """Check what was published, and bring the servers to it; answered by Took or BadOffer."""
+        """Check what was published, and bring the servers to it; answered by Took or BadOffer, unless a newer came."""
+        self._newest = new.version
         self._call(lambda: self._spawn(self._take(new)))
 
     def step(self) -> list[Completion]:
@@ -182,8 +183,13 @@ class Servers:
             self._tell(error)
 
     async def _take(self, new: WeightsNew) -> None:
-        """One after the other, so that an older one cannot come second."""
+        """One after the other, so that an older one cannot come second; what was overtaken while it waited is no more.
+
+        The learner has removed it by then, which would look like damage.
+        """
         async with self._checking:
+            if new.version < self._newest:
+                return
             keep = self._config.transfer != "disk"
             shape, loop = self.shape, asyncio.get_running_loop()
             try:

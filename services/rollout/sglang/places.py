@@ -109,6 +109,7 @@ def make_places(
     theirs: list[Place] = [Remote(url.rstrip("/"), config) for url in config.urls]
 
     async def router() -> Router:
+        """Launch one, without servers yet."""
         return await Router.launch(
             site.python, site.environment(1), site.log("router"), config.slots + 8, config.start_timeout_s
         )
