@@ -42,7 +42,7 @@ class LedgerConfig(ServiceSpec):
 
     entry: ClassVar[str] = "midflight.services.ledger.service:Ledger"
     takeover: ClassVar[Literal["beside", "after", "restart", "never"]] = "never"
-    fixed: ClassVar[tuple[str, ...]] = ("data", "responses_per_prompt", "evaluation.prompts")
+    fixed: ClassVar[tuple[str, ...]] = ("data.train", "data.evaluation", "responses_per_prompt", "evaluation.prompts")
 
     kind: Literal["ledger"] = "ledger"
     significant: bool = Field(True, description="Nothing goes on without it; see ServiceSpec.")

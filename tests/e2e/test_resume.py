@@ -151,7 +151,7 @@ def test_finished_run_has_nothing_left_to_do(finished: Up, topology: Path, tmp_p
     [
         ("seed=1", "the run began with seed = 0, and the topology now says 1"),
         ("services.ledger.responses_per_prompt=2", "began with services.ledger.responses_per_prompt = 4"),
-        ("services.ledger.data.train=task:sort6-10", "began with services.ledger.data = "),
+        ("services.ledger.data.train=task:sort6-10", "began with services.ledger.data.train = "),
         ("model.build.hidden_size=32", "began with model = "),
     ],
 )
@@ -167,6 +167,25 @@ def test_changes_that_give_samples_another_meaning_are_refused(
     assert "Set it back, or start a new run" in refused.err
     assert {path.name: path.read_bytes() for path in run.iterdir() if path.suffix == ".json"} == files
     assert not RunDir(run).is_live()
+
+
+def test_data_that_has_changed_is_told_and_may_be_accepted(tmp_path: Path) -> None:
+    """A row more than the run began with: it does not go on by itself, and does when told to."""
+    data = tmp_path / "prompts.jsonl"
+    data.write_text("".join(f'{{"prompt": "rev {word}", "answer": "{word[::-1]}"}}\n' for word in ("abc", "bcde") * 32))
+    topology, own = tiny(tmp_path, steps=2), f"services.ledger.data.train={data}"
+    with Up(tmp_path, topology, own) as up:
+        assert up.wait() == 0, up.output
+    with data.open("a") as file:
+        file.write('{"prompt": "rev ab", "answer": "ba"}\n')
+    more = ("--resume", own, "services.learner.steps=3")
+    with Up(tmp_path, topology, *more) as up:
+        assert up.wait() == 2, up.output
+        assert "(64 rows then, 65 now)" in up.output
+        assert "services.ledger.data.changed=accept" in up.output
+    with Up(tmp_path, topology, *more, "services.ledger.data.changed=accept") as up:
+        assert up.wait() == 0, up.output
+    accounted(up.path, 3)
 
 
 def test_run_directory_is_not_reused_by_accident(finished: Up, topology: Path, tmp_path: Path) -> None:
