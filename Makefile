@@ -6,7 +6,7 @@ export OMP_WAIT_POLICY := PASSIVE
 
 SGLANG := services/rollout/sglang/platform
 
-.PHONY: demo test test-slow test-sglang test-environments check format docs bench clean .venv-sglang
+.PHONY: demo test test-slow test-sglang test-sglang-slow test-environments check format docs bench clean .venv-sglang
 
 .venv/.run: pyproject.toml tests/constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -38,10 +38,13 @@ test: .venv/.dev  ## the fast tests
 	$(BIN)/python -m pytest
 
 test-slow: .venv/.dev  ## chaos, soak and fuzz runs: about an hour
-	$(BIN)/python -m pytest -m slow --timeout 3600
+	$(BIN)/python -m pytest -m "slow and not sglang" --timeout 3600
 
 test-sglang: .venv/.dev .venv-sglang/.run  ## the tests with real SGLang servers: minutes
 	$(BIN)/python -m pytest -m "sglang and not slow"
+
+test-sglang-slow: .venv/.dev .venv-sglang/.run  ## chaos and soak runs with real SGLang servers: an hour
+	$(BIN)/python -m pytest -m "sglang and slow" --timeout 3600
 
 test-environments: .venv-environments/.run  ## the tests with real environments of verifiers and OpenEnv: minutes
 	PYTHONPATH=$(CURDIR)/.pkg .venv-environments/bin/python -m pytest tests/services/test_environments.py tests/e2e/test_environments.py
@@ -66,4 +69,4 @@ bench: .venv/.dev  ## every benchmark, one table
 	$(BIN)/python benchmarks/run.py
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache runs
+	rm -rf .venv .venv-sglang .venv-environments .mypy_cache .ruff_cache .pytest_cache runs

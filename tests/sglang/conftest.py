@@ -43,7 +43,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_model(tmp_path_factory.mktemp("model"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def lone(python: str, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lone]:
     """One server that nobody supervises, as if somebody else had started it."""
     with Lone(python, model, tmp_path_factory.mktemp("lone")) as server:
