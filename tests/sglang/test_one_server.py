@@ -106,11 +106,11 @@ def test_bad_weights_do_not_reach_the_server(remote: Fleet) -> None:
 
 def test_weights_that_were_overtaken_are_passed_over(remote: Fleet) -> None:
     """Their file is gone, as is that of any version but the newest few; nothing is wrong with that."""
-    gone = write_weights(remote.folder / "weights", 2, remote.state(2))
-    Path(gone.path).unlink()
-    remote.offer(1)
-    remote.servers.offer(WeightsNew(version=2, step=2, handle=gone))
-    remote.offer(3)
+    folder = remote.folder / "weights"
+    handles = [write_weights(folder, version, remote.state(version)) for version in (1, 2, 3)]
+    Path(handles[1].path).unlink()
+    for version, handle in enumerate(handles, 1):
+        remote.servers.offer(WeightsNew(version=version, step=version, handle=handle))
     remote.until(lambda: remote.servers.version == 3)
     assert remote.bad == []
 

@@ -78,8 +78,11 @@ class Servers:
 
     @property
     def kv_use(self) -> float:
-        """What the fullest server said a second ago; what it has no room for waits in it."""
-        return self._pool.kv_use
+        """What the fullest server said a second ago; what it has no room for waits in it.
+
+        The last word of a scheduler that has nothing to do is of the time when it had.
+        """
+        return self._pool.kv_use if self._held else 0.0
 
     def fileno(self) -> int:
         """Readable when `outcomes` has something."""
