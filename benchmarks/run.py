@@ -100,6 +100,7 @@ FIGURES = (
     Figure("kernel, messages per CPU second", "kernel", lambda r: r["per_cpu_s"]["kernel"], "/s"),
     Figure("kernel, idle round trip p50", "kernel", lambda r: r["idle_p50_us"]["kernel"], "us"),
     Figure("kernel, idle round trip p99", "kernel", lambda r: r["idle_p99_us"]["kernel"], "us", 2000, least=False),
+    Figure("midflight ps / its libraries alone, CPU", "kernel", lambda r: r["ps_ratio"], "", 1.5, least=False),
     Figure("ledger, core and store", "ledger", lambda r: r["us_per_sample"], "us CPU a sample", 200, False, 60),
     Figure("ledger, whole service", "trl_peer", ledger_service, "us CPU a sample", 200, False, 60),
     Figure("a million JSONL rows, memory grows by", "data", lambda r: memory(r, "jsonl"), "MB", 100, False),

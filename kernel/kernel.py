@@ -252,8 +252,10 @@ class Kernel(Live):
             else:  # attached to the former kernel: our boot id makes it say hello again
                 letter.reply(HeartbeatOk(boot=self.boot_id, seq=self.stream.newest))
             return
+        overtaken = instance.owned and instance.state in ("ready", "running") and not message.ready
+        phase = "" if overtaken else message.phase or ""  # a phase of its start, which is over
         waits = tuple([(wait.name, wait.left_s) for wait in message.waits])
-        beat = Beat(message.progress, message.phase or "", message.phase_s or 0.0, waits, message.stats)
+        beat = Beat(message.progress, phase, message.phase_s or 0.0, waits, message.stats)
         letter.reply(self.heartbeat_ok(instance))
         if message.ready and instance.state == "loading":
             self.carry_out(self.supervisor.on_ready(name, number, now))

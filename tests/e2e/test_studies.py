@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
@@ -28,6 +30,7 @@ def study(script: str, results: Path, *words: str) -> dict[str, dict[str, Any]]:
     return {line["labels"]["arm"]: line for line in lines}
 
 
+@pytest.mark.slow
 def test_the_control_study_runs(tmp_path: Path) -> None:
     """No law has shown a difference that seeds would not turn round: that its command works is all that is held."""
     (line,) = study("klcontrol.py", tmp_path / "results.jsonl", "--arms", "pid, smoothed").values()

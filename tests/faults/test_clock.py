@@ -16,7 +16,9 @@ STAMPS = {
     "tui/app.py": "when an action was answered, in the decisions feed",
     "tui/finished.py": "how long ago a run that is over was heard of",
     "tui/live.py": "the stamp of a sample of memory",
+    "services/data/identity.py": "when a file was changed, told to people",
     "services/ledger/store.py": "at_ns of a life line",
+    "services/reward/sandbox/places.py": "change times of files, which have no other clock",
 }
 WALL = {"time", "time_ns", "strftime", "localtime", "gmtime", "ctime", "now", "utcnow", "today"}
 
