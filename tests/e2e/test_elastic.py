@@ -42,7 +42,7 @@ def test_workers_come_and_go_under_load(tmp_path: Path) -> None:
             hit(up, name, how)
         go_on()
         for slot, change in (("reward", "time_limit_s=9"), ("rollout", "temperature=0.9")):  # are replaced
-            do("swap", slot, "--with", slot, change, "--probation", "0.5")
+            do("swap", slot, "--with", slot, change, "--probation", "3")
         go_on()
         for slot in ("rollout", "reward"):  # leave
             do("service", "scale", slot, "1")
@@ -60,7 +60,7 @@ def test_workers_come_and_go_under_load(tmp_path: Path) -> None:
     assert told["generated/n"] >= told["trained/n"] > 0
     assert "stale/n" not in told  # nothing is dropped for its age here, so nothing long is either
     assert told["kept"] == told["kept_long_completion"] == 1.0
-    last = events(up.path, "lengths")[-1]["values"]
+    last = [row["values"] for row in records(up.path) if "trained/n" in row.get("values", {})][-1]
     assert last["trained/n"] == trained.total()
     for quantile in ("p50", "p90", "max"):
         assert last[f"trained/completion_{quantile}"] <= last["generated/completion_max"]
