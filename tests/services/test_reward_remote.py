@@ -1,5 +1,6 @@
 """The last rung: calls over HTTP to a real sandbox service, with the outcomes of a local pool."""
 
+import http.client
 import json
 import select
 import threading
@@ -122,6 +123,25 @@ def test_bad_requests_are_refused_and_the_service_goes_on(service: Service) -> N
             urllib.request.urlopen(request, timeout=30)
         assert refused.value.code == 400
         refused.value.close()
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Authorization": "Bearer h\xfcnter2"}, 401),
+        ({"Authorization": "Bearer hunter2", "Content-Length": "many"}, 404),
+        ({"Authorization": "Bearer hunter2", "Content-Length": "-1"}, 404),
+    ],
+)
+def test_headers_that_nobody_sane_sends_are_answered(service: Service, headers: dict[str, str], status: int) -> None:
+    """A token beyond ASCII, a length that is none: an answer, not a closed connection."""
+    connection = http.client.HTTPConnection(url(service).removeprefix("http://"), timeout=30)
+    connection.putrequest("POST", "/score")
+    for name, value in headers.items():
+        connection.putheader(name, value)
+    connection.endheaders()
+    assert connection.getresponse().status == status
+    connection.close()
 
 
 def test_no_door_is_open_without_a_token(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -138,9 +138,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Score one job."""
-        length = int(self.headers.get("Content-Length", 0))
+        said = self.headers.get("Content-Length", "")
+        length = int(said) if said.isascii() and said.isdigit() else 0
         given = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        if not hmac.compare_digest(given, self.server.token):
+        if not hmac.compare_digest(given.encode(), self.server.token.encode()):
             return self._say(401, {"why": "the bearer token is not this service's"})
         if self.path != "/score" or not 0 < length <= _LARGEST_REQUEST:
             return self._say(404, {"why": "there is POST /score, with a body"})
