@@ -106,6 +106,8 @@ class ServiceSpec(Config):
     """Fields (dotted) that a resumed run must keep, because what the run has stored means something else without."""
     plays: ClassVar[str] = ""
     """The built-in kind whose part it takes towards other services, e.g. `rollout`; its own kind when empty."""
+    follows: ClassVar[tuple[str, ...]] = ()
+    """The parts without which it can do nothing: slots that play one are in its `depends_on` without being named."""
     takeover: ClassVar[Literal["beside", "after", "restart", "never"]] = "beside"
     """How a successor takes over in a swap (`kernel/swap.py`): while the old one works on, once it has left, started
     only then, or not while the run goes on."""
@@ -126,7 +128,11 @@ class ServiceSpec(Config):
     stop_last: bool = Field(
         False, description="Whether it is drained only when all others are gone, to record their last words."
     )
-    depends_on: list[str] = Field([], description="Slots that must be ready before this one starts.")
+    depends_on: list[str] = Field(
+        [],
+        description="Slots that must be ready before this one starts, and drain after it; those that its kind always "
+        "needs need not be named.",
+    )
     start_timeout_s: float = Field(120, gt=0, description="Longest time from spawn to ready, in seconds.")
     heartbeat_timeout_s: float = Field(
         5.0, ge=1, description="Silence of the main loop after which a process counts as hung, in seconds."

@@ -80,6 +80,9 @@ class Topology(Config):
 
     @model_validator(mode="after")
     def _dependencies(self) -> Self:
+        for name, slot in self.services.items():
+            needed = [other for other, spec in self.services.items() if other != name and spec.part in slot.follows]
+            self.services[name] = slot.model_copy(update={"depends_on": [*dict.fromkeys([*slot.depends_on, *needed])]})
         errors = dependency_errors({name: slot.depends_on for name, slot in self.services.items()})
         if errors:
             raise ValidationError.from_exception_data("Topology", [_detail("dependency", *one) for one in errors])

@@ -165,6 +165,7 @@ class LearnerConfig(ServiceSpec):
     """Optimizes the policy, publishes weights, checkpoints."""
 
     entry: ClassVar[str] = "midflight.services.learner.service:Learner"
+    follows: ClassVar[tuple[str, ...]] = ("ledger",)
     takeover: ClassVar[Literal["beside", "after", "restart", "never"]] = "restart"
 
     kind: Literal["learner"] = "learner"

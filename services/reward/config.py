@@ -18,6 +18,7 @@ class RewardConfig(ServiceSpec):
     """`reward_fn(messages, answer)` from a user's file, in sandboxed worker processes."""
 
     entry: ClassVar[str] = "midflight.services.reward.service:Reward"
+    follows: ClassVar[tuple[str, ...]] = ("ledger",)
 
     kind: Literal["reward"] = "reward"
     significant: bool = Field(True, description="Nothing goes on without it; see ServiceSpec.")

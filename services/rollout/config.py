@@ -11,6 +11,8 @@ from midflight.kernel.spec import DEVICE, ServiceSpec, live
 class GenerationConfig(ServiceSpec):
     """What every rollout can be told, whatever generates."""
 
+    follows: ClassVar[tuple[str, ...]] = ("ledger",)
+
     significant: bool = Field(True, description="Nothing goes on without it; see ServiceSpec.")
     slots: int = Field(128, ge=1, le=4096, description="Sequences decoded at the same time.")
     concurrency: int = Field(

@@ -64,6 +64,22 @@ def test_the_same_kind_changes_only_what_it_names(topology: dict[str, Any]) -> N
     assert (other.data["kind"], "target_kl" in other.data) == ("constraints", False)
 
 
+def test_a_kind_follows_those_it_needs(topology: dict[str, Any]) -> None:
+    """The demo names no dependency; nor need what takes a slot: the ledger is ready before it and drains after it."""
+    after = {name: slot["depends_on"] for name, slot in topology["services"].items()}
+    assert {name for name, slots in after.items() if slots == ["ledger"]} == {"rollout", "reward", "learner"}
+    assert swap(topology, "sglang", slot="rollout").data["depends_on"] == ["ledger"]
+
+
+def test_what_a_kind_needs_may_not_wait_for_it(tmp_path: Path) -> None:
+    """A ledger that depends on the learner goes in a circle, and the error says so."""
+    (tmp_path / "exp.yaml").write_text(
+        f"extends: {shipped()['demo']}\nservices: {{ledger: {{depends_on: [learner]}}}}\n"
+    )
+    with pytest.raises(ConfigError, match="cycle: learner -> ledger -> learner"):
+        load_topology(str(tmp_path / "exp.yaml"))
+
+
 def test_a_python_file_with_one_configuration_class(topology: dict[str, Any], tmp_path: Path) -> None:
     """Its folder goes onto the import path of the process."""
     (tmp_path / "own_one.py").write_text(OWN.format(module="own_one", name="Config"))

@@ -83,7 +83,11 @@ def group(leader: int) -> list[int]:
 
 
 def corrupt(up: Up) -> bool:
-    """Flip a bit of the next version that is published, before the rollout, stopped for that, has read it."""
+    """Flip a bit of the next version that is published, before the rollout, stopped for that, has read it.
+
+    When none comes, for the learner may wait for samples, the run takes a step before this is tried again: stopped
+    over and over, a rollout gets nothing done.
+    """
     folder = shm_path(up.run_id())
     before = set(folder.glob(PATTERN))
     hit(up, "rollout", signal.SIGSTOP)
@@ -94,9 +98,10 @@ def corrupt(up: Up) -> bool:
                 flip_bit(new.pop())
                 return True
             up.ended(LOOK_S)
-        return False
     finally:
         hit(up, "rollout", signal.SIGCONT)
+    progress(up, 1)
+    return False
 
 
 def strike(up: Up, fault: str, rng: random.Random) -> bool:

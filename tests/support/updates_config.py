@@ -16,6 +16,7 @@ class UpdaterConfig(ServiceSpec):
 
     entry: ClassVar[str] = "support.updates_learner:Updater"
     plays: ClassVar[str] = "learner"
+    follows: ClassVar[tuple[str, ...]] = ("ledger",)
 
     kind: str = f"{HERE}:UpdaterConfig"
     significant: bool = True

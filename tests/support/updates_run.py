@@ -56,8 +56,6 @@ def topology(seed: int, seconds: float, **changes: dict[str, Any]) -> dict[str, 
         "tracker": {"sinks": []},
     }
     services = {name: slot | changes.get(name, {}) for name, slot in slots.items()}
-    for name in ("rollout", "reward", "learner"):
-        services[name]["depends_on"] = ["ledger"]  # so that it is drained after them
     for service in services.values():
         service["heartbeat_timeout_s"] = 60  # a machine with too much to do is no fault here
     model = {"build": DEMO | changes.get("model", {})}
