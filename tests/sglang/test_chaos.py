@@ -26,6 +26,7 @@ FAULTS = (
     "corrupt a publication",
 )
 GOES_ON_S = 900.0
+STOP_S = 5.0
 OVER = """
 extends: {base}
 run: chaos
@@ -33,7 +34,7 @@ services:
   rollout:
     {{kind: sglang, device: cpu, python: {python}, servers: 2, router: true, stall_s: 10, start_timeout_s: 900,
       heartbeat_timeout_s: 30, intensity: 100}}
-  learner: {{checkpoint_every: 100}}
+  learner: {{checkpoint_every: 100, heartbeat_timeout_s: 30}}
 """
 
 
@@ -85,14 +86,17 @@ def group(leader: int) -> list[int]:
 def corrupt(up: Up) -> bool:
     """Flip a bit of the next version that is published, before the rollout, stopped for that, has read it.
 
-    When none comes, for the learner may wait for samples, the run takes a step before this is tried again: stopped
-    over and over, a rollout gets nothing done.
+    The learner is stopped first, so that a batch waits for it. When it publishes nothing all the same, the run takes a
+    step before this is tried again: stopped over and over, a rollout gets nothing done.
     """
     folder = shm_path(up.run_id())
-    before = set(folder.glob(PATTERN))
+    hit(up, "learner", signal.SIGSTOP)
+    up.ended(STOP_S)
     hit(up, "rollout", signal.SIGSTOP)
+    before = set(folder.glob(PATTERN))
+    hit(up, "learner", signal.SIGCONT)
     try:
-        deadline = time.monotonic() + 5.0  # well within its heartbeat
+        deadline = time.monotonic() + STOP_S
         while time.monotonic() < deadline:
             if new := set(folder.glob(PATTERN)) - before:
                 flip_bit(new.pop())
