@@ -10,6 +10,7 @@ files only; not synced to disk, for losing the newest ones to a power cut costs 
 """
 
 import contextlib
+import itertools
 import os
 import re
 import sys
@@ -26,6 +27,8 @@ from .mistake import UserMistake
 FORMAT: Final = 1
 COLUMNS: Final = ("advantage", "entropy", "logprob", "behaviour", "gap", "mask", "version", "kl")
 """Columns in the order people read them; `kl` only where there is a reference policy."""
+UNWRITTEN: Final = -1.0
+"""The version of a token that no policy wrote."""
 _NAME: Final = re.compile(r"step-(\d{8,})\.msgpack")
 
 
@@ -56,6 +59,12 @@ class Sample:
     tokens: list[str]
     columns: dict[str, list[float]]
     turns: int = 1
+
+    def spoken(self) -> list[tuple[bool, str]]:
+        """What the policy wrote (True) and what it was told in between (False), in order, special tokens included."""
+        wrote = [version != UNWRITTEN for version in self.columns.get("version", [0.0] * len(self.tokens))]
+        parts = itertools.groupby(zip(wrote, self.tokens, strict=True), key=lambda pair: pair[0])
+        return [(own, "".join(token for _, token in some)) for own, some in parts]
 
 
 @dataclass(frozen=True, slots=True)

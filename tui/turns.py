@@ -11,7 +11,7 @@ from midflight.kernel.sample_files import Group, Sample
 
 from .words import Glyphs, plain
 
-FOLDED = frozenset({"system", "tool", "tool call"})
+FOLDED = frozenset({"system", "tool", "tool call", "told"})
 """Roles that begin folded."""
 
 
@@ -29,11 +29,14 @@ class Turn:
 
 
 def turns_of(group: Group, sample: Sample) -> list[Turn]:
-    """The prompt's messages, or its text, then the sample's answer."""
+    """The prompt's messages, or its text, then the sample's answer: of several turns each, and what was said between."""
     turns: list[Turn] = []
     for message in group.messages:
         turns += _message(message)
-    return [*(turns or [Turn("prompt", group.prompt)]), Turn("answer", sample.text)]
+    answers = [Turn("answer", sample.text)]
+    if sample.turns > 1:
+        answers = [Turn("answer" if own else "told", text.strip("\n")) for own, text in sample.spoken()]
+    return [*(turns or [Turn("prompt", group.prompt)]), *answers]
 
 
 def turn_lines(

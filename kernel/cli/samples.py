@@ -76,7 +76,11 @@ def _sample(sample: Sample, tokens: bool) -> Iterator[str]:
         f"{len(sample.tokens)} tokens",
     ]
     yield f"  {', '.join(parts)}" + (f", answer {printable(sample.answer)!r}" if sample.answer else "")
-    yield _block(sample.text)
+    if sample.turns == 1:
+        yield _block(sample.text)
+    for own, text in sample.spoken() if sample.turns > 1 else ():
+        yield f"{INDENT}{'wrote' if own else 'was told'}:"
+        yield textwrap.indent(_block(text.strip("\n")), INDENT)
     if tokens and sample.tokens:
         yield textwrap.indent(_token_table(sample), INDENT)
 

@@ -6,9 +6,16 @@ It takes what the step computes anyway and changes nothing of it. A file that ca
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Final
 
-from midflight.kernel.sample_files import Group, Sample, StepSamples, list_steps, remove_steps, write_step
+from midflight.kernel.sample_files import (
+    UNWRITTEN,
+    Group,
+    Sample,
+    StepSamples,
+    list_steps,
+    remove_steps,
+    write_step,
+)
 from midflight.messages.samples import BatchPart
 from midflight.services.model.chat import decode
 from midflight.services.model.tokenizer import Tokenizer
@@ -18,9 +25,6 @@ from .packing import Document
 from .pieces import Pieces
 from .step import RolloutBatch
 from .watched import Watched
-
-UNWRITTEN: Final = -1.0
-"""The version of a token that no policy wrote."""
 
 
 class Archive:

@@ -169,11 +169,20 @@ class Learner(Worker):
     def _evaluated(self, now: float) -> bool:
         """Whether the last policy's evaluation round, if one is due, is finished; waited for, but not for ever."""
         if self._finish_by is None:
+            if self.trainer.step < self.config.steps:
+                self._used_up()
             self._finish_by = now + self.config.last_evaluation_s
             self.waiting("last evaluation", self.config.last_evaluation_s)
             self.want()
         told = self.holding.version == self.version and not self.mail.unsettled("data")
         return now >= self._finish_by or (told and not self.holding.evaluating)
+
+    def _used_up(self) -> None:
+        """The ledger has no prompt left. Raises UserMistake when none was of use."""
+        if not self.trainer.step:
+            why = "not one batch could be trained on: `midflight ledger` tells how many samples were refused, and why"
+            raise UserMistake(f"the prompts are used up, and {why}")
+        self._note("info", f"the prompts are used up (ledger.epochs) at step {self.trainer.step} of {self.config.steps}")
 
     def want(self) -> None:
         """One batch in hand besides the one in training."""

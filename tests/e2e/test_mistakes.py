@@ -72,6 +72,20 @@ def test_bad_rows_and_a_doubtful_reward_function(tmp_path: Path) -> None:
     assert midflight(tmp_path, "ledger", "--run", str(up.path)).code == 0
 
 
+@pytest.mark.parametrize("fit", [False, True], ids=["none fits", "some fit"])
+def test_prompts_that_are_used_up_are_told(tmp_path: Path, fit: bool) -> None:
+    """A run that stops before its steps says why; one that could train on nothing has failed."""
+    data = tmp_path / "few.jsonl"
+    word = "abc" if fit else "a" * 500
+    data.write_text(json.dumps({"prompt": f"rev {word}", "answer": "x"}) + "\n")
+    choices = (f"services.ledger.data.train={data}", "services.ledger.epochs=8")
+    with Up(tmp_path, tiny(tmp_path, steps=5), *choices) as up:
+        code = up.wait()
+    assert code == (0 if fit else 2), up.output
+    said = "the prompts are used up (ledger.epochs) at step 2 of 5" if fit else "not one batch could be trained on"
+    assert said in up.output
+
+
 @pytest.mark.parametrize(
     ("reward", "said"),
     [

@@ -46,6 +46,19 @@ def test_the_newest_step_is_shown(ask: Ask) -> None:
     assert "LOGPROB" not in out
 
 
+def test_turns_are_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the policy wrote, and what it was told in between, stand one below the other."""
+    tokens, versions = ["get", " cy", "<end>", "8", "9", "\n", "80"], [3.0, 3.0, 3.0, -1.0, -1.0, -1.0, 4.0]
+    columns = {"version": versions}
+    made = Sample(5, "get cy8980", "", 1.0, {}, 0.5, "stop", 1, tokens, columns, turns=2)
+    with RunDir(tmp_path / "turns").create() as run:
+        write_step(run.path, StepSamples(1, 4, [Group(3, "sum", [], [made])]))
+    assert main(["samples", "--run", str(run.path)]) == 0
+    assert capsys.readouterr().out.endswith(
+        "    wrote:\n        get cy<end>\n    was told:\n        89\n    wrote:\n        80\n"
+    )
+
+
 def test_tokens_are_a_table(ask: Ask) -> None:
     """One row a token, with every column the file has."""
     _, out, _ = ask("--tokens", "--id", "40")

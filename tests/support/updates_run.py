@@ -141,6 +141,8 @@ def show(found: Outcome) -> None:
     print(f"in force after {latency[len(latency) // 2]:.1f} ms, p99 {latency[int(0.99 * len(latency))]:.1f} ms")
     growth = {name: round(found.growth(name), 1) for name in found.looks[0].resident}
     print(f"{growth} MiB more; {max(look.shared for look in found.looks) / 2**20:.1f} MiB of shared memory at most")
+    sizes = [round(look.resident["rollout"] / 2**20) for look in found.looks if "rollout" in look.resident]
+    print(f"the rollout's size on its way: {sizes[:: max(1, len(sizes) // 20)]} MiB")
     print(f"load {os.getloadavg()[0]:.1f}, problems {found.problems}")
 
 
