@@ -74,7 +74,7 @@ class Actor(Node):
         self.started = False
         self.ready = False
         self.draining: str | None = None
-        self.progress = 0
+        self.progress = self.failures = 0
         self.stats: dict[str, Scalar] = {}
         self.newest_event = 0
         self.role: Role = "active"
@@ -203,6 +203,7 @@ class Actor(Node):
             "ctl",
             Heartbeat(
                 progress=self.progress,
+                failures=self.failures,
                 ready=self.ready,
                 phase=self._phase[0] if self._phase else None,
                 phase_s=self._phase[1] if self._phase else None,
@@ -290,7 +291,7 @@ class Actor(Node):
 
     def _stand(self, role: Role, paused: bool) -> None:
         if self.role == "standby" and role != "standby":
-            self.progress = 0
+            self.progress = self.failures = 0
         if (role, paused) != (self.role, self.paused):
             self.role, self.paused = role, paused
             self.on_role()

@@ -42,6 +42,7 @@ class Instance:
     phase_since: float = 0.0
     phase_deadline: float = 0.0
     progress: int = 0
+    failures: int = 0
     session: str = ""
     boot: str = ""
     """The kernel boot id it has said hello to."""

@@ -255,7 +255,7 @@ class Kernel(Live):
         overtaken = instance.owned and instance.state in ("ready", "running") and not message.ready
         phase = "" if overtaken else message.phase or ""  # a phase of its start, which is over
         waits = tuple([(wait.name, wait.left_s) for wait in message.waits])
-        beat = Beat(message.progress, phase, message.phase_s or 0.0, waits, message.stats)
+        beat = Beat(message.progress, phase, message.phase_s or 0.0, waits, message.stats, message.failures)
         letter.reply(self.heartbeat_ok(instance))
         if message.ready and instance.state == "loading":
             self.carry_out(self.supervisor.on_ready(name, number, now))

@@ -37,6 +37,7 @@ class Beat(NamedTuple):
     phase_s: float = 0.0
     waits: tuple[tuple[str, float | None], ...] = ()
     stats: Mapping[str, Scalar] | None = None
+    failures: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +144,7 @@ class Supervisor(Steering):
         instance.heard(now, beat.phase, beat.phase_s)
         instance.waits, instance.stats = beat.waits, dict(beat.stats or {})
         moved, instance.progress = beat.progress > instance.progress, beat.progress
+        instance.failures = beat.failures
         if not instance.owned:
             return []
         child = self.roster.by_name[name]

@@ -27,6 +27,8 @@ HAND_S = 5.0
 """Longest time for handing over the state; without it the new one begins by itself."""
 MEANWHILE = 3
 """So much work of the old one without any of the new one, and that counts as broken."""
+HOPELESS = 32
+"""So many failures of the new one without any success, and nobody waits for the end of its probation."""
 BACK_PROBATION_S = 5.0
 LONGEST = 10.0
 """So many times its probation a process may be idle, when its predecessor is idle too."""
@@ -180,6 +182,8 @@ class Swapping(Fleet):
         if new.state not in UP:
             swap.since = now
             return []
+        if not new.progress and new.failures >= HOPELESS:
+            return self._roll_back(child, f"all {new.failures} that {new.identity} tried have failed", now)
         if now - swap.since < swap.probation_s:
             return []
         old = self.registry.beside.get(child.name)

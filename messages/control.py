@@ -87,6 +87,7 @@ class Heartbeat(Message):
         "stats": {"step": 41, "tokens_per_s": 8123.0},
     }  # fmt: skip
     progress: Annotated[Count, Field(description="grows with every unit of real work")]
+    failures: Annotated[Count, Field(description="grows with every one that came to nothing")] = 0
     ready: Annotated[bool, Field(description="loaded, taking work: dependents may start")] = False
     phase: Annotated[str | None, Field(max_length=40, description="declared long work, None when in the loop")] = None
     phase_s: Annotated[float | None, Field(gt=0, description="most seconds that phase may stay silent")] = None

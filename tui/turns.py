@@ -29,7 +29,7 @@ class Turn:
 
 
 def turns_of(group: Group, sample: Sample) -> list[Turn]:
-    """The prompt's messages, or its text, then the sample's answer: of several turns each, and what was said between."""
+    """The prompt's messages, or its text, then the sample's answers, and what it was told between two of them."""
     turns: list[Turn] = []
     for message in group.messages:
         turns += _message(message)

@@ -9,6 +9,7 @@ Dies    any time: the next one restores the newest verified checkpoint, and the 
         it. A batch that the ledger no longer grants to this learner ends it, so that no sample counts twice.
 """
 
+import math
 import time
 from array import array
 from typing import ClassVar, cast
@@ -182,7 +183,9 @@ class Learner(Worker):
         if not self.trainer.step:
             why = "not one batch could be trained on: `midflight ledger` tells how many samples were refused, and why"
             raise UserMistake(f"the prompts are used up, and {why}")
-        self._note("info", f"the prompts are used up (ledger.epochs) at step {self.trainer.step} of {self.config.steps}")
+        self._note(
+            "info", f"the prompts are used up (ledger.epochs) at step {self.trainer.step} of {self.config.steps}"
+        )
 
     def want(self) -> None:
         """One batch in hand besides the one in training."""
@@ -303,7 +306,7 @@ class Learner(Worker):
             "wait_s": waited,
             "version": self.version,
         }
-        self.event("metrics", {name: value for name, value in body.items() if value == value}, trainer.step)
+        self.event("metrics", {name: value for name, value in body.items() if math.isfinite(value)}, trainer.step)
         self._check_gap(report.metrics)
         if watched and (why := self.archive.keep(watched, batch, parts, trainer.step, trained)):
             self._note("warning", why)

@@ -177,6 +177,7 @@ class WorkerProcess:
             if self._inner is None:
                 os.killpg(self.pid, signal.SIGKILL)
             else:
+                os.kill(self.pid, signal.SIGCONT)  # a keeper that was stopped would not see the end of its ward
                 signal.pidfd_send_signal(self._inner, signal.SIGKILL)
 
     def reap(self) -> int:

@@ -40,6 +40,8 @@ PIECE_SCORES = 512
 MOST_SAID = MAX_BODY // 4
 """Bytes of all that the tools said in a message; the rest of it is far less."""
 MOST_MESSAGES = 64
+SCORE_BYTES = 80
+"""Of a score in a message, without what is in it."""
 START_S = 60.0
 START_ENVIRONMENT_S = 600.0
 """Seconds that importing the reward file may take; verifiers and OpenEnv bring some hundred packages."""
@@ -58,7 +60,6 @@ class Reward(Worker):
         self.settings = settings
         self.config = cast(RewardConfig, settings.config)
         self._declared = live_knobs(self.config, settings.slot)
-        self.faults = 0
         self._working: dict[int, int] = {}
         """sample -> epoch of the lease under which the pool has it."""
         self._later: dict[int, tuple[int, Job]] = {}
@@ -68,6 +69,7 @@ class Reward(Worker):
         self._level = ""
         self._log = structlog.get_logger()
         self._pool: Pool | RemotePool | None = None
+        self._scratch: Path | None = None
 
     @property
     def pool(self) -> Pool | RemotePool:
@@ -91,6 +93,7 @@ class Reward(Worker):
         """Start the workers."""
         config = self.config
         scratch = own_folder(self.settings.run_dir / "scratch" / self.settings.name)
+        self._scratch = scratch
         spec = Spec(
             _file(config, scratch),
             time_limit_s=config.time_limit_s,
@@ -122,7 +125,7 @@ class Reward(Worker):
             self._report(self.pool.tick(now))
         if self.pool.broken:
             raise RewardFileError(self.pool.broken)
-        self.stats = {"held": len(self.holding.held), "faults": self.faults, "isolation": self._level}
+        self.stats = {"held": len(self.holding.held), "faults": self.failures, "isolation": self._level}
         return False
 
     def want(self) -> None:
@@ -134,6 +137,8 @@ class Reward(Worker):
         """End the workers."""
         if self._pool:
             self._pool.close()
+        if self._scratch:
+            shutil.rmtree(self._scratch, ignore_errors=True)
 
     @handles(ScoreJobs)
     def _on_jobs(self, message: ScoreJobs, letter: Letter) -> None:
@@ -179,16 +184,16 @@ class Reward(Worker):
                 case Acted() as acted:
                     scores.append(_spoken(verdict.id, epoch, acted))
                 case ProgramFault() as fault:
-                    self.faults += 1
+                    self.failures += 1
                     self._log.warning("reward_fn at fault", sample=verdict.id, blame=fault.blame, why=fault.why)
-                    why = f"{fault.why}\n{fault.tail}"[:2000]
+                    why = f"{fault.why}\n{fault.tail}"[:2000].encode(errors="replace").decode()
                     scores.append(Score(id=verdict.id, epoch=epoch, fault=why))
                 case InfrastructureFault(why=why, strike=strike):
                     if not strike:
                         self._rest_until = self.bus.now() + REST_S
                     self._give_back(verdict.id, why, failed=not self.pool.broken, strike=strike)
         for part in _pieces(scores):
-            self.progress += len(part)
+            self.progress += sum(score.fault is None for score in part)
             self.holding.hand_in([(score.id, score.epoch) for score in part], Scores(scores=part))
         if self._solo and scores:
             self._solo = False
@@ -219,6 +224,8 @@ def _spoken(sample: int, epoch: int, acted: Acted) -> Score:
         Said(role=one["role"], content=one["content"]) for one in acted.messages if len(one["content"]) <= MOST_SAID
     ]
     state = json.dumps(acted.state, ensure_ascii=False) if acted.state else ""
+    if not state.isascii() and not _is_text(state):
+        return Score(id=sample, epoch=epoch, fault="interact left a state with half a surrogate pair, which is no text")
     score = Score.model_construct(id=sample, epoch=epoch, messages=said, state=state)
     if len(said) < len(acted.messages) or len(said) > MOST_MESSAGES or _size(score) > MOST_SAID:
         why = f"interact returned too much: at most {MOST_MESSAGES} messages and, with the state, {MOST_SAID} bytes fit"
@@ -226,9 +233,19 @@ def _spoken(sample: int, epoch: int, acted: Acted) -> Score:
     return score
 
 
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _size(score: Score) -> int:
-    """Bytes of what is long in it."""
-    return len(score.state.encode()) + sum(len(one.content.encode()) for one in score.messages)
+    """Bytes it takes in a message, at most."""
+    said = sum(len(one.content.encode()) + len(one.role.encode()) + 20 for one in score.messages)
+    named = sum(len(name.encode()) + 12 for name in score.rewards)
+    return SCORE_BYTES + len(score.state.encode()) + len((score.fault or "").encode()) + said + named
 
 
 def _pieces(scores: list[Score]) -> Iterator[list[Score]]:

@@ -13,8 +13,17 @@ from typing import get_args
 
 from .process import Frame, ProtocolError, Spec, WorkerProcess
 from .sandbox.channel import ACTED, BEGIN, BROKEN, FAULT, LIMIT, MORE, READY, SCORED, frame
-from .sandbox.program import WrongResult, tool_messages
-from .verdict import Acted, Blame, InfrastructureFault, Job, Outcome, ProgramFault, Scored
+from .verdict import (
+    Acted,
+    Blame,
+    InfrastructureFault,
+    Job,
+    Outcome,
+    ProgramFault,
+    Scored,
+    checked_messages,
+    checked_rewards,
+)
 
 _ABORT_GRACE = 0.2  # seconds between SIGABRT, which prints the worker's stack, and SIGKILL
 _LONGEST_WAIT = 5.0  # seconds
@@ -230,22 +239,8 @@ def _finding(sent: Sent, said: Frame) -> Finding:
         return Finding(sent, fault, doubtful=bool(report.get("doubtful", fault.blame == "memory")))
     state = dict(report["state"])
     if said.kind == ACTED:
-        return Finding(sent, Acted(_checked(report["messages"]), state, seconds))
-    rewards = {str(name): float(value) for name, value in report["rewards"].items()}
-    if not rewards or not all(map(math.isfinite, rewards.values())):
-        raise ValueError("a reward that is not finite")
-    return Finding(sent, Scored(rewards, seconds, state))
-
-
-def _checked(messages: object) -> list[dict[str, str]]:
-    """The messages a worker reports, whoever wrote them there. Raises ValueError."""
-    try:
-        said = tool_messages(messages)
-    except WrongResult as error:
-        raise ValueError(str(error)) from None
-    if not said:
-        raise ValueError("no messages")
-    return said
+        return Finding(sent, Acted(checked_messages(report["messages"]), state, seconds))
+    return Finding(sent, Scored(checked_rewards(report["rewards"]), seconds, state))
 
 
 def send_ahead(seconds_per_job: float) -> int:

@@ -6,6 +6,8 @@ from typing import Literal
 
 from midflight.kernel.mistake import UserMistake
 
+from .sandbox.program import WrongResult, named_rewards, tool_messages
+
 Blame = Literal["raised", "returned", "time", "memory", "exit", "unreachable"]
 """Why a program is at fault: it raised, returned what it must not, took too much time or memory, died, or raised a
 ConnectionError (no fault of its own where it was given the network)."""
@@ -79,3 +81,22 @@ class Verdict:
 
 class RewardFileError(UserMistake):
     """The reward file cannot be used at all; the text begins with file:line."""
+
+
+def checked_rewards(rewards: object) -> dict[str, float]:
+    """The rewards that a worker or a service reports, whoever wrote them there. Raises ValueError."""
+    try:
+        return named_rewards(rewards)
+    except WrongResult as error:
+        raise ValueError(str(error)) from None
+
+
+def checked_messages(messages: object) -> list[dict[str, str]]:
+    """The messages of `interact` that one reports, likewise. Raises ValueError."""
+    try:
+        said = tool_messages(messages)
+    except WrongResult as error:
+        raise ValueError(str(error)) from None
+    if not said:
+        raise ValueError("no messages")
+    return said

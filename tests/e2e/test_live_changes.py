@@ -105,7 +105,10 @@ def decision_of(record: dict[str, Any], name: str, standing: str) -> bool:
 
 @pytest.mark.timeout(280)
 def test_workers_are_replaced_without_losing_a_sample(tmp_path: Path) -> None:
-    """Rollout, reward server, tracker and learner of one run, one after another; metrics.jsonl has every event once."""
+    """Rollout, reward server, tracker and learner of one run, one after another; metrics.jsonl has every event once.
+
+    A reward file that fails on everything is taken back before the run is over for that.
+    """
     topology = tiny(tmp_path, steps=100_000)
     with Up(tmp_path, topology, "services.learner.checkpoint_every=50") as up:
         up.step(2)
@@ -117,6 +120,9 @@ def test_workers_are_replaced_without_losing_a_sample(tmp_path: Path) -> None:
         ):
             done = midflight(tmp_path, "swap", slot, "--with", slot, change, *where)
             assert done.code == 0, done
+        (tmp_path / "vain.py").write_text("def reward_fn(messages, answer):\n    raise KeyError(answer)\n")
+        vain = midflight(tmp_path, "swap", "reward", "--with", "reward", f"file={tmp_path / 'vain.py'}", *where)
+        assert (vain.code, "have failed" in vain.out) == (1, True), vain
         step = up.step(max(event["step"] or 0 for event in read_events(up.path, topics={"metrics"})))["step"]
         done = midflight(tmp_path, "swap", "learner", "--with", "learner", "update_per_rollout=1", *where)
         assert done.code == 0, done
@@ -129,4 +135,11 @@ def test_workers_are_replaced_without_losing_a_sample(tmp_path: Path) -> None:
     known = [number for number in numbers if number is not None]
     assert known == list(range(known[0], known[0] + len(known)))
     assert json.loads(midflight(tmp_path, "ledger", "--run", str(up.path), "--json").out)["problems"] == []
-    assert {one["state"] for one in samples(up.path)} <= {"trained", "issued", "ready", "generated"}
+    assert {one["state"] for one in samples(up.path)} <= {
+        "trained",
+        "issued",
+        "ready",
+        "generated",
+        "refused",
+        "filtered",
+    }

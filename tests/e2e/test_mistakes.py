@@ -235,6 +235,19 @@ def test_down_kill_needs_nobody(tmp_path: Path) -> None:
     assert midflight(tmp_path, "ledger", "--run", str(up.path)).code == 0
 
 
+def test_gradients_that_overflow_cost_their_step_alone(tmp_path: Path) -> None:
+    """The largest rewards there may be: no update can be made of them, which is told, and the run goes on."""
+    (tmp_path / "huge.py").write_text(
+        "def reward_fn(messages, answer):\n    return 1e30 if hash(messages[-1]['content']) % 2 else -1e30\n"
+    )
+    with Up(tmp_path, tiny(tmp_path, steps=3, reward=tmp_path / "huge.py")) as up:
+        assert up.wait() == 0, up.output
+    steps = [record["values"] for record in records(up.path) if is_step(record)]
+    assert len(steps) == 3
+    assert any(step["skipped_updates"] for step in steps)
+    assert not any("grad_norm" in step for step in steps if not step["updates"])
+
+
 def test_a_weight_that_no_reward_has_is_told(tmp_path: Path) -> None:
     """objective_weights with a slip of the pen: told once, with the nearest name."""
     with Up(tmp_path, tiny(tmp_path, steps=2), "services.learner.objective_weights={rewart: 2.0}") as up:

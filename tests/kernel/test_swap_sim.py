@@ -70,6 +70,7 @@ def test_a_controller_is_replaced_without_a_gap() -> None:
         ("sloth", "a broken law"),
         ("mute", "did nothing"),
         ("beyond", "did nothing"),
+        ("hopeless", "that kl#2 tried have failed"),
         ("empty", "Empty.decide returned values for nothing; it steers kl.coef"),
         ("nan", "Nan.decide returned nan for kl.coef: want a finite number"),
         ("lost", "there is no knob 'kl.koef' in this run"),

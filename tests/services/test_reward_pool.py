@@ -75,6 +75,9 @@ def test_numbers_dicts_and_coroutines_are_scored(bench: Open) -> None:
         ("'0.5'", "returned '0.5' for 'reward'"),
         ("{}", "returned an empty dict"),
         ("{3: 1.0}", "returned the objective name 3"),
+        ("{'\\ud800': 1.0}", "returned the objective name '\\ud800'"),
+        ("1e31", "returned 1e+31 for 'reward' - a reward must be finite, and at most 1e+30"),
+        ("{f'o{n}': 1.0 for n in range(33)}", "returned 33 objectives - at most 32"),
     ],
 )
 def test_a_result_that_is_no_reward_is_the_programs_fault(bench: Open, result: str, why: str) -> None:
@@ -281,7 +284,7 @@ signal.pause()
     pool.pool.close()
     try:
         _await_death(child)
-        assert Path(f"/proc/{leader}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+        assert Path(f"/proc/{leader}/stat").read_text().rpartition(")")[2].split()[0] in "RSD"
     finally:
         os.kill(leader, signal.SIGKILL)
 

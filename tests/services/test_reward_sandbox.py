@@ -141,6 +141,18 @@ def test_a_sandbox_stopped_from_outside_costs_nothing(box: Open, monkeypatch: py
     assert isinstance(verdict.outcome, Scored), verdict
 
 
+def test_a_stopped_sandbox_and_keeper_cost_nothing(box: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The keeper too, which would not see that its sandbox was ended for that."""
+    pool = box()
+    pool.score("")
+    (keeper,) = pool.pool.pids
+    inner = int(Path(f"/proc/{keeper}/task/{keeper}/children").read_text())
+    for pid in (inner, keeper):
+        os.kill(pid, signal.SIGSTOP)
+    monkeypatch.setattr(slot, "_BEGIN_LIMIT", 2.0)
+    assert all(isinstance(outcome, Scored) for outcome in pool.score("", ""))
+
+
 def test_a_memory_verdict_is_not_tried_again(box: Open) -> None:
     """A call has a process of its own: no other call can have filled it."""
     hogged, after = box(memory_bytes=256 << 20).score("x = bytearray(1 << 30)", "")

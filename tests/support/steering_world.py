@@ -32,6 +32,7 @@ CONFIGS = {
     "sloth": KlConfig(target_kl=0.05),
     "broken": KlConfig(target_kl=0.05),
     "mute": KlConfig(target_kl=0.05),
+    "hopeless": KlConfig(target_kl=0.05),
     "beyond": KlConfig(target_kl=0.05),
     "empty": KlConfig(target_kl=0.05),
     "nan": KlConfig(target_kl=0.05),
@@ -79,6 +80,14 @@ class Silent(Kl):
         """Deaf."""
 
 
+class Hopeless(Kl):
+    """Tries, and fails, at every step."""
+
+    def take(self, event: Any) -> None:
+        """In vain."""
+        self.failures += 1
+
+
 class Broken(Kl):
     """Cannot be loaded."""
 
@@ -108,8 +117,8 @@ class Nan(Kl):
 
 
 CLASSES: dict[str, type[Controller]] = {
-    "": Kl, "pid": Kl, "sloth": Sloth, "broken": Broken, "mute": Silent, "beyond": Beyond, "empty": Empty, "nan": Nan,
-    "lost": Kl,
+    "": Kl, "pid": Kl, "lost": Kl, "sloth": Sloth, "broken": Broken, "mute": Silent, "hopeless": Hopeless,
+    "beyond": Beyond, "empty": Empty, "nan": Nan,
 }  # fmt: skip
 
 

@@ -8,7 +8,6 @@ given what else they name: `state` (a dict kept over the episode), `call` (the s
 
 import json
 import linecache
-import math
 import sys
 import time
 import traceback
@@ -24,6 +23,8 @@ _MAKE = getattr(json.encoder, "c_make_encoder", None)
 if _MAKE:  # once: json makes an encoder for every text, which costs a call 60 pages
     _TEXT = json.encoder.encode_basestring_ascii
     _PARTS = _MAKE(None, _ENCODER.default, _TEXT, None, ": ", ", ", False, False, False)
+_MOST_OBJECTIVES = 32
+_LARGEST_REWARD = 1e30  # sums and squares of batches of them are still numbers
 _TAKES_ANY = 0x08  # inspect.CO_VARKEYWORDS
 _REHEARSALS = 50  # more than it takes the interpreter to specialize a function
 
@@ -38,21 +39,24 @@ def named_rewards(result: object) -> dict[str, float]:
     Raises:
         WrongResult: not a number, not finite, or an unusable name.
     """
-    if type(result) is float and math.isfinite(result):
+    if type(result) is float and abs(result) <= _LARGEST_REWARD:
         return {"reward": result}
     items: dict[object, object] = result if isinstance(result, dict) else {"reward": result}
     if not items:
         raise WrongResult("reward_fn returned an empty dict - name at least one objective")
+    if len(items) > _MOST_OBJECTIVES:
+        raise WrongResult(f"reward_fn returned {len(items)} objectives - at most {_MOST_OBJECTIVES} are kept apart")
     rewards: dict[str, float] = {}
     for name, value in items.items():
-        if not isinstance(name, str) or not 0 < len(name) <= 64:
+        if not isinstance(name, str) or not 0 < len(name) <= 64 or not _is_text(name):
             raise WrongResult(f"reward_fn returned the objective name {name!r:.80} - use a text of 1 to 64 characters")
         to_float = getattr(type(value), "__float__", None)
         if to_float is None:
             raise WrongResult(f"reward_fn returned {value!r:.80} for {name!r} - expected a number or a dict of numbers")
         rewards[name] = float(to_float(value))
-        if not math.isfinite(rewards[name]):
-            raise WrongResult(f"reward_fn returned {rewards[name]} for {name!r} - a reward must be finite")
+        if not abs(rewards[name]) <= _LARGEST_REWARD:  # neither is nan
+            most = f"finite, and at most {_LARGEST_REWARD:g}"
+            raise WrongResult(f"reward_fn returned {rewards[name]} for {name!r} - a reward must be {most}")
     return rewards
 
 
@@ -71,9 +75,21 @@ def tool_messages(result: object) -> list[dict[str, str]]:
             )
         if not all(isinstance(text, str) for text in message.values()):
             raise WrongResult(f"interact returned the message {message!r:.80} - role and content must be texts")
+        if not 0 < len(message["role"]) <= 64:
+            raise WrongResult(f"interact returned the role {message['role']!r:.80} - use a text of 1 to 64 characters")
+        if not all(map(_is_text, message.values())):
+            raise WrongResult("interact returned half a surrogate pair, which is no text - replace what is not Unicode")
         if message["role"] == "assistant":
             raise WrongResult("interact returned a message of the assistant - only the model speaks for it")
     return result
+
+
+def _is_text(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 class Program:

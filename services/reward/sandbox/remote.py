@@ -28,6 +28,8 @@ from midflight.services.reward.verdict import (
     ProgramFault,
     Scored,
     Verdict,
+    checked_messages,
+    checked_rewards,
 )
 
 TOKEN = "MIDFLIGHT_SANDBOX_TOKEN"  # noqa: S105 (the variable's name)
@@ -45,8 +47,10 @@ def body_of(outcome: Outcome) -> dict[str, object]:
 def outcome_of(body: dict[str, Any]) -> Outcome:
     """The outcome that `body_of` made into `body`. Raises KeyError, TypeError or ValueError if there is none."""
     outcome = _KINDS[body.pop("kind")](**body)
-    if isinstance(outcome, Scored) and not all(map(math.isfinite, outcome.rewards.values())):
-        raise ValueError("a reward that is not finite")
+    if isinstance(outcome, Scored):
+        checked_rewards(outcome.rewards)
+    elif isinstance(outcome, Acted):
+        checked_messages(outcome.messages)
     return outcome
 
 
