@@ -12,7 +12,7 @@ from .markdown import NOTICE, code, table
 INTRO = """# Command line
 
 `midflight VERB`. A verb finds its run by `--run NAME|DIR`, else by `$MIDFLIGHT_RUN`, else it takes the newest live run
-under `./runs` (`ledger` and `logs` also take one that is over). Data go to stdout, talk to stderr; `--json` gives one
+under `./runs` (verbs that only read also take one that is over). Data go to stdout, talk to stderr; `--json` gives one
 object on one line.
 """
 

@@ -13,6 +13,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from midflight.kernel.mistake import UserMistake
+
 from .common import print_json
 from .exits import FAILED, OK
 
@@ -96,4 +98,23 @@ def sandbox() -> Iterator[Finding]:
         yield "sandbox", False, f"none works: {ladder.REMEDY}"
 
 
-CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (system, packages, processes, memory, disk, accelerator, sandbox)
+def sglang() -> Iterator[Finding]:
+    """The environment of SGLang, which only rollouts of that kind need."""
+    command = importlib.import_module("midflight.services.rollout.sglang.command")
+    config = importlib.import_module("midflight.services.rollout.sglang.config")
+    try:
+        yield "sglang", True, command.interpreter(config.SglangConfig())
+    except UserMistake as error:
+        yield "sglang", True, f"only for rollouts of that kind: {str(error).removeprefix('sglang: ')}"
+
+
+CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (
+    system,
+    packages,
+    processes,
+    memory,
+    disk,
+    accelerator,
+    sandbox,
+    sglang,
+)

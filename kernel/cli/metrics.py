@@ -16,7 +16,7 @@ from .common import chosen_run, print_json, printable, run_option
 from .exits import FAILED, OK, Stop
 
 TOPICS = frozenset({"metrics", "evaluation"})
-USUAL = ("reward_mean", "loss", "kl", "entropy", "lag_mean", "eval/reward")
+USUAL = ("reward_mean", "objective/*", "loss", "kl", "entropy", "lag_mean", "eval/*")
 """What is shown when nothing is named."""
 WIDTH = 12
 Event = dict[str, Any]
