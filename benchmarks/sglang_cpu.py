@@ -23,6 +23,7 @@ from midflight.services.rollout.request import Request
 from midflight.services.rollout.sglang import command
 from midflight.services.rollout.sglang.backend import Servers, Shape
 from midflight.services.rollout.sglang.config import SglangConfig
+from midflight.services.rollout.sglang.known import Known
 from midflight.services.rollout.sglang.places import make_places
 from midflight.services.rollout.sglang.pool import Pool
 
@@ -46,7 +47,8 @@ def measure(
         shapes = {key: tensor.shape for key, tensor in model.state_dict().items()}
         tied, vocabulary = frozenset({"lm_head.weight"}), int(model.config.vocab_size)
         shape = Shape(shapes, tied, vocabulary, frozenset(), decode=lambda ids: str(tokenizer.decode(list(ids))))
-        servers = Servers(config, shape, folder / "links", lambda tell: Pool(config, places, None, tell))
+        known = Known(folder / "urls")
+        servers = Servers(config, shape, folder / "links", lambda tell: Pool(config, places, None, tell, known))
         try:
             return _rounds(servers, model, folder, prompts, new, rounds)
         finally:

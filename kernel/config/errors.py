@@ -13,6 +13,7 @@ Path = tuple[str | int, ...]
 """Where a value lies in the topology: mapping keys and list indices."""
 
 _SECRET_WORDS = frozenset({"token", "key", "apikey", "password", "passwd", "secret", "credential", "credentials"})
+_USER_IN_URL = re.compile(r"://[^/]*@")
 _SHOWN = 60
 
 
@@ -81,7 +82,7 @@ def shown(value: object, path: Path) -> str:
         return "a mapping"
     if isinstance(value, list | tuple):
         return "a list"
-    if is_secret(path):
+    if is_secret(path) or (isinstance(value, str) and _USER_IN_URL.search(value)):
         return "a hidden value"
     text = repr(str(value)) if isinstance(value, str) else repr(value)
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."

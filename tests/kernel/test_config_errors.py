@@ -137,6 +137,10 @@ def problems(text: str = "", *overrides: str) -> list[str]:
             "3:8: services.kl.api_key: Input should be a valid string (got a hidden value) - write it in quotes",
         ),
         (
+            "services:\n  kl: {target: 'http://user:word@host'}",
+            "3:8: services.kl.target: Input should be a valid number (got a hidden value)",
+        ),
+        (
             "services:\n  kl: {target: " + "x" * 99 + "}",
             "3:8: services.kl.target: Input should be a valid number (got '" + "x" * 56 + "...)",
         ),

@@ -7,8 +7,12 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
+from support.sim import SimBus
 
 from midflight.kernel.mistake import UserMistake
+from midflight.kernel.settings import Settings
+from midflight.kernel.spec import LocatedStr
+from midflight.messages.memory import Network
 from midflight.messages.shm import CorruptSlot
 from midflight.messages.weights import Handle, WeightsNew
 from midflight.services.model.weights import read_weights, write_weights
@@ -21,6 +25,7 @@ from midflight.services.rollout.sglang.job import Job
 from midflight.services.rollout.sglang.line import request_id
 from midflight.services.rollout.sglang.offered import NAME, check, forget
 from midflight.services.rollout.sglang.reply import BadReply, Piece, parse, spread
+from midflight.services.rollout.sglang.service import Sglang
 from midflight.services.rollout.stopping import StopText
 
 
@@ -36,11 +41,16 @@ def reply(tokens: list[int], spans: list[tuple[str, int, int]], ending: str = "l
     }
 
 
+def look(reply: Any) -> Piece:
+    """At a reply to a request for three tokens of a vocabulary of ten."""
+    return parse(reply, 10, 3)
+
+
 def test_spans_become_one_version_a_token() -> None:
     """Also an empty span, and a reply that was aborted before its first token."""
     assert spread([{"version": "3", "start": 0, "end": 2}, {"version": "4", "start": 2, "end": 3}], 3) == [3, 3, 4]
-    assert parse(reply([7, 8], [("5", 0, 0), ("6", 0, 2)], "stop")) == Piece([7, 8], [-0.5, -0.5], [6, 6], "stop")
-    assert parse({"output_ids": [], "meta_info": {"finish_reason": {"type": "abort"}, "output_token_logprobs": None}})
+    assert look(reply([7, 8], [("5", 0, 0), ("6", 0, 2)], "stop")) == Piece([7, 8], [-0.5, -0.5], [6, 6], "stop")
+    assert look({"output_ids": [], "meta_info": {"finish_reason": {"type": "abort"}, "output_token_logprobs": None}})
 
 
 @pytest.mark.parametrize(
@@ -51,13 +61,18 @@ def test_spans_become_one_version_a_token() -> None:
         [("1", 0, 1), ("2", 0, 2)],
         [("1", 1, 2)],
         [("none", 0, 2)],
+        [("-1", 0, 2)],
+        [(float("inf"), 0, 2)],
+        [("1", 0, float("inf"))],
+        [("1", 0, 10**12)],
+        [("1", False, 2)],
         [],
     ],
 )
-def test_spans_that_do_not_tile_the_tokens_are_refused(spans: list[tuple[str, int, int]]) -> None:
-    """Too few, too many, overlapping, with a gap, of no version of ours, none."""
+def test_spans_that_do_not_tile_the_tokens_are_refused(spans: Any) -> None:
+    """Too few, too many, overlapping, with a gap, of no version of ours, no numbers, none."""
     with pytest.raises(BadReply):
-        parse(reply([7, 8], spans))
+        look(reply([7, 8], spans))
 
 
 def test_log_probs_of_other_tokens_are_refused() -> None:
@@ -66,12 +81,66 @@ def test_log_probs_of_other_tokens_are_refused() -> None:
     wrong["output_ids"] = [7, 9]
     for bad in (wrong, {}, {"output_ids": [1], "meta_info": {}}, reply([7], [("1", 0, 1)], "surprise")):
         with pytest.raises(BadReply):
-            parse(bad)
+            look(bad)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "why"),
+    [
+        ([10], r"token 10 lies outside the vocabulary \[0, 10\)"),
+        ([-1], "token -1 lies outside"),
+        ([10**12], "token 1000000000000 lies outside"),
+        ([True], "'True' is no whole number"),
+        ([7.0], "no whole number"),
+        (["7"], "no whole number"),
+        ([float("inf")], "no whole number"),
+        ("7", "no whole number"),
+        ([1, 2, 3, 4], "4 tokens, where 3 were asked for"),
+    ],
+)
+def test_tokens_that_cannot_be_are_refused(tokens: Any, why: str) -> None:
+    """With the reason."""
+    with pytest.raises(BadReply, match=why):
+        look(reply(tokens, [("1", 0, len(tokens))]))
+
+
+@pytest.mark.parametrize("scored", [[0.5, 7], [True, 7], [None, 7], ["-1", 7], [10**400, 7], [-1, float("inf")],
+                                    [-1, True], [-1], -1])  # fmt: skip
+def test_log_probs_that_cannot_be_are_refused(scored: Any) -> None:
+    """Above 0, no numbers, of no token."""
+    wrong = reply([7], [("1", 0, 1)])
+    wrong["meta_info"]["output_token_logprobs"] = [scored]
+    with pytest.raises(BadReply):
+        look(wrong)
+
+
+def test_a_log_prob_is_rounded_up_at_most() -> None:
+    """What is certain may come out above 0 by a rounding error."""
+    certain = reply([7], [("1", 0, 1)])
+    certain["meta_info"]["output_token_logprobs"] = [[1e-6, 7]]
+    assert look(certain).logprobs == [1e-6]
+
+
+@pytest.mark.parametrize("field", ["weight_versions", "output_token_logprobs", "finish_reason"])
+def test_what_is_null_is_refused(field: str) -> None:
+    """Where there are tokens."""
+    wrong = reply([7], [("1", 0, 1)])
+    wrong["meta_info"][field] = None
+    with pytest.raises(BadReply):
+        look(wrong)
+
+
+def test_only_what_was_aborted_may_have_no_tokens() -> None:
+    """Such a sample would have no version."""
+    assert look(reply([], [], "abort")).tokens == []
+    for ending in ("stop", "length"):
+        with pytest.raises(BadReply, match="no tokens"):
+            look(reply([], [], ending))
 
 
 def test_an_aborted_response_goes_on_from_where_it_stands() -> None:
     """The prompt of the next request is what there is, for what is missing; versions are those of each piece."""
-    job = Job(Request(1, [5, 6], 4, 1.0, 0), (1,))
+    job = Job(Request(1, [5, 6], 4, 1.0, 0), (1,), 256)
     assert job.extend(Piece([7, 8], [-1.0, -2.0], [3, 3], "abort")) is None
     body = job.body("r", None)
     assert body["input_ids"] == [5, 6, 7, 8]
@@ -84,7 +153,7 @@ def test_an_aborted_response_goes_on_from_where_it_stands() -> None:
 @pytest.mark.parametrize(("last", "reason"), [(1, "stop"), (9, "length")])
 def test_an_aborted_response_that_lacks_nothing_is_done(last: int, reason: str) -> None:
     """Its last token ended it, or it had room for no other."""
-    done = Job(Request(1, [5], 2, 1.0, 0), (1,)).extend(Piece([7, last], [-1.0, -2.0], [3, 3], "abort"))
+    done = Job(Request(1, [5], 2, 1.0, 0), (1,), 256).extend(Piece([7, last], [-1.0, -2.0], [3, 3], "abort"))
     assert done
     assert done.stop_reason == reason
 
@@ -92,7 +161,7 @@ def test_an_aborted_response_that_lacks_nothing_is_done(last: int, reason: str) 
 def test_a_stop_text_ends_a_response_where_it_is_complete() -> None:
     """In whatever piece it comes; what the server sampled beyond it is not there."""
     text = StopText(lambda ids: "".join(chr(one) for one in ids), ["ab"])
-    job = Job(Request(1, [5], 9, 1.0, 0, stop=("ab",)), (1,), text)
+    job = Job(Request(1, [5], 9, 1.0, 0, stop=("ab",)), (1,), 256, text)
     assert job.extend(Piece([120, 97], [-1.0, -2.0], [3, 3], "abort")) is None
     done = job.extend(Piece([98, 99, 100], [-3.0, -4.0, -5.0], [4, 4, 4], "length"))
     assert done
@@ -103,7 +172,7 @@ def test_a_stop_text_ends_a_response_where_it_is_complete() -> None:
 def test_log_probs_must_be_finite() -> None:
     """A job ends with an error rather than with NaN."""
     with pytest.raises(FloatingPointError, match="request 1"):
-        Job(Request(1, [5], 2, 1.0, 0), (1,)).extend(Piece([7], [float("nan")], [3], "length"))
+        Job(Request(1, [5], 2, 1.0, 0), (1,), 256).extend(Piece([7], [float("nan")], [3], "length"))
 
 
 def test_no_request_id_begins_with_another() -> None:
@@ -172,6 +241,7 @@ def test_the_interpreter_is_named_or_found(tmp_path: Path, monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("fields", "why"),
     [
+        ({"urls": ["http://a", "HTTP://A/"]}, "twice"),
         ({"urls": ["http://a"], "servers": 2}, "leave them or urls out"),
         ({"urls": ["http://a", "http://a"]}, "twice"),
         ({"api_key_env": "KEY"}, "at urls"),
@@ -190,3 +260,71 @@ def test_two_rollouts_may_not_command_the_same_servers() -> None:
     others = {"other": SglangConfig(urls=["http://a", "http://b"]), "plain": RolloutConfig()}
     assert [field for field, _ in config.conflicts(others)] == ["replicas", "urls"]
     assert config.part == "rollout"
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("foo", "'foo' does not begin with http://"),
+        ("", "does not begin with http://"),
+        ("ftp://a", "'ftp://a' does not begin"),
+        ("http://", "no address of a server"),
+        ("http://[::1", r"'http://\[::1' is no address"),
+        ("http://[1::2::3]", "no IP address"),
+        ("http://999.1.1.1", "no IP address"),
+        ("http://1a2b3c4", "no IP address"),
+        ("http://a:port", "no address of a server"),
+        ("http://a:", "no address of a server"),
+        ("http://a:0", "port 0 is not in 1 to 65535"),
+        ("http://a:65536", "port 65536 is not in"),
+        ("http://a/../b", "no parts of its path"),
+        ("http://a/x?y", "no address of a server"),
+        ("http://a#x", "no address of a server"),
+        ("http://a b", "no address of a server"),
+        ("http://a\n", "no address of a server"),
+        (" http://a", "does not begin"),
+        ("http://\u00e9", "no address of a server"),
+        ("http://user:secret@a", r"\.\.\.@a: no user or password"),
+    ],
+)
+def test_what_is_no_address_of_a_server_is_told_with_it(url: str, why: str) -> None:
+    """And a password is not."""
+    with pytest.raises(ValidationError, match=why) as error:
+        SglangConfig(urls=[url])
+    assert error.value.errors()[0]["loc"] == ("urls", 0)
+    assert "secret" not in str(error.value)
+
+
+def test_addresses_have_one_spelling() -> None:
+    """A path before all others is kept."""
+    urls = ["http://Host-1.example:3000/", "HTTPS://[::1]:8/a/b_c", "http://10.0.0.1", "http://my_host/x.y/"]
+    expected = ["http://host-1.example:3000", "https://[::1]:8/a/b_c", "http://10.0.0.1", "http://my_host/x.y"]
+    assert SglangConfig(urls=urls).urls == expected
+
+
+def test_a_topology_names_a_variable_that_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where midflight is started or in `env`; what was resolved once is read back without that."""
+    monkeypatch.delenv("SOME_KEY", raising=False)
+    written, urls = LocatedStr("SOME_KEY", "/"), ["http://a"]
+    with pytest.raises(ValidationError, match="SOME_KEY is not set") as error:
+        SglangConfig.model_validate({"urls": urls, "api_key_env": written})
+    assert error.value.errors()[0]["loc"] == ("api_key_env",)
+    assert SglangConfig(urls=urls, api_key_env="SOME_KEY").api_key_env == "SOME_KEY"
+    assert SglangConfig(urls=urls, api_key_env=written, env={"SOME_KEY": "k"}).api_key_env == "SOME_KEY"
+    monkeypatch.setenv("SOME_KEY", "k")
+    assert SglangConfig(urls=urls, api_key_env=written).api_key_env == "SOME_KEY"
+
+
+def test_a_key_or_an_interpreter_that_is_not_there_is_told_before_the_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The settings have no model to load."""
+    monkeypatch.delenv("SOME_KEY", raising=False)
+    keyed, launched = SglangConfig(urls=["http://a"], api_key_env="SOME_KEY"), SglangConfig(python="/nowhere/python")
+    for config, why in ((keyed, "SOME_KEY is not set"), (launched, "no interpreter at")):
+        settings = Settings(
+            run_dir=tmp_path, run_id="r", name="rollout", slot="rollout", entry=config.entry, config=config, model={},
+            seed=0, python_path=(), endpoints={}, shm_dir=tmp_path, kinds={"rollout": "sglang"},
+        )  # fmt: skip
+        with pytest.raises(UserMistake, match=why):
+            Sglang("rollout#1", SimBus(Network(0, {"ctl": "kernel#0"}), "rollout#1"), settings).start()

@@ -23,6 +23,7 @@ from midflight.services.rollout.request import Completion, Request
 from midflight.services.rollout.sglang import command
 from midflight.services.rollout.sglang.backend import Servers, Shape
 from midflight.services.rollout.sglang.config import SglangConfig
+from midflight.services.rollout.sglang.known import Known
 from midflight.services.rollout.sglang.outcome import BadOffer, Lost, Outcome, Said
 from midflight.services.rollout.sglang.places import make_places
 from midflight.services.rollout.sglang.pool import Pool
@@ -102,7 +103,7 @@ class Fleet:
         self.pool: Pool | None = None
 
         def make(tell: Callable[[Outcome], None]) -> Pool:
-            self.pool = Pool(self.config, places, router, tell)
+            self.pool = Pool(self.config, places, router, tell, Known(folder / "urls"))
             return self.pool
 
         self.servers = Servers(self.config, self.shape, folder / "links", make)

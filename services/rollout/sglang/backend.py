@@ -95,7 +95,8 @@ class Servers:
             self._tell(Lost(request.id, why, refuse=True))
             return
         stop_text = StopText(self.shape.decode, request.stop) if request.stop else None
-        job = Job(request, tuple(sorted(self.shape.end_ids.union(request.stop_ids))), stop_text)
+        stop_ids = tuple(sorted(self.shape.end_ids.union(request.stop_ids)))
+        job = Job(request, stop_ids, self.shape.vocabulary, stop_text)
         self._call(lambda: self._submit(job))
 
     def offer(self, new: WeightsNew) -> None:

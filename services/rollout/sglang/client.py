@@ -9,6 +9,8 @@ import httpx
 from .reply import BadReply
 
 CONNECT_S = 5.0
+FAILURES = (httpx.HTTPError, httpx.InvalidURL, UnicodeError)
+"""The others are of addresses, and none of the first."""
 KEEP_S = 2.0
 """An idle connection is not used again after this. Servers close theirs after 5 s, unless told otherwise, and a request
 that meets that end is answered by nothing, as if the server had died."""
@@ -16,6 +18,10 @@ that meets that end is answered by nothing, as if the server had died."""
 
 class Gone(ConnectionError):
     """No answer: the server is dead, hangs, or closed the connection."""
+
+
+class Garbled(Gone):
+    """What came is not HTTP, or broke off."""
 
 
 class Refused(RuntimeError):
@@ -72,8 +78,8 @@ class Client:
         """The status code alone. Raises Gone."""
         try:
             return (await self._http.get(path, timeout=httpx.Timeout(timeout_s, connect=CONNECT_S))).status_code
-        except httpx.HTTPError as error:
-            raise Gone(f"{self.url}{path}: {type(error).__name__} {error}") from error
+        except FAILURES as error:
+            raise self._gone(path, error) from error
 
     async def weight_version(self, timeout_s: float) -> str:
         """Which weights the server says it has; answers while it is paused too. Raises Gone, Refused or BadReply."""
@@ -88,11 +94,18 @@ class Client:
             reply = await self._http.request(
                 method, path, json=body, timeout=httpx.Timeout(timeout_s, connect=CONNECT_S)
             )
-        except httpx.HTTPError as error:
-            raise Gone(f"{self.url}{path}: {type(error).__name__} {error}") from error
+        except FAILURES as error:
+            raise self._gone(path, error) from error
+        if reply.is_redirect:
+            where = reply.headers["location"]
+            raise Refused(f"{self.url}{path}: {reply.status_code}, look at {where[:300]}", reply.status_code)
         if not reply.is_success:
             raise Refused(f"{self.url}{path}: {reply.status_code} {reply.text[:500]}", reply.status_code)
         try:
             return reply.json() if reply.content else None
-        except ValueError:
+        except (ValueError, RecursionError):
             return reply.text
+
+    def _gone(self, path: str, error: Exception) -> Gone:
+        kind = Garbled if isinstance(error, httpx.RemoteProtocolError | httpx.DecodingError) else Gone
+        return kind(f"{self.url}{path}: {type(error).__name__} {error}")

@@ -1,12 +1,15 @@
 """What a rollout on SGLang servers can be told."""
 
+import os
 from collections.abc import Iterator, Mapping
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
-from midflight.kernel.spec import EnvName, ServiceSpec, TopologyPath
+from midflight.kernel.spec import EnvName, LocatedStr, ServiceSpec, TopologyPath
 from midflight.services.rollout.config import GenerationConfig
+
+from .address import server_url
 
 
 class SglangConfig(GenerationConfig):
@@ -17,7 +20,7 @@ class SglangConfig(GenerationConfig):
 
     kind: Literal["sglang"] = "sglang"
     start_timeout_s: float = Field(900, gt=0, description="Longest time from spawn to ready, in seconds.")
-    urls: list[str] = Field(
+    urls: list[Annotated[str, AfterValidator(server_url)]] = Field(
         [],
         description="Servers that exist, e.g. http://host:30000, and obey this rollout alone; none are launched then.",
     )
@@ -50,6 +53,14 @@ class SglangConfig(GenerationConfig):
         description="A server that has requests and does not go on for so long is probed, in seconds; a router or a "
         "paused server that does not answer for so long counts as dead.",
     )
+
+    @field_validator("api_key_env", mode="before")
+    @classmethod
+    def _is_set(cls, name: object, info: ValidationInfo) -> object:
+        """Asked of what a user wrote, as with files that must exist; a resolved topology is read back without it."""
+        if isinstance(name, LocatedStr) and not os.environ.get(name) and name not in info.data.get("env", {}):
+            raise ValueError(f"the environment variable {name} is not set: export it where midflight is started")
+        return name
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

@@ -19,16 +19,23 @@ class Job:
 
     request: Request
     stop_ids: tuple[int, ...]
+    vocabulary: int
+    """Token ids lie in [0, vocabulary)."""
     stop_text: StopText | None = None
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     versions: list[int] = field(default_factory=list)
     deaths: int = 0
 
+    @property
+    def room(self) -> int:
+        """How many tokens may still come."""
+        return self.request.max_new_tokens - len(self.tokens)
+
     def body(self, rid: str, cache_key: str | None) -> dict[str, Any]:
         """The body of `/generate` for what is missing. Every parameter that a model directory could change is said."""
         sampling = {
-            "max_new_tokens": self.request.max_new_tokens - len(self.tokens),
+            "max_new_tokens": self.room,
             "temperature": self.request.temperature,
             "top_p": 1.0,
             "top_k": -1,
@@ -62,7 +69,7 @@ class Job:
         if end := self._text_ends(before):
             return Completion(self.request.id, self.tokens[:end], self.logprobs[:end], self.versions[:end], "stop")
         stopped = piece.ending == "stop" or (bool(self.tokens) and self.tokens[-1] in self.stop_ids)
-        if piece.ending == "abort" and not stopped and len(self.tokens) < self.request.max_new_tokens:
+        if piece.ending == "abort" and not stopped and self.room:
             return None
         reason: StopReason = "stop" if stopped else "length"
         return Completion(self.request.id, self.tokens, self.logprobs, self.versions, reason)

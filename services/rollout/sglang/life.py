@@ -48,6 +48,8 @@ class Life:
         """When it was last seen to work, by the loop's clock."""
         self._told = 0.0
         """Its own clock at the last load it told."""
+        self.greeted = False
+        """A server at a URL has answered as one of SGLang."""
         self._group: Group | None = None
         self._control = asyncio.Lock()
 
@@ -75,6 +77,8 @@ class Life:
     async def _greet(self) -> None:
         """Begin with a server of somebody else's."""
         try:
+            await self.client.weight_version(PROBE_S)  # of a stranger nothing is asked that changes it
+            self.greeted = True
             await take_over(self.client)
         except Refused as error:
             if error.status not in (401, 403):
@@ -104,8 +108,9 @@ class Life:
             self.ranks = int(info["tp_size"])
             copies, overlap = int(info["dp_size"]), not info["disable_overlap_schedule"]
             room = int(info["max_req_input_len"]) + SPARE
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadReply(f"{self.client.url}/server_info: {type(error).__name__} {error}") from error
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            what = f"{type(error).__name__} {error} in {str(info)[:300]}"
+            raise BadReply(f"{self.client.url}/server_info: {what}") from error
         if version < OLDEST:
             raise Unfit(f"{self.client.url}: SGLang {info['version']}; at least {'.'.join(map(str, OLDEST))} is needed")
         if room < self.config.max_length:
@@ -171,7 +176,7 @@ class Life:
             loads = (await self.client.get("/v1/loads?include=core", LOAD_S))["loads"]
             told = float(loads[0]["timestamp"])
             self.kv_use = max(float(one["token_usage"]) for one in loads)
-        except (Gone, Refused, LookupError, TypeError, ValueError):
+        except (Gone, Refused, LookupError, TypeError, ValueError, OverflowError):
             return
         if told != self._told:
             self._told, self._heard = told, asyncio.get_running_loop().time()
@@ -204,6 +209,6 @@ class Life:
             self._group.close()
         if self.process:
             await self.process.kill()
-        else:
+        elif self.greeted:
             with contextlib.suppress(Gone, Refused):
                 await take_over(self.client)

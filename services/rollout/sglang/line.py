@@ -80,7 +80,7 @@ class Line:
         try:
             await asyncio.wait({reply, watch}, return_when=asyncio.FIRST_COMPLETED)
             if not broken.is_set():
-                piece = parse(reply.result())
+                piece = parse(reply.result(), job.vocabulary, job.room)
                 self.heard = loop.time()
                 # The last tokens may be of weights that are just being verified.
                 settled = asyncio.ensure_future(self.calm.wait())

@@ -91,6 +91,14 @@ def _key(variable: str) -> str:
     return key
 
 
+def look(config: SglangConfig) -> None:
+    """Before anything is loaded: is all there that the places of this rollout need? Raises UserMistake."""
+    if config.api_key_env:
+        _key(config.api_key_env)
+    if config.router or not config.urls:
+        command.interpreter(config)
+
+
 Place = Launched | Remote
 MakeRouter = Callable[[], Awaitable[Router]]
 

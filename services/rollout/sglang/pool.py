@@ -12,6 +12,7 @@ from midflight.kernel.mistake import UserMistake
 
 from .client import Gone, Refused
 from .config import SglangConfig
+from .known import REMEDY, Known
 from .life import Life, Unfit
 from .line import Line
 from .offered import Offered, forget
@@ -36,8 +37,9 @@ class Pool:
         places: list[Place],
         make_router: Callable[[], Awaitable[Router]] | None,
         tell: Tell,
+        known: Known,
     ) -> None:
-        self.config, self.places, self.tell = config, places, tell
+        self.config, self.places, self.tell, self.known = config, places, tell, known
         self.routed: Routed | None = None
         """The way to them all, where requests go through a router."""
         if make_router:
@@ -48,7 +50,8 @@ class Pool:
         """Whether a server has ever answered, so that weights are of use."""
         self.news = asyncio.Condition()
         """Told when servers, their load or the target change."""
-        self._given_up: set[Place] = set()
+        self._given_up: dict[Place, str] = {}
+        """And why."""
         self._target: Offered | None = None
         self._loading: Counter[int] = Counter()
 
@@ -85,7 +88,9 @@ class Pool:
             self.news.notify_all()
 
     async def run(self) -> None:
-        """Until cancelled. Raises UserMistake for an unfit server; RuntimeError or Gone: no server, no router."""
+        """Until cancelled. Raises UserMistake: an unfit server, or none at a URL; RuntimeError or Gone: no server, no
+        router.
+        """
         async with asyncio.TaskGroup() as tasks:
             if self.routed:
                 tasks.create_task(self.routed.keep())
@@ -95,25 +100,41 @@ class Pool:
     async def _keep(self, place: Place) -> None:
         """One server after the other in one place."""
         failed = 0
-        while failed < STARTS:
+        while True:
             life: Life | None = None
             try:
                 async with place.open() as life:
                     await life.ready(self.config.start_timeout_s)
-                    self.opened = True
+                    self._opened(place)
                     await self._serve(place, life)
+                why = life.why
             except (Gone, Refused, BadReply, TimeoutError, OSError) as error:
-                self.tell(Said("warning", f"{place.name} did not start: {str(error) or 'not ready in time'}"))
+                why = str(error) or "not ready in time"
+                if not place.ours:
+                    why = self.known.reason(place.name, error, greeted=bool(life and life.greeted))
+                self.tell(Said("warning", f"{place.name} did not start: {why}"))
             except Unfit as error:
                 raise UserMistake(f"sglang: {error}") from error
             failed = 0 if life and life.version >= 0 else failed + 1
-            if life and life.untrusted and not place.ours:
-                break
-            await asyncio.sleep(RETRY_S[min(failed, len(RETRY_S) - 1)])
-        self._given_up.add(place)
-        self.tell(Said("error", f"{place.name} is given up"))
-        if len(self._given_up) == len(self.places):
-            raise RuntimeError("sglang: no server is left; the log says what became of each")
+            if failed == STARTS or (life and life.untrusted and not place.ours):
+                return self._give_up(place, why)
+            await asyncio.sleep(RETRY_S[failed])
+
+    def _opened(self, place: Place) -> None:
+        self.opened = True
+        if not place.ours:
+            self.known.add(place.name)
+
+    def _give_up(self, place: Place, why: str) -> None:
+        """When no place is left raises UserMistake: there was never a server at any URL; else RuntimeError."""
+        self._given_up[place] = why
+        self.tell(Said("error", f"{place.name} is given up: {why}"))
+        if len(self._given_up) < len(self.places):
+            return
+        if not place.ours and not any(one.name in self.known for one in self.places):
+            raise UserMistake(f"sglang: {'; '.join(self._given_up.values())} - {REMEDY}")
+        each = "; ".join(f"{one.name}: {last}" for one, last in self._given_up.items())
+        raise RuntimeError(f"sglang: no server is left: {each}")
 
     async def _serve(self, place: Place, life: Life) -> None:
         """Until it fails: load what is wanted, and let it work once that is verified."""

@@ -3,7 +3,8 @@
 Takes   `tickets`, `weights.new` (given to every server in mid-generation), `knob.apply`, `ok`.
 Sends   `want`, `trajectories`, `sample.refuse`, `give.back`, as every rollout; the version in `want` is that of the
         server which is furthest behind.
-Stores  nothing: weights are linked into the run's shared memory, output of launched servers goes to the run's logs.
+Stores  in the run's shared memory, at which URLs there was a server; weights are linked there too. What launched
+        servers print goes to the run's logs.
 Dies    any time, and what it launched with it. A server that dies, or whose update failed, is replaced or left out,
         and what it had in hand is generated elsewhere or given back.
 """
@@ -26,8 +27,9 @@ from midflight.services.rollout.service import Rollout
 from . import command
 from .backend import Servers, Shape
 from .config import SglangConfig
+from .known import Known
 from .outcome import BadOffer, Lost, Outcome, Said, Took
-from .places import make_places
+from .places import look, make_places
 from .pool import Pool
 
 
@@ -39,7 +41,7 @@ class Sglang(Rollout):
     def start(self) -> None:
         """Begin to launch the servers; it is ready when one can be given weights."""
         config = cast(SglangConfig, self.config)
-        self._given_up: dict[int, str] = {}
+        look(config)
         with self.phase("load model", 600):
             self.settings.shm_dir.mkdir(parents=True, exist_ok=True)
             folder = self.settings.shm_dir / f"sglang-{self.identity.replace('#', '-')}"
@@ -48,7 +50,8 @@ class Sglang(Rollout):
         dtype = self.settings.model.get("dtype") or "float32"
         model = command.Model(path, dtype, config.max_length)
         places, router = make_places(config, model, self.settings.run_dir / "logs", self.settings.name)
-        self.engine = Servers(config, shape, folder, lambda tell: Pool(config, places, router, tell))
+        known = Known(self.settings.shm_dir / f"sglang-{self.settings.name}.urls")
+        self.engine = Servers(config, shape, folder, lambda tell: Pool(config, places, router, tell, known))
 
     def prepared(self) -> bool:
         """A server answers. Until then nobody else looks at what they tell, for in a swap it does not work yet."""
