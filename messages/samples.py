@@ -8,13 +8,15 @@ An episode of several turns passes generate and score once a turn, counted from 
 messages: those of the prompt row, and the tail, which is what the model and the tools have said since.
 """
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import Field
 
 from .base import Bulk, Count, Digest, Epoch, Flat, Lease, Message, Part, SampleId, Text
 
 Stage = Literal["generate", "score", "train"]
+MOST_HELD: Final = 16384
+"""Leases of one worker in one stage; so many, of whatever ids and epochs, fit a message."""
 
 
 class Want(Message):
@@ -22,12 +24,16 @@ class Want(Message):
 
     KIND: ClassVar[str] = "want"
     EXAMPLE: ClassVar[dict[str, Any]] = {
-        "stage": "generate", "n": 32, "held": [[5, 1], [6, 1]], "begun": [[5, 1]], "version": 7,
+        "stage": "generate", "n": 32, "held": [[5, 1], [6, 1]], "begun": 1, "version": 7,
     }  # fmt: skip
     stage: Stage
     n: Annotated[int, Field(ge=0, le=65536, description="MORE samples wanted (train: batches)")]
-    held: Annotated[list[Lease], Field(max_length=16384, description="leases to extend or to claim after a restart")]
-    begun: Annotated[list[Lease], Field(max_length=16384, description="leases whose effect may have started")] = []
+    held: Annotated[
+        list[Lease], Field(max_length=MOST_HELD, description="leases to extend or to claim after a restart")
+    ]
+    begun: Annotated[
+        int, Field(ge=0, le=MOST_HELD, description="so many of `held`, the first ones, may have had an effect")
+    ] = 0
     version: Annotated[int, Field(ge=-1, description="policy version loaded; -1: none yet")] = -1
     boot: Annotated[
         str,
@@ -329,6 +335,7 @@ class LedgerStatus(Message):
     committed: Count
     version: Annotated[int, Field(ge=-1)]
     reasons: Annotated[dict[str, int], Field(description="why samples were filtered or refused, and how many")] = {}
+    examples: Annotated[dict[str, SampleId], Field(description="by reason, the newest sample it befell")] = {}
     life: Annotated[list[Flat], Field(max_length=1000)] = []
     said: Annotated[list[Flat], Field(max_length=256, description="what is stored of its conversation")] = []
     stats: Flat = {}

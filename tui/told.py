@@ -151,7 +151,9 @@ def _evaluation(fact: Fact) -> Line:
     values = " ".join(
         f"{name.removeprefix('eval/')} {number(value)}" for name, value in fact.body.items() if name.startswith("eval/")
     )
-    return _line(fact, f"held-out {values or 'nothing'}", "good", "evaluation")
+    if not values:
+        return _line(fact, f"held-out: all {fact.text('refused')} samples were refused", "bad", "evaluation")
+    return _line(fact, f"held-out {values}", "good", "evaluation")
 
 
 def _checkpoint(fact: Fact) -> Line:

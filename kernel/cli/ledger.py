@@ -54,7 +54,8 @@ def _print_balance(status: LedgerStatus) -> None:
         print(f"{name}: {total if issued is None else issued} issued = {line}")
     print(f"step {status.step}, committed {status.committed}, policy version {status.version}")
     for why, count in status.reasons.items():
-        print(f"  {count} {why}")
+        seen = f" (`--sample {status.examples[why]}` is one)" if why in status.examples else ""
+        print(f"  {count} {why}{seen}")
     for problem in status.problems:
         print(f"PROBLEM {problem}")
     print("balanced" if not status.problems else "DOES NOT BALANCE")

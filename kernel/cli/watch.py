@@ -163,7 +163,13 @@ class Watch:
         if isinstance(value, int | float) and event.step is not None:
             self.evaluations.append((event.step, float(value)))
         told = " ".join(f"{name.removeprefix('eval/')} {_f(value)}" for name, value in values.items())
-        self._print(f"held-out {told or 'nothing'} at step {event.step} ({event.body.get('n')} prompts)")
+        n, refused = event.body.get("n"), event.body.get("refused")
+        if n:
+            self._print(
+                f"held-out {told} at step {event.step} ({n} prompts{f', {refused} refused' if refused else ''})"
+            )
+        else:
+            self._print(f"held-out: all {refused} samples were refused, at step {event.step}")
 
     def _on_service_failed(self, event: Event) -> None:
         self.failed.append(str(event.body.get("name")))

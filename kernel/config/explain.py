@@ -18,6 +18,8 @@ def explain(key: str, registry: Registry | None = None) -> str:
     """
     known = registry if registry is not None else default_registry()
     path: Path = tuple(part for part in key.split(".") if part)
+    if path and path[0] in known:  # as a knob is called
+        path, key = ("services", *path), f"services.{key}"
     if path[:1] == ("services",) and len(path) > 1 and path[1] not in known:
         raise ConfigError([f"{key}: unknown kind {path[1]!r}{suggest(str(path[1]), known)}"])
     if len(path) == 2 and path[0] == "services":

@@ -27,6 +27,10 @@ class _Batch(Protocol):
 
     num_rows: int
 
+    def validate(self, *, full: bool) -> None:
+        """Raise ArrowException unless what is in it agrees with itself; `full`: all offsets and texts too."""
+        ...
+
     def slice(self, offset: int, length: int) -> "_Batch":
         """Some of its rows."""
         ...
@@ -39,23 +43,32 @@ class _Batch(Protocol):
 class ArrowRows:
     """The rows of an Arrow file, in the file format or the stream format that `datasets` writes.
 
-    `name` is what people know the file by. Raises pyarrow.ArrowException when it is not readable.
+    `name` is what people know the file by. Unless `ours`, a batch is checked when it is first read, for offsets that
+    point outside of it would end this process; of a damaged batch every row is checked by itself, and the rows that are
+    whole are used. Raises DataError when two columns have the same name, pyarrow.ArrowException when the file is not
+    readable.
     """
 
-    def __init__(self, name: str, file: IO[bytes]) -> None:
-        self._name = name
+    def __init__(self, name: str, file: IO[bytes], *, ours: bool = False) -> None:
+        self._name, self._ours = name, ours
+        self._whole: dict[int, bool] = {}
+        """Of each batch that was read, whether all of it can be trusted."""
         self._pages = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-        ipc = extra("pyarrow.ipc", name)
-        source = extra("pyarrow", name).py_buffer(self._pages)
+        ipc, arrow = extra("pyarrow.ipc", name), extra("pyarrow", name)
+        source = arrow.py_buffer(self._pages)
+        self._damage: tuple[type[Exception], ...] = (ValueError, OverflowError, arrow.ArrowException)
         self._read = 0
         self._batch: Callable[[int], _Batch]
         if self._pages[:6] == b"ARROW1":
             reader = ipc.open_file(source)
+            no_name_twice(name, reader.schema.names)
             self._batch = lru_cache(2)(reader.get_batch)
             sizes = [self._batch(number).num_rows for number in range(reader.num_record_batches)]
         else:
             batches: list[_Batch] = []
-            for batch in ipc.open_stream(source):
+            reader = ipc.open_stream(source)
+            no_name_twice(name, reader.schema.names)
+            for batch in reader:
                 batches.append(batch)
                 self._hand_back()
             self._batch = batches.__getitem__
@@ -69,17 +82,39 @@ class ArrowRows:
         place = bisect_right(self._ends, number)
         before = self._ends[place - 1] if place else 0
         origin = f"{self._name}:{number + 1}"
+        one = self._batch(place).slice(number - before, 1)
         try:
-            row: RawRow | BadRow = RawRow(origin, self._batch(place).slice(number - before, 1).to_pylist()[0])
-        except (ValueError, OverflowError) as error:  # not UTF-8, or a date that Python has no name for
+            if not self._is_whole(place):
+                one.validate(full=True)
+        except self._damage as error:
+            return BadRow(origin, f"the file is damaged here: {error}")
+        try:
+            row: RawRow | BadRow = RawRow(origin, one.to_pylist()[0])
+        except self._damage as error:  # not UTF-8, or a date that Python has no name for
             row = BadRow(origin, f"{type(error).__name__}: {error}")
         self._hand_back()
         return row
+
+    def _is_whole(self, place: int) -> bool:
+        if not self._ours and place not in self._whole:
+            try:
+                self._batch(place).validate(full=True)
+                self._whole[place] = True
+            except self._damage:
+                self._whole[place] = False
+            self._pages.madvise(mmap.MADV_DONTNEED)
+        return self._ours or self._whole[place]
 
     def _hand_back(self) -> None:
         self._read += 1
         if self._read % HAND_BACK == 0:
             self._pages.madvise(mmap.MADV_DONTNEED)
+
+
+def no_name_twice(path: str, names: list[str]) -> None:
+    """Raise DataError when two columns have one name: a row would silently keep only one of their values."""
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise DataError(f"{path}: a column name appears twice: {', '.join(map(repr, twice))}")
 
 
 def open_arrow(path: str) -> ArrowRows:
@@ -109,11 +144,12 @@ def open_parquet(path: str) -> ArrowRows:
             parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as source,
             tempfile.TemporaryFile(dir=folder) as copy,
         ):
+            no_name_twice(path, source.schema_arrow.names)
             with ipc.new_stream(arrow.PythonFile(copy, "w"), source.schema_arrow) as writer:
                 for batch in source.iter_batches(PIECE_ROWS):
                     writer.write_batch(batch)
             copy.flush()
             arrow.default_memory_pool().release_unused()
-            return ArrowRows(path, copy)
+            return ArrowRows(path, copy, ours=True)
     except arrow.ArrowException as error:
         raise DataError(f"{path}: not a readable Parquet file: {error}") from error

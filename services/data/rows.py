@@ -74,6 +74,8 @@ def _parse(row: RawRow, build: Callable[[RawRow], Row]) -> Row | BadRow:
         return build(row)
     except _Refused as refusal:
         return BadRow(row.origin, str(refusal))
+    except RecursionError:
+        return BadRow(row.origin, "its values are nested too deeply")
 
 
 def _sft(row: RawRow) -> SftRow:
@@ -93,6 +95,7 @@ def _prompt(row: RawRow) -> PromptRow:
     extra = {name: value for name, value in row.fields.items() if name not in used}
     _check_json("answer", row.fields["answer"])
     for name, value in extra.items():
+        _check_name("the name of a field", name)
         _check_json(name, value)
     return PromptRow(row.origin, messages, row.fields["answer"], extra)
 
@@ -128,6 +131,7 @@ def _message(path: str, value: object) -> Message:
     if not isinstance(value, dict):
         raise _Refused(f"{path}: must be an object {{role, content}}, not {_named(value)}")
     for name, part in value.items():
+        _check_name(f"{path} key", name)
         if name not in ("role", "content") and part is not None:  # Arrow fills a missing key with null
             raise _Refused(f"{path}.{name}: unknown key; a message has 'role' and 'content'")
     role = value.get("role")
@@ -146,6 +150,11 @@ def _text(path: str, value: object) -> str:
     return value
 
 
+def _check_name(path: str, name: object) -> None:
+    """Refuse a name that cannot be written as UTF-8; the reason shows it escaped."""
+    _text(f"{path} {name!r:.80}", name)
+
+
 def _check_json(path: str, value: object) -> None:
     """Refuse what a message cannot carry: only JSON values, finite numbers and 64-bit integers travel."""
     if isinstance(value, str):
@@ -155,7 +164,7 @@ def _check_json(path: str, value: object) -> None:
             _check_json(f"{path}[{i}]", item)
     elif isinstance(value, dict):
         for name, item in value.items():
-            _text(f"{path} key", name)
+            _check_name(f"{path} key", name)
             _check_json(f"{path}.{name}", item)
     elif isinstance(value, float):
         if not math.isfinite(value):

@@ -23,8 +23,17 @@ def _no_constant(name: str) -> object:
     raise ValueError(f"{name} is not a JSON number")
 
 
-DECODER: Final = json.JSONDecoder(parse_constant=_no_constant)
-"""JSON without NaN and infinities."""
+def _no_key_twice(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r:.80} appears twice in one object")
+    return found
+
+
+DECODER: Final = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_no_key_twice)
+"""JSON without NaN and infinities, and without objects that name a key twice, of which one value would be lost."""
 
 
 class TextRows:

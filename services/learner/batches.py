@@ -68,6 +68,14 @@ def objective_means(parts: list[tuple[BatchPart, Document]], weighed: Collection
     return {f"objective/{name}": sum(values) / len(values) for name, values in sorted(found.items())}
 
 
+def lacking(parts: list[tuple[BatchPart, Document]], weights: Mapping[str, float]) -> list[str]:
+    """Objectives of some samples that other samples do not name, by name, unless they weigh nothing."""
+    every = set[str]().union(*(part.rewards for part, _ in parts))
+    return sorted(
+        name for name in every if weights.get(name, 1.0) and any(name not in part.rewards for part, _ in parts)
+    )
+
+
 ENDS = ("stop", "length", "context", "max_turns")
 """How an episode may end; `turn_metrics` has a share of each."""
 
@@ -83,7 +91,9 @@ def turn_metrics(parts: list[tuple[BatchPart, Document]]) -> dict[str, float]:
 def rollout_batch(
     parts: list[tuple[BatchPart, Document]], weights: Mapping[str, float], steps: Mapping[int, int], step: int
 ) -> RolloutBatch:
-    """Documents, their weighted rewards (an objective without a weight counts 1) and their groups.
+    """Documents, their weighted rewards and their groups.
+
+    An objective without a weight counts 1; one that a sample does not name is 0 in its reward.
 
     `steps` tells the step at which each policy version was published, so that a token's lag is counted in optimizer
     steps up to `step`, also across a restore; an unknown version counts as the oldest known.

@@ -35,7 +35,7 @@ from midflight.services.model.open import end_ids, pick_device
 from midflight.services.model.weights import retain, write_weights
 
 from .archive import Archive
-from .batches import Assembly, objective_means, rollout_batch, turn_metrics
+from .batches import Assembly, lacking, objective_means, rollout_batch, turn_metrics
 from .checkpoint import CheckpointError
 from .config import LearnerConfig, completed
 from .knobs import declarations
@@ -75,6 +75,7 @@ class Learner(Worker):
         self._digest = ""
         self._retry_at = 0.0
         self._weighed = False
+        self._lacked: set[str] = set()
         self._gap_alarm = False
         self._log = structlog.get_logger()
 
@@ -287,6 +288,7 @@ class Learner(Worker):
         self.holding.begin(part.id for part, _ in parts)
         self.want()
         self._check_weights({name for part, _ in parts for name in part.rewards})
+        self._check_lacking(lacking(parts, trainer.objective_weights))
         began = time.perf_counter()
         batch = rollout_batch(parts, trainer.objective_weights, self.steps, trainer.step)
         watched = self.archive.watch(batch, trainer.step + 1, trainer.reference is not None)
@@ -339,6 +341,14 @@ class Learner(Worker):
             hint = suggest(name, named)
             self._note("warning", f"objective_weights names {name!r}; reward_fn gave {', '.join(sorted(named))}{hint}")
         self._weighed = True
+
+    def _check_lacking(self, names: list[str]) -> None:
+        """Tell once of each objective that only some samples name: the others count as if it were 0."""
+        for name in names:
+            if name not in self._lacked:
+                self._lacked.add(name)
+                text = f"reward_fn names {name!r} for some samples only: it is 0 in the weighted reward of the others,"
+                self._note("warning", f"{text} and its mean is over those that name it")
 
     def _publish(self, last: bool = False) -> None:
         assert self.version is not None

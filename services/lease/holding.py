@@ -9,7 +9,7 @@ from typing import Final
 
 from midflight.kernel.mail import Mail
 from midflight.messages.base import Message
-from midflight.messages.samples import Ok, Stage, Want, WantOk
+from midflight.messages.samples import MOST_HELD, Ok, Stage, Want, WantOk
 from midflight.messages.tensors import Column
 
 WANT_S: Final = 0.3
@@ -55,14 +55,13 @@ class Holding:
         self.begun.discard(sample)
 
     def want(self, n: int, version: int = -1) -> None:
-        """Say what is held and how much more is taken."""
+        """Say what is held and how much more is taken: no more than can still be named."""
         self.next_want = self.mail.bus.now() + WANT_S
-        held = [[sample, epoch] for sample, epoch in self.held.items()]
-        begun = [[sample, self.held[sample]] for sample in self.begun if sample in self.held]
+        begun = [[sample, epoch] for sample, epoch in self.held.items() if sample in self.begun]
+        held = begun + [[sample, epoch] for sample, epoch in self.held.items() if sample not in self.begun]
+        n = 0 if self.closed else max(0, min(n, MOST_HELD - len(held)))
         # Not validated here: hundreds of leases, several times a step, and the ledger checks what it receives.
-        want = Want.model_construct(
-            stage=self.stage, n=0 if self.closed else max(0, n), held=held, begun=begun, version=version, boot=self.boot
-        )
+        want = Want.model_construct(stage=self.stage, n=n, held=held, begun=len(begun), version=version, boot=self.boot)
         self.mail.send("data", want)
 
     def hand_in(self, leases: Iterable[tuple[int, int]], message: Message, columns: Iterable[Column] = ()) -> None:

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from midflight.kernel.spec import Config, ServiceSpec, live
+from midflight.messages.samples import MOST_HELD
 from midflight.services.data.source import Source
 
 
@@ -131,12 +132,32 @@ class LedgerConfig(ServiceSpec):
             raise ValueError("deterministic needs max_staleness: 0, for nothing may be generated ahead")
         return self
 
+    @model_validator(mode="after")
+    def _a_cohort_can_be_held(self) -> Self:
+        most = max(self.evaluation.prompts if self.data.evaluation else 0, batch_size(self))
+        if self.deterministic and most > MOST_HELD:
+            raise ValueError(f"deterministic: one rollout holds a cohort of {most} samples, and can name {MOST_HELD}")
+        return self
+
     def conflicts(self, others: Mapping[str, ServiceSpec]) -> Iterator[tuple[str, str]]:
         """Samples that nobody generates, scores or trains would wait for ever; so would tools that nobody has."""
         for part, does in (("rollout", "generate"), ("reward", "score"), ("learner", "train")):
             if not any(other.part == part and other.replicas for other in others.values()):
                 yield "kind", f"no slot of kind {part}: there is nobody to {does} samples"
         for name, other in others.items():
+            if other.part == "learner" and (why := too_large(self, getattr(other, "prefetch", 1))):
+                yield "prompts_per_rollout", f"{why} ({name}.prefetch)"
             if self.max_turns > 1 and not getattr(other, "has_interact", True):
                 file = getattr(other, "file", "its file")
                 yield "max_turns", f"{name}.file {file} does not define interact(messages), which answers the model"
+
+
+def batch_size(config: LedgerConfig) -> int:
+    """Samples in a batch."""
+    return config.prompts_per_rollout * config.responses_per_prompt
+
+
+def too_large(config: LedgerConfig, prefetch: int) -> str:
+    """Why a learner that takes so many batches ahead cannot name all that it would hold; "" if it can."""
+    most, size = MOST_HELD // (prefetch + 1), batch_size(config)
+    return f"a batch of {size} samples: a learner that holds {prefetch + 1} can name {most} of each" * (size > most)

@@ -48,6 +48,7 @@ Answer = tuple[int, int, Outcome]
 MAX_TOKENS = MAX_BUFFER // 4
 """Of a trajectory, and bytes of its conversation: what fits the wire."""
 MAX_TAIL = MAX_BUFFER // 2
+"""Bytes of a conversation behind its row when the tools have spoken; the model's last word may double it."""
 MADE = (State.GENERATED, State.SCORING, State.READY)
 """Where a sample is whose trajectory is whole, or may be."""
 
@@ -104,12 +105,13 @@ class Desk(Actor):
     def _on_want(self, message: Want, letter: Letter) -> None:
         if not self._may(letter, KIND_OF_STAGE[message.stage]):
             return
+        held = [(sample, epoch) for sample, epoch in message.held]
         lost = self.book.want(
             letter.sender,
             message.stage,
             message.n,
-            [(sample, epoch) for sample, epoch in message.held],
-            [(sample, epoch) for sample, epoch in message.begun],
+            held,
+            held[: message.begun],
             message.version,
             self.bus.now(),
             greeted=message.boot == self.boot_id,
@@ -230,11 +232,15 @@ class Desk(Actor):
 
     def _generated(self, part: TrajectoryPart, new: bytes, sender: str) -> Outcome:
         """A turn, with what was there before it. Raises ValueError for another turn than was asked for."""
-        if not part.turn or not self._stands("generate", part.id, part.epoch, sender):
+        blob = new
+        if part.turn and self._stands("generate", part.id, part.epoch, sender):
+            if part.turn != self.book.rows[part.id].turn:
+                raise ValueError(f"sample {part.id} is at turn {self.book.rows[part.id].turn}, not {part.turn}")
+            blob = payload.extended(self.blob(part.id), new, apart=part.segment)
+        if (size := payload.head_of(blob).tail + len("[]")) > MAX_BUFFER:
+            return Impossible(f"conversation too long: {size} bytes, at most {MAX_BUFFER} fit")
+        if blob is new:
             return Generated(new, part.version)
-        if part.turn != self.book.rows[part.id].turn:
-            raise ValueError(f"sample {part.id} is at turn {self.book.rows[part.id].turn}, not {part.turn}")
-        blob = payload.extended(self.blob(part.id), new, apart=part.segment)
         if (tokens := payload.head_of(blob).tokens) > MAX_TOKENS:
             return Impossible(f"trajectory too long: {tokens} tokens, at most {MAX_TOKENS} fit")
         if why := self._too_long(part.id, blob):

@@ -6,7 +6,7 @@ at the newest version when the open one ends.
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .row import Row, eval_id
@@ -18,12 +18,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class EvalResult:
-    """One finished round: mean reward by objective over the `n` scored samples; the `refused` are in no mean."""
+    """One finished round of `n` scored samples; the `refused` are in no mean.
+
+    rewards: by objective, the mean over the samples that name it, as in training. why: of a refusal; not stored.
+    """
 
     version: int
     rewards: dict[str, float]
     n: int
     refused: int
+    why: str = field(default="", compare=False)
 
 
 def due(newest: int, last: int | None, every: int) -> bool:
@@ -35,14 +39,16 @@ def summarise(version: int, rows: Iterable[Row]) -> EvalResult:
     """Average the finished rows (evaluated or refused) of a round of policy version `version`."""
     sums: dict[str, list[float]] = {}
     n = refused = 0
+    why = ""
     for row in rows:
         if row.state is State.REFUSED:
-            refused += 1
+            refused, why = refused + 1, row.why
             continue
         n += 1
         for name, value in json.loads(row.rewards).items():
             sums.setdefault(name, []).append(value)
-    return EvalResult(version, {name: sum(values) / len(values) for name, values in sums.items()}, n, refused)
+    means = {name: sum(values) / len(values) for name, values in sums.items()}
+    return EvalResult(version, means, n, refused, why)
 
 
 def open_round(table: "Table") -> None:

@@ -5,17 +5,14 @@ A new value holds from the next decision it is read for: what has been admitted,
 
 import json
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any
 
 from midflight.kernel.config.registry import service_class
 from midflight.kernel.settings import Settings
 from midflight.kernel.spec import with_live
 from midflight.messages.base import Scalar
 
-from .config import LedgerConfig
-
-MOST_LEASES: Final = 16384
-"""Leases that one message of a learner can name."""
+from .config import LedgerConfig, too_large
 
 
 def changed(config: LedgerConfig, field: str, value: Scalar, settings: Settings) -> LedgerConfig:
@@ -36,10 +33,8 @@ def _check_batch(config: LedgerConfig, settings: Settings) -> None:
     if config.deterministic:
         raise ValueError("deterministic: a batch is generated as one cohort, whose size is set before the run")
     prefetch = settings.slot_of_kind("learner").get("prefetch", 1) if _topology(settings) else 1
-    most = MOST_LEASES // (prefetch + 1)
-    size = config.prompts_per_rollout * config.responses_per_prompt
-    if size > most:
-        raise ValueError(f"a batch of {size} samples: a learner that holds {prefetch + 1} can name {most} of each")
+    if why := too_large(config, prefetch):
+        raise ValueError(why)
 
 
 def _clashes(config: LedgerConfig, settings: Settings) -> Iterator[str]:

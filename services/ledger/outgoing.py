@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from midflight.messages.base import Message
 from midflight.messages.samples import Batch, BatchPart, ScoreJob, ScoreJobs, Ticket, Tickets
 from midflight.messages.tensors import Column
-from midflight.messages.wire import MAX_BUFFER
+from midflight.messages.wire import MAX_BODY, MAX_BUFFER
 
 from .grants import Grant
 from .payload import ENDS, NO_ROOM, STOPPED, head_of, join, prefix_of, segments_of, state_of, tail_of
@@ -16,6 +16,10 @@ from .states import Split
 
 PIECE_ITEMS = 512
 PIECE_BYTES = MAX_BUFFER // 2
+PIECE_BODY = MAX_BODY - (4 << 10)
+"""Of a body its items may take this; the rest are its other fields and what describes its columns."""
+ITEM_BYTES = 256
+"""An item takes less in a body, but for what it holds any number of; a whole number takes at most 9."""
 Out = tuple[Message, list[Column]]
 RowOf = Callable[[Row], bytes]
 BlobOf = Callable[[int], bytes]
@@ -50,7 +54,7 @@ def tickets(
         )
         for row, text, prefix, tail, (_, epoch) in zip(rows, texts, prefixes, tails, grant.leases, strict=True)
     ]
-    for start, end in _pieces(_largest(texts, prefixes, tails)):
+    for start, end in pieces(_largest(texts, prefixes, tails), [ITEM_BYTES] * len(items)):
         columns: list[Column] = [("rows", "|u1", b"".join(texts[start:end]))]
         if any(blobs[start:end]):
             columns.append(("prefix", "<i4", b"".join(prefixes[start:end])))
@@ -79,7 +83,7 @@ def score_jobs(grant: Grant, rows: list[Row], row_of: RowOf, blob_of: BlobOf, ma
             rows, texts, blobs, tails, states, grant.leases, strict=True
         )
     ]
-    for start, end in _pieces(_largest(texts, tails, states)):
+    for start, end in pieces(_largest(texts, tails, states), [ITEM_BYTES] * len(jobs)):
         columns: list[Column] = [
             ("rows", "|u1", b"".join(texts[start:end])),
             ("texts", "|u1", b"".join(tails[start:end])),
@@ -113,10 +117,10 @@ def batch(grant: Grant, rows: list[Row], blob_of: BlobOf, max_turns: int) -> Ite
         )
         for row, blob, (_, epoch) in zip(rows, blobs, grant.leases, strict=True)
     ]
-    pieces = [*_pieces([part.tokens * 4 for part in parts])]
+    cuts = [*pieces([part.tokens * 4 for part in parts], [body_bytes(part) for part in parts])]
     assert grant.batch is not None
-    for number, (start, end) in enumerate(pieces):
-        message = Batch(batch=grant.batch, piece=number, pieces=len(pieces), parts=parts[start:end], tensors=[])
+    for number, (start, end) in enumerate(cuts):
+        message = Batch(batch=grant.batch, piece=number, pieces=len(cuts), parts=parts[start:end], tensors=[])
         yield message, join(blobs[start:end])
 
 
@@ -125,13 +129,22 @@ def _largest(*columns: list[bytes]) -> list[int]:
     return [max(map(len, parts)) for parts in zip(*columns, strict=True)]
 
 
-def _pieces(sizes: list[int]) -> Iterator[tuple[int, int]]:
-    """Cut a list of item sizes into [start, end) runs within the wire's limits. One item always fits a piece."""
-    start = total = 0
-    for index, size in enumerate(sizes):
-        if index > start and (total + size > PIECE_BYTES or index - start >= PIECE_ITEMS):
+def body_bytes(part: BatchPart) -> int:
+    """At least what a sample takes in a body: a name has up to 3 bytes before it, a reward 9, a segment up to 9."""
+    return ITEM_BYTES + sum(len(name.encode()) + 12 for name in part.rewards) + 9 * len(part.segments)
+
+
+def pieces(sizes: list[int], bodies: list[int]) -> Iterator[tuple[int, int]]:
+    """Cut items, by their bytes in the longest column and in the body, into [start, end) runs within the wire's limits.
+
+    One item always fits a piece: what would not is refused when it comes.
+    """
+    start = total = body = 0
+    for index, (size, more) in enumerate(zip(sizes, bodies, strict=True)):
+        full = total + size > PIECE_BYTES or body + more > PIECE_BODY or index - start >= PIECE_ITEMS
+        if index > start and full:
             yield start, index
-            start, total = index, 0
-        total += size
+            start, total, body = index, 0, 0
+        total, body = total + size, body + more
     if len(sizes) > start:
         yield start, len(sizes)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
+from midflight.messages.wire import MAX_BUFFER
 from midflight.services import data
 from midflight.services.data import BadRow, DataError, PromptRow, PromptStream, Rows
 
@@ -76,4 +77,8 @@ def as_prompt(row: PromptRow | BadRow) -> Prompt:
     if isinstance(row, BadRow):
         return Prompt(b"", f"row refused: {row}")
     fields = {**row.extra, "messages": row.messages, "answer": row.answer}
-    return Prompt(json.dumps(fields, ensure_ascii=False).encode())
+    text = json.dumps(fields, ensure_ascii=False).encode()
+    if len(text) > MAX_BUFFER:
+        why = f"the row has {len(text):,} bytes as JSON, and a message holds at most {MAX_BUFFER:,}"
+        return Prompt(b"", f"row refused: {BadRow(row.origin, why)}")
+    return Prompt(text)

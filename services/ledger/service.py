@@ -10,6 +10,7 @@ Dies    any time. Nothing is acknowledged before it is committed, so whoever was
 """
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -29,25 +30,28 @@ from midflight.messages.sockets import Role
 from midflight.messages.weights import WeightsNew
 
 from .book import Book
-from .config import LedgerConfig
+from .config import LedgerConfig, batch_size
 from .desk import Desk
 from .grants import Grant
 from .knobs import changed
 from .lengths import Lengths
 from .outgoing import batch, score_jobs, tickets
 from .overlap import Overlap
-from .prompts import Prompts
-from .refusals import Refusals
+from .prompts import LOOKED_AT, Prompt, Prompts
+from .refusals import Reading, Refusals, because
 from .row import EVAL_BASE, Row, first_line
 from .rules import Rules
 from .sources import checked
 from .states import Split, State
 from .store import Store, StoreError, StoreFull
+from .table import Lease
 
 RETRY_FULL_S = 0.5
 READ_S = 1800.0
 """A dataset of the hub may have to be downloaded and prepared."""
 REPORT_S = 5.0
+ROWS_A_TURN = 256
+"""So many rows are read in one turn at most: a turn that takes long delays heartbeats and all answers."""
 REFUSALS = 8
 """So many batches' worth of samples refused in a row, with none scored, end the run."""
 SCORED = (State.READY, State.LEASED, State.TRAINED, State.FILTERED)
@@ -86,7 +90,7 @@ class Ledger(Desk):
         """The newest evaluation round, and the temperature all of it is sampled at."""
         self._overlap = Overlap()
         self._lengths = Lengths()
-        self._refusals = Refusals(most=REFUSALS * config_batch(self.config))
+        self._refusals = Refusals(most=REFUSALS * batch_size(self.config))
         self._next_report = 0.0
         self._log = structlog.get_logger()
 
@@ -96,6 +100,7 @@ class Ledger(Desk):
         with self.phase("read prompts", READ_S):
             data = config.data
             self.prompts = Prompts(data.train, data.evaluation, self.settings.seed, config.epochs)
+        self._reading = Reading(most=min(LOOKED_AT, 2 * self.prompts.rows["train"]))
         try:
             self.store = Store(self.settings.run_dir / "ledger.sqlite", durable=config.durable == "power")
             rules = rules_of(config, evaluation=bool(self.prompts.evaluation))
@@ -119,7 +124,6 @@ class Ledger(Desk):
         for why in self.prompts.bad[:100]:
             self._log.warning("prompt refused", why=why)
             self.event("note", {"level": "warning", "text": why[:900]})
-            self.why = first_line(why)
 
     def knobs(self) -> tuple[KnobDeclaration, ...]:
         """The live fields of its configuration."""
@@ -133,7 +137,7 @@ class Ledger(Desk):
             self.book.rules = rules_of(self.config, evaluation=bool(self.prompts.evaluation))
         else:
             self.config = with_live(self.config, field, value)
-        self._refusals.most = REFUSALS * config_batch(self.config)
+        self._refusals.most = REFUSALS * batch_size(self.config)
         return self.book.step if self.ready else 0
 
     def work(self, now: float) -> bool:
@@ -144,14 +148,15 @@ class Ledger(Desk):
         if now < self._retry_at:
             return False
         self.book.expire(now)
+        more = False
         if not self.draining:
-            self._admit()
+            more = self._admit()
             self._grants += self.book.match(now)
         if self._flush():
             self._answer()
         self._count(now)
         self._look_at_refusals(now)
-        return False
+        return more
 
     def hears(self, kind: str) -> bool:
         """While the disk takes nothing, nothing is taken in: every worker says again what was not answered."""
@@ -195,24 +200,32 @@ class Ledger(Desk):
         """A stored trajectory."""
         return self._cache.get(sample) or self.store.payload(sample)
 
+    def prompt(self, row: Row) -> Prompt:
+        """The prompt of a sample."""
+        if row.split is Split.EVAL:
+            return self.prompts.of_evaluation((row.id - EVAL_BASE) % self.book.rules.eval_samples)
+        return self.prompts.of_group(row.group)
+
     def row_json(self, row: Row) -> bytes:
         """The prompt row of a sample."""
-        if row.split is Split.EVAL:
-            return self.prompts.of_evaluation((row.id - EVAL_BASE) % self.book.rules.eval_samples).row
-        return self.prompts.of_group(row.group).row
+        return self.prompt(row).row
 
     @property
     def exhausted(self) -> bool:
         """No prompt is left and nothing is open any more."""
         return self.book.finished
 
-    def _admit(self) -> None:
+    def _admit(self) -> bool:
+        """Read rows while there is room for them; True when a turn's worth was read and there is room for more."""
         book, prompts = self.book, self.prompts
-        while book.room() and not prompts.over(book.next_group):
+        for _ in range(ROWS_A_TURN):
+            if not book.room() or prompts.over(book.next_group):
+                break
             refused = prompts.of_group(book.next_group).refused
-            self.why = first_line(refused) or self.why
+            self._reading.add(first_line(refused))
             book.open_group(refused)
         book.over = prompts.over(book.next_group)
+        return book.room() and not book.over
 
     def _flush(self) -> bool:
         """One transaction for everything since the last; False while the disk is full."""
@@ -235,12 +248,17 @@ class Ledger(Desk):
             self._full_since = None
             self._log.info("ledger writes again", refused=self.full)
         for result in results:
-            body = {f"eval/{name}": value for name, value in result.rewards.items()}
+            body: dict[str, Scalar] = {f"eval/{name}": value for name, value in result.rewards.items()}
             self.event(
                 "evaluation",
                 {**body, "version": result.version, "n": result.n, "refused": result.refused},
                 self.book.step,
             )
+            if not result.n:
+                text = (
+                    f"no held-out sample of version {result.version} could be scored{because(first_line(result.why))}"
+                )
+                self.event("note", {"level": "warning", "text": text})
         return True
 
     def _answer(self) -> None:
@@ -257,6 +275,8 @@ class Ledger(Desk):
         self._grants.clear()
 
     def _send(self, grant: Grant) -> bool:
+        if grant.stage != "train":
+            grant = self._usable(grant)
         rows = [self.book.rows[sample] for sample, _ in grant.leases]
         if grant.stage == "generate":
             out = tickets(grant, rows, self.row_json, self.blob, self.settings.seed, self._eval_temperature())
@@ -265,6 +285,17 @@ class Ledger(Desk):
         else:
             out = batch(grant, rows, self.blob, self.config.max_turns)
         return all(self.mail.send("data", message, to=grant.holder, columns=columns) for message, columns in out)
+
+    def _usable(self, grant: Grant) -> Grant:
+        """The grant without the samples whose row, read once more, is not usable any more: its file has changed."""
+        leases: list[Lease] = []
+        for sample, epoch in grant.leases:
+            if why := self.prompt(self.book.rows[sample]).refused:
+                self.why = first_line(why)
+                self.book.refuse(sample, why)
+            else:
+                leases.append((sample, epoch))
+        return replace(grant, leases=leases)
 
     def _eval_temperature(self) -> float:
         """The same for a whole round, whatever is set meanwhile."""
@@ -275,15 +306,21 @@ class Ledger(Desk):
     def _look_at_refusals(self, now: float) -> None:
         """Tell of refused samples, and end a run that has nothing else.
 
-        Raises UserMistake with the last reason.
+        A sample of a row that cannot be used was refused before anything could have been scored: such rows are judged
+        by whether others come between them. Raises UserMistake with the last reason.
         """
-        counts = self.book.totals[Split.TRAIN]
+        counts, reading = self.book.totals[Split.TRAIN], self._reading
         refused, scored = counts[State.REFUSED], sum(counts[state] for state in SCORED)
-        too_many = self._refusals.too_many(refused, scored, now)
+        worked_on = refused - reading.unusable * self.book.size
+        too_many = self._refusals.too_many(worked_on, scored, now)
         if self._refusals.worth_a_note(refused, now):
-            self.event("note", {"level": "warning", "text": f"{refused} samples refused so far; the last: {self.why}"})
+            rows = f"; {reading.told()}{because(reading.why)}" if reading.unusable else ""
+            text = f"{refused} samples refused so far{because(self.why)}{rows}"
+            self.event("note", {"level": "warning", "text": text})
         if too_many:
-            raise UserMistake(f"{refused} samples refused and none scored for long; the last: {self.why}")
+            raise UserMistake(f"{self._refusals.row} samples refused and none scored meanwhile{because(self.why)}")
+        if reading.hopeless:
+            raise UserMistake(f"{reading.told()}, the last {reading.row:,} among them{because(reading.why)}")
 
     def on_drain(self) -> None:
         """The last word on how much was done at once, and on how long it was."""
@@ -306,11 +343,6 @@ class Ledger(Desk):
             **({"refused_messages": self.mail.refused} if self.mail.refused else {}),
             **{state.value: counts[state] for state in State if counts[state]},
         }
-
-
-def config_batch(config: LedgerConfig) -> int:
-    """Samples in a batch."""
-    return config.prompts_per_rollout * config.responses_per_prompt
 
 
 def rules_of(config: LedgerConfig, *, evaluation: bool) -> Rules:

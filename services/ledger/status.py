@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from midflight.messages.base import Scalar
 from midflight.messages.samples import LedgerStatus
+from midflight.messages.wire import MAX_BODY
 
 from .balance import balance
 from .changes import Snapshot
@@ -20,6 +21,8 @@ REASONS = 20
 SAID = 256
 SAID_CHARS = 1000
 """Of a message, for people."""
+LINES_BYTES = MAX_BODY // 3
+"""Of a life, and of what was said: so that both fit a message."""
 
 
 def status(snapshot: Snapshot, store: Store, sample: int | None, stats: Mapping[str, Any]) -> LedgerStatus:
@@ -27,7 +30,11 @@ def status(snapshot: Snapshot, store: Store, sample: int | None, stats: Mapping[
     sums = balance(snapshot)
     saved = cast(dict[str, Any], snapshot.meta.get("book", {}))
     newest = saved.get("policy", [None])[0]
-    life = store.life(sample)[-LIFE_LINES:] if sample is not None else []
+    events = store.life(sample)[-LIFE_LINES:] if sample is not None else []
+    life: list[dict[str, Scalar]] = [
+        {"at_ns": e.at_ns, "state": e.state, "epoch": e.epoch, "who": e.who, "why": e.why} for e in events
+    ]
+    reasons, newest_of = _most_common(sums.reasons), store.newest_by_reason()
     return LedgerStatus(
         issued=sums.issued.get(Split.TRAIN, 0),
         states={state: n for state, n in sums.states[Split.TRAIN].items() if n},
@@ -36,9 +43,10 @@ def status(snapshot: Snapshot, store: Store, sample: int | None, stats: Mapping[
         step=sums.step,
         committed=sums.committed,
         version=-1 if newest is None else int(newest),
-        life=[{"at_ns": e.at_ns, "state": e.state, "epoch": e.epoch, "who": e.who, "why": e.why} for e in life],
-        said=_said(store, sample) if sample is not None else [],
-        reasons=_most_common(sums.reasons),
+        life=_newest(life),
+        said=_newest(_said(store, sample)) if sample is not None else [],
+        reasons=reasons,
+        examples={why: newest_of[why] for why in reasons if why in newest_of},
         stats=dict(stats),
     )
 
@@ -64,6 +72,12 @@ def _said(store: Store, sample: int) -> list[dict[str, Scalar]]:
         for turn, one in zip(turns, messages, strict=True)
     ]
     return said[-SAID:]
+
+
+def _newest(lines: list[dict[str, Scalar]]) -> list[dict[str, Scalar]]:
+    """The last of them that fit; as JSON with everything escaped they are not shorter than on the wire."""
+    sizes = accumulate(len(json.dumps(line)) for line in reversed(lines))
+    return lines[len(lines) - sum(size <= LINES_BYTES for size in sizes) :]
 
 
 def _most_common(reasons: Mapping[str, int]) -> dict[str, int]:

@@ -152,6 +152,15 @@ class Store:
             reasons[reason_of(why)] += n
         return Snapshot(rows, closed, meta, reasons)
 
+    def newest_by_reason(self) -> dict[str, int]:
+        """By reason, the newest sample that was filtered or refused for it."""
+        newest: dict[str, int] = {}
+        for why, sample in self._db.execute(
+            "select why, max(id) from sample where state in ('filtered', 'refused') group by why order by 2"
+        ):
+            newest[reason_of(why)] = sample
+        return newest
+
     def write(self, changes: Changes) -> None:
         """Write all changes in one transaction and clear them; only now may replies and grants be sent.
 

@@ -69,7 +69,10 @@ def test_bad_rows_and_a_doubtful_reward_function(tmp_path: Path) -> None:
         if is_step(record):
             mean = sum(2.0 * rewards["letters"] for rewards in trained[record["step"]]) / len(trained[record["step"]])
             assert record["values"]["reward_mean"] == pytest.approx(mean)
-    assert midflight(tmp_path, "ledger", "--run", str(up.path)).code == 0
+    told = midflight(tmp_path, "ledger", "--run", str(up.path), "--json")
+    assert told.code == 0
+    fault = told.json["examples"]["reward_fn raised KeyError"]  # leads to its traceback
+    assert "doubtful.py" in midflight(tmp_path, "ledger", "--run", str(up.path), "--sample", str(fault)).out
 
 
 @pytest.mark.parametrize("fit", [False, True], ids=["none fits", "some fit"])

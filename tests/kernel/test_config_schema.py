@@ -34,6 +34,7 @@ def test_explain_a_value() -> None:
     assert explain("services.kl.target", REGISTRY) == (
         "services.kl.target: number > 0, required, live\n  Wanted divergence, in nats."
     )
+    assert explain("kl.target", REGISTRY) == explain("services.kl.target", REGISTRY)  # as its knob is called
     assert explain("services.kl.mode", REGISTRY).splitlines()[0] == (
         "services.kl.mode: active | shadow, default active"
     )

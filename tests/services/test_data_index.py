@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import struct
 import subprocess
 import sys
 import tempfile
@@ -134,3 +135,77 @@ def test_a_million_rows_take_little_memory(kind: str) -> None:
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])["formats"][kind]
     assert result["peak_mb"] < 100
+
+
+@pytest.mark.parametrize("kind", ["file", "stream"])
+def test_a_damaged_batch_costs_rows_not_the_process(tmp_path: Path, kind: str) -> None:
+    """Offsets that point outside of the file: the rows they belong to are refused, the others read. In a process of
+    its own, for what is not checked ends it by a signal."""
+    count = 2000
+    table, file = pyarrow.table({"words": [f"row {n}" for n in range(count)]}), tmp_path / "rows.arrow"
+    new = pyarrow.ipc.new_stream if kind == "stream" else pyarrow.ipc.new_file
+    with new(str(file), table.schema) as writer:
+        writer.write_table(table, max_chunksize=count // 2)
+    content = bytearray(file.read_bytes())
+    offset = content.index(struct.pack("<4i", 0, 5, 10, 15))
+    content[offset + 400 : offset + 500] = struct.pack("<25i", *range(1 << 30, (1 << 30) + 25))
+    file.write_bytes(content)
+    script = (
+        "import sys; from midflight.services.data.columns import open_arrow; rows = open_arrow(sys.argv[1]);"
+        "print(*(getattr(rows[n], 'reason', 'whole') for n in range(len(rows))), sep='\\n')"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(file)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found = done.stdout.splitlines()
+    damaged = [n for n, said in enumerate(found) if said != "whole"]
+    assert len(found) == count
+    assert damaged == list(range(99, 125))
+    assert all(found[n].startswith("the file is damaged here: ") for n in damaged)
+
+
+def test_a_whole_batch_is_checked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often and in whatever order its rows are read."""
+    file, table = tmp_path / "rows.arrow", pyarrow.table({"n": list(range(40))})
+    with pyarrow.ipc.new_file(str(file), table.schema) as writer:
+        writer.write_table(table, max_chunksize=10)
+    rows, checked = open_arrow(str(file)), []
+    read = rows._batch
+
+    class Counted:
+        def __init__(self, place: int) -> None:
+            self.place, self.slice = place, read(place).slice
+
+        def validate(self, *, full: bool) -> None:
+            checked.append((self.place, full))
+
+    monkeypatch.setattr(rows, "_batch", Counted)
+    assert len(shuffled(rows) + shuffled(rows)) == 80
+    assert checked == [(3, True), (2, True), (1, True), (0, True)]
+
+
+@pytest.mark.parametrize("kind", ["file", "stream", "parquet"])
+def test_a_column_name_that_appears_twice_is_refused(tmp_path: Path, kind: str) -> None:
+    """As in CSV: one of the two columns would be lost without a word."""
+    table, file = pyarrow.Table.from_arrays([pyarrow.array(["a"])] * 3, ["prompt", "answer", "prompt"]), tmp_path / kind
+    if kind == "parquet":
+        parquet.write_table(table, file)
+    else:
+        new = pyarrow.ipc.new_stream if kind == "stream" else pyarrow.ipc.new_file
+        with new(str(file), table.schema) as writer:
+            writer.write_table(table)
+    with pytest.raises(DataError, match=f"{file}: a column name appears twice: 'prompt'"):
+        (open_parquet if kind == "parquet" else open_arrow)(str(file))
+
+
+def test_a_key_that_appears_twice_costs_its_row(tmp_path: Path) -> None:
+    """In lines, in a list, and in an object within a row."""
+    lines, whole = tmp_path / "rows.jsonl", tmp_path / "rows.json"
+    texts = ['{"a": 1, "b": 2, "a": 3}', '{"a": {"x": 1, "x": 1}}', '{"a": {"b": 1}, "b": 2}']
+    lines.write_text("\n".join(texts))
+    whole.write_text(f"[{', '.join(texts)}]")
+    for file, rows in ((lines, open_jsonl(str(lines))), (whole, open_json(str(whole)))):
+        assert shuffled(rows) == [
+            BadRow(f"{file}:1", "not JSON: the key 'a' appears twice in one object"),
+            BadRow(f"{file}:2", "not JSON: the key 'x' appears twice in one object"),
+            RawRow(f"{file}:3", {"a": {"b": 1}, "b": 2}),
+        ]

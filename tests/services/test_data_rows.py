@@ -61,6 +61,15 @@ def test_good_rows_of_each_kind() -> None:
             "messages[1].role: the last message of a prompt cannot be the assistant's",
         ),
         ({"prompt": "\ud800", "answer": "x"}, "prompt: character 0 is half of a surrogate pair"),
+        (
+            {"prompt": "a", "answer": 1, "\ud800": 1},
+            "the name of a field '\\ud800': character 0 is half of a surrogate pair",
+        ),
+        ({"prompt": "a", "answer": {"b\udfff": 1}}, "answer key 'b\\udfff': character 1 is half of a surrogate pair"),
+        (
+            {"messages": [{"\ud800": 1}], "answer": 1},
+            "messages[0] key '\\ud800': character 0 is half of a surrogate pair",
+        ),
         ({"prompt": "x"}, "answer: missing - reward_fn(messages, answer) gets it; write null if it needs none"),
         ({"prompt": "x", "answer": {"a": [float("nan")]}}, "answer.a[0]: nan is not a finite number"),
         ({"prompt": "x", "answer": 2**63}, "answer: the integer does not fit in 64 bits - write it as text"),
@@ -73,6 +82,14 @@ def test_good_rows_of_each_kind() -> None:
 def test_prompt_refusals_name_the_field(fields: dict[str, object], reason: str) -> None:
     """A refusal names the path of the field and what was expected of it."""
     assert parse_prompt(_raw(**fields)) == BadRow("f:1", reason)
+
+
+def test_values_nested_too_deeply_are_refused() -> None:
+    """More deeply than the interpreter can follow."""
+    nested: list[object] = []
+    for _ in range(5000):
+        nested = [nested]
+    assert parse_prompt(_raw(prompt="a", answer=nested)) == BadRow("f:1", "its values are nested too deeply")
 
 
 def test_other_refusals_name_the_field() -> None:

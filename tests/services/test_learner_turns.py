@@ -6,7 +6,7 @@ import pytest
 from support.learner_toys import random_document
 
 from midflight.messages.samples import BatchPart
-from midflight.services.learner.batches import turn_metrics
+from midflight.services.learner.batches import lacking, objective_means, rollout_batch, turn_metrics
 
 
 def part(turns: int, ended: str) -> BatchPart:
@@ -30,3 +30,15 @@ def test_turns_and_ends_of_a_batch() -> None:
 def test_no_shares_of_ends_that_nobody_told() -> None:
     """Trajectories of an earlier version of the ledger do not say how they ended."""
     assert measured((1, ""), (1, "")) == {"turns/mean": 1.0, "turns/max": 1.0}
+
+
+def test_an_objective_that_only_some_samples_name() -> None:
+    """Its mean is over those that name it; in the weighted reward of the others it is 0, which is told if it weighs."""
+    document = random_document(random.Random(0), "1")
+    rewards = [{"exact": 1.0}, {"exact": 0.0, "style": 2.0, "free": 9.0}]
+    parts = [(part(1, "").model_copy(update={"rewards": one}), document) for one in rewards]
+    weights = {"style": 0.5, "free": 0.0}
+    assert lacking(parts, weights) == ["style"]
+    assert lacking(parts[:1], weights) == lacking([], weights) == []
+    assert objective_means(parts, weights) == {"objective/exact": 0.5, "objective/free": 9.0, "objective/style": 2.0}
+    assert rollout_batch(parts, weights, {0: 0}, 0).rewards.tolist() == [1.0, 1.0]

@@ -4,6 +4,7 @@ from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+import pytest
 from support.ledger_tools import LEARNER, book, generate, score, take
 
 from midflight.kernel.node import Letter
@@ -23,7 +24,7 @@ from midflight.messages.samples import (
 )
 from midflight.messages.sockets import Incoming
 from midflight.messages.tensors import Column
-from midflight.messages.wire import Sealer, dump
+from midflight.messages.wire import MAX_BUFFER, Sealer, dump
 from midflight.services.ledger import payload
 from midflight.services.ledger.balance import audit
 from midflight.services.ledger.desk import MAX_TAIL, Desk
@@ -172,6 +173,21 @@ def test_a_conversation_that_outgrows_the_wire_ends_its_episode() -> None:
         turn += 1
     assert turn * 100_000 > MAX_TAIL - 100_000
     assert row.why.startswith("conversation too long: ")
+
+
+@pytest.mark.parametrize(("over", "ends"), [(0, False), (1, True)])
+def test_an_answer_that_outgrows_the_wire_ends_its_episode(over: int, ends: bool) -> None:
+    """With the brackets around it nobody could be asked to score it: the sample is refused, by name."""
+    desk = Counter()
+    desk.book, desk.started = book(1), True
+    lease, *_ = take(desk.book, "generate", "rollout#1")
+    text = b"x" * (MAX_BUFFER - 2 + over)
+    part = TrajectoryPart(id=lease[0], epoch=lease[1], tokens=0, text_bytes=len(text), stop="stop", version=0)
+    columns: list[Column] = [(name, dtype, b"") for name, dtype, _ in payload.COLUMNS]
+    desk.hear("rollout#1", Trajectories(parts=[part], tensors=[]), [*columns, ("texts", "|u1", text)])
+    row = desk.book.rows[lease[0]]
+    assert (row.state is State.REFUSED) is ends
+    assert row.why.startswith("conversation too long: 2097153 bytes, at most 2097152") is ends
 
 
 def restored(desk: Counter, longest: int | None, learner: str = LEARNER) -> None:

@@ -4,7 +4,7 @@ from support.ledger_tools import LEARNER, book, generate, score, take
 
 from midflight.services.ledger.balance import audit
 from midflight.services.ledger.evaluation import EvalResult, due
-from midflight.services.ledger.row import EVAL_BASE, Generated, Refused
+from midflight.services.ledger.row import EVAL_BASE, Generated, Refused, Scored
 from midflight.services.ledger.states import Split, State
 
 
@@ -58,3 +58,18 @@ def test_one_round_at_a_time() -> None:
     score(b)
     assert [r.version for r in b.changes.results] == [0, 3]
     assert b.evaluating == -1
+
+
+def test_a_mean_is_over_the_samples_that_name_the_objective() -> None:
+    """As the learner's means are; and a refusal is told by its reason."""
+    b = book(0, eval_every=2, eval_samples=4, max_staleness=0)
+    leases = take(b, "generate")
+    b.answer("generate", *leases[3], "generate#1", Refused("too long"))
+    for lease in leases[:3]:
+        b.answer("generate", *lease, "generate#1", Generated(b"x", 0))
+    for number, lease in enumerate(take(b, "score")):
+        rewards = {"exact": 1.0} if number else {"exact": 0.0, "style": 2.0}
+        b.answer("score", *lease, "score#1", Scored(rewards))
+    (result,) = b.changes.results
+    assert result.rewards == {"exact": 2 / 3, "style": 2.0}
+    assert result.why == "too long"

@@ -1,6 +1,6 @@
 """When refusals are told, and when they end a run."""
 
-from midflight.services.ledger.refusals import Refusals
+from midflight.services.ledger.refusals import Reading, Refusals, because
 
 
 def test_notes_at_powers_of_ten() -> None:
@@ -38,3 +38,26 @@ def test_notes_while_nothing_is_scored() -> None:
         if watch.worth_a_note(second // 4, float(second)):
             told.append(second)
     assert told == [4, 24, 40]
+
+
+def test_what_was_refused_before_is_not_judged() -> None:
+    """A run that goes on has a past; only what it sees is a row."""
+    watch = Refusals(most=10)
+    assert not watch.too_many(661, 0, 0.0)
+    assert not watch.too_many(670, 0, 1.0)
+    assert watch.too_many(671, 0, 2.0)
+    assert watch.row == 10
+
+
+def test_unusable_rows_are_hopeless_only_without_others_between_them() -> None:
+    """However few the others are; the text has the share of all that were read."""
+    reading = Reading(most=100)
+    for number in range(1000):
+        reading.add("" if number % 99 == 0 else f"bad {number}")
+        assert not reading.hopeless
+    for _ in range(100):
+        reading.add("worse")
+    assert reading.hopeless
+    assert reading.told() == "1,089 of the last 1,100 rows read (99 %) cannot be used"
+    assert because(reading.why) == "; the last: worse"
+    assert because("") == ""

@@ -35,6 +35,7 @@ TELLS: list[tuple[str, dict[str, Scalar], str]] = [
     ("run.state", {"state": "stopping", "why": "Ctrl-C"}, "run stopping|Ctrl-C"),
     ("kernel.boot", {"generation": 2}, "the kernel is back (generation 2)|"),
     ("evaluation", {"eval/reward": 0.5, "n": 9}, "held-out reward 0.5|"),
+    ("evaluation", {"n": 0, "refused": 16}, "held-out: all 16 samples were refused|"),
     ("checkpoint", {"step": 20}, "checkpoint of step 20|"),
 ]  # fmt: skip
 SILENT: list[tuple[str, dict[str, Scalar]]] = [
