@@ -181,6 +181,18 @@ class LearnerConfig(ServiceSpec):
     device: str = Field(
         "auto", pattern=DEVICE, description="`cpu`, `cuda`, `cuda:N`, or `auto`: the GPU if torch sees one."
     )
+    ranks: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="Processes on this host that train together, each with its share of every batch and `threads` "
+        "threads; with GPUs one each.",
+    )
+    ddp_size: int = Field(
+        1,
+        ge=1,
+        description="Copies of the parameters in the group; each copy is cut over ranks / ddp_size of them (FSDP).",
+    )
     sft: SftConfig | None = Field(None, description="Supervised warm start.")
     optim: OptimConfig = OptimConfig()
     loss: Loss = Field("decoupled_ppo", description="Off-policy policy-gradient loss.")
@@ -274,6 +286,8 @@ class LearnerConfig(ServiceSpec):
             raise ValueError("adv.estimator ema knows nothing of a KL in the reward: set kl.type to loss or advantage")
         if self.proximal == "loglinear" and self.by_lag is None and self.loss not in ("decoupled_ppo", "ppo"):
             raise ValueError(f"proximal: loglinear is for losses that read pi_old, and {self.loss} does not")
+        if self.ranks % self.ddp_size:
+            raise ValueError(f"ddp_size {self.ddp_size} does not divide the group of {self.ranks} ranks")
         if self.adv.c_bar > self.adv.rho_bar:
             raise ValueError(f"adv.c_bar {self.adv.c_bar:g} must not exceed adv.rho_bar {self.adv.rho_bar:g}")
         return self

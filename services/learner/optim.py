@@ -7,6 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from .sharding import cut_like, whole
+
 Schedule = Literal["constant", "cosine"]
 
 
@@ -78,7 +80,7 @@ class PolicyOptimizer:
 
     def norm(self) -> float:
         """Clip the gradients and return their norm before that; nothing is applied."""
-        return nn.utils.clip_grad_norm_(list(self.names), self.settings.max_grad_norm).item()
+        return whole(nn.utils.clip_grad_norm_(list(self.names), self.settings.max_grad_norm)).item()
 
     def update(self) -> float:
         """Clip, step, and return the gradient norm before clipping; with a non-finite norm nothing is applied."""
@@ -105,7 +107,10 @@ class PolicyOptimizer:
             if name not in parameters:
                 raise ValueError(f"optimizer state of {name}, which the model does not have")
             parameter = parameters[name]
-            state.setdefault(parameter, {})[key] = value.to(parameter.device)
+            # Moments are cut as their parameter is; the count of updates is a number.
+            state.setdefault(parameter, {})[key] = (
+                value.to(parameter.device) if key == "step" else cut_like(value, parameter)
+            )
         self.step, self.lr = int(values["step"]), float(values["lr"])
         self.weight_decay = float(values["weight_decay"])
         self.adam.state.clear()

@@ -187,8 +187,8 @@ def _unsampled(mask: Sequence[bool], start: int, end: int) -> int:
     return min(own.index(True), len(own) - 1) if True in own else len(own) - 1
 
 
-def microbatches(documents: Sequence[Document], rows: Sequence[int], cap: int) -> list[PackedBatch]:
-    """Pack documents[i] for i in `rows` into balanced micro-batches of at most `cap` positions.
+def microbatches(documents: Sequence[Document], rows: Sequence[int], cap: int, ranks: int = 1) -> list[PackedBatch]:
+    """Pack documents[i] for i in `rows` into balanced micro-batches of at most `cap` positions, in rounds of `ranks`.
 
     Raises SequenceTooLong, naming the sample, when a single document exceeds `cap`.
     """
@@ -196,4 +196,4 @@ def microbatches(documents: Sequence[Document], rows: Sequence[int], cap: int) -
     for row, length in zip(rows, lengths, strict=True):
         if length > cap:
             raise SequenceTooLong(documents[row].name, length, cap)
-    return [pack(documents, [rows[i] for i in part]) for part in partition(lengths, cap)]
+    return [pack(documents, [rows[i] for i in part]) for part in partition(lengths, cap, ranks)]

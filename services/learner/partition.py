@@ -29,8 +29,10 @@ def longest_first(costs: Sequence[float], bins: int) -> list[list[int]]:
     return out
 
 
-def partition(lengths: Sequence[int], cap: int) -> list[list[int]]:
+def partition(lengths: Sequence[int], cap: int, ranks: int = 1) -> list[list[int]]:
     """Split documents of `lengths` tokens into the fewest LPT bins that hold at most `cap` tokens each.
+
+    Their number is a multiple of `ranks`, or that of the documents when there are too few for the last round.
 
     Returns lists of indices, each sorted by descending length so that neighbours have similar lengths.
     Every length must be <= `cap`; the caller names the offender, see `packing.SequenceTooLong`.
@@ -40,9 +42,9 @@ def partition(lengths: Sequence[int], cap: int) -> list[list[int]]:
     if max(lengths) > cap:
         raise ValueError(f"a document of {max(lengths)} tokens does not fit the cap of {cap}")
     costs = [document_cost(n) for n in lengths]
-    bins = -(-sum(lengths) // cap)
+    bins = -(-sum(lengths) // (cap * ranks)) * ranks
     while True:
         split = longest_first(costs, bins)
         if all(sum(lengths[i] for i in part) <= cap for part in split):
             return [part for part in split if part]
-        bins += 1
+        bins += ranks

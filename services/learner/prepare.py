@@ -16,6 +16,7 @@ from midflight.services.algorithms.ratios import log_ratio
 
 from .critic import Critic
 from .packing import ActionTokens, Document, PackedBatch, microbatches
+from .peers import ALONE, Peers
 from .policy import Policy
 from .settings import RlSettings
 
@@ -68,8 +69,11 @@ class Micro:
     returns: Tensor | None = None
 
 
-def plan(batch: RolloutBatch, settings: RlSettings, step: int, device: torch.device) -> list[list[Micro]]:
-    """Rows into at most `update_per_rollout` updates, in order or shuffled by (seed, step), each into micro-batches.
+def plan(
+    batch: RolloutBatch, settings: RlSettings, step: int, device: torch.device, ranks: int = 1
+) -> list[list[Micro]]:
+    """Rows into at most `update_per_rollout` updates, in order or shuffled by (seed, step), each into micro-batches,
+    as many as make whole rounds of `ranks` if there are documents enough.
 
     Raises SequenceTooLong, naming the sample.
     """
@@ -77,11 +81,8 @@ def plan(batch: RolloutBatch, settings: RlSettings, step: int, device: torch.dev
     if settings.shuffle:
         random.Random(f"{settings.seed}/{step}").shuffle(rows)
     cuts = [part.tolist() for part in torch.tensor(rows).tensor_split(settings.update_per_rollout) if len(part)]
-    return [[_micro(p.to(device)) for p in _packs(batch, part, settings)] for part in cuts]
-
-
-def _packs(batch: RolloutBatch, rows: list[int], settings: RlSettings) -> list[PackedBatch]:
-    return microbatches(batch.documents, rows, settings.max_length_per_device)
+    cap = settings.max_length_per_device
+    return [[_micro(p.to(device)) for p in microbatches(batch.documents, part, cap, ranks)] for part in cuts]
 
 
 def _micro(pack: PackedBatch) -> Micro:
@@ -96,22 +97,47 @@ def score(
     critic: Critic | None,
     updates: list[list[Micro]],
     settings: RlSettings,
+    peers: Peers = ALONE,
 ) -> None:
     """Log-probs under the reference everywhere, under pi_old where the weights will have moved, and values.
 
     During the first update the policy still is pi_old, so its own detached log-probs serve there; masks and critics,
-    which look at the whole batch, need them before.
+    which look at the whole batch, need them before. Each rank scores its share, and all get all.
     """
     for index, micros in enumerate(updates):
-        for micro in micros:
-            if reference is not None:
-                micro.reference = reference.score(micro.pack, micro.actions, settings.temperature)[0]
-            later = settings.loss in USES_PROXIMAL and index > 0 and not settings.guesses_proximal
-            if critic or settings.masks or later:
-                scored = policy.score_and_hidden(micro.pack, micro.actions, settings.temperature)
-                micro.proximal = scored[0]
-                if critic:
-                    micro.values = critic(scored[2], micro.pack, micro.actions)
+        later = settings.loss in USES_PROXIMAL and index > 0 and not settings.guesses_proximal
+        by_policy = bool(critic or settings.masks or later)
+        names = [
+            *(["reference"] if reference else []),
+            *(["proximal"] if by_policy else []),
+            *(["values"] if critic else []),
+        ]
+        if not names:
+            continue
+        own = []
+        for at, counts in peers.rounds(len(micros)):
+            columns = _scored(micros[at], policy if by_policy else None, reference, critic, settings.temperature)
+            own += [columns] if counts else []
+        like = micros[0].actions.behaviour_logp.new_empty(len(names), 0, dtype=columns.dtype)
+        every = peers.exchange(own, [m.mask.numel() for m in micros], like)
+        for micro, columns in zip(micros, every, strict=True):
+            for name, column in zip(names, columns, strict=True):
+                setattr(micro, name, column)
+
+
+def _scored(
+    micro: Micro, policy: Policy | None, reference: Policy | None, critic: Critic | None, temperature: float
+) -> Tensor:
+    """Columns [K, A]: log-probs under the reference and the policy, then values, of those that are there."""
+    columns = []
+    if reference:
+        columns.append(reference.score(micro.pack, micro.actions, temperature)[0])
+    if policy:
+        logp, _, hidden = policy.score_and_hidden(micro.pack, micro.actions, temperature)
+        columns.append(logp)
+        if critic:
+            columns.append(critic(hidden, micro.pack, micro.actions))
+    return torch.stack(columns)
 
 
 def assign_advantages(batch: RolloutBatch, updates: list[list[Micro]], settings: RlSettings) -> Advantages:

@@ -12,12 +12,12 @@ Dies    any time: the next one restores the newest verified checkpoint, and the 
 import math
 import time
 from array import array
+from collections.abc import Callable
 from typing import ClassVar, cast
 
 import structlog
 import torch
 
-from midflight.kernel.config.errors import suggest
 from midflight.kernel.mail import Bus
 from midflight.kernel.mistake import UserMistake
 from midflight.kernel.node import Letter, handles
@@ -31,16 +31,16 @@ from midflight.messages.tensors import Column
 from midflight.messages.weights import WeightsOk, WeightsPublish
 from midflight.messages.wire import Received
 from midflight.services.lease.worker import Worker
-from midflight.services.model.open import end_ids, pick_device
+from midflight.services.model.open import end_ids
 from midflight.services.model.weights import retain, write_weights
 
 from .archive import Archive
 from .batches import Assembly, lacking, objective_means, rollout_batch, turn_metrics
 from .checkpoint import CheckpointError
 from .config import LearnerConfig, completed
+from .group import Group
 from .knobs import declarations
-from .rank import Rank
-from .trainer import Trainer
+from .remarks import Remarks
 
 ANSWER_S = 5.0
 RETRY_S = 2.0
@@ -49,7 +49,7 @@ KNOWN_VERSIONS = 256
 
 
 class Learner(Worker):
-    """One rank; the ranks of a larger group do not speak."""
+    """Rank 0, or the only one; the other ranks of a group do not speak."""
 
     STAGE: ClassVar[Stage] = "train"
 
@@ -74,9 +74,8 @@ class Learner(Worker):
         self._saved: tuple[int, int] | None = None
         self._digest = ""
         self._retry_at = 0.0
-        self._weighed = False
-        self._lacked: set[str] = set()
-        self._gap_alarm = False
+        self._remarks = Remarks(self._note)
+        self._group: Group | None = None
         self._log = structlog.get_logger()
 
     def knobs(self) -> tuple[KnobDeclaration, ...]:
@@ -92,8 +91,8 @@ class Learner(Worker):
             root = settings.run_dir / "checkpoints"
             root.mkdir(exist_ok=True)
             try:
-                Rank.from_environment().join(pick_device(self.config.device))
-                self.trainer = Trainer(self.config, settings.model, settings.seed, root)
+                self._group = Group(self.config, settings, root)
+                self.trainer = self._group.trainer
             except ValueError as error:
                 raise UserMistake(f"learner: {error}") from error
             loaded = self.trainer.restore()
@@ -111,6 +110,15 @@ class Learner(Worker):
             done = f"step {self.trainer.step} of {self.config.steps} is trained"
             hint = "a knob said so while it ran" if "steps" in self._fields else "raise `steps` to go on"
             self._note("info", f"nothing left to do: {done}; {hint}")
+
+    def watches(self) -> dict[int, Callable[[], None]]:
+        """Besides an actor's own: the ends of the other ranks."""
+        return super().watches() | (self._group.watches() if self._group else {})
+
+    def close(self) -> None:
+        """The other ranks leave with this one."""
+        if self._group:
+            self._group.close()
 
     def _open_archive(self) -> Archive:
         trainer = self.trainer
@@ -287,8 +295,8 @@ class Learner(Worker):
         parts = assembly.parts
         self.holding.begin(part.id for part, _ in parts)
         self.want()
-        self._check_weights({name for part, _ in parts for name in part.rewards})
-        self._check_lacking(lacking(parts, trainer.objective_weights))
+        self._remarks.weights(self.config.objective_weights, {name for part, _ in parts for name in part.rewards})
+        self._remarks.lacking(lacking(parts, trainer.objective_weights))
         began = time.perf_counter()
         batch = rollout_batch(parts, trainer.objective_weights, self.steps, trainer.step)
         watched = self.archive.watch(batch, trainer.step + 1, trainer.reference is not None)
@@ -309,7 +317,7 @@ class Learner(Worker):
             "version": self.version,
         }
         self.event("metrics", {name: value for name, value in body.items() if math.isfinite(value)}, trainer.step)
-        self._check_gap(report.metrics)
+        self._remarks.gap(report.metrics, self.config.logprob_gap_alarm)
         if watched and (why := self.archive.keep(watched, batch, parts, trainer.step, trained)):
             self._note("warning", why)
         self.progress += 1
@@ -321,34 +329,6 @@ class Learner(Worker):
         if trainer.step % self.config.checkpoint_every == 0 or trainer.step >= self.config.steps:
             self._checkpoint()
         self._waited = self.bus.now()
-
-    def _check_gap(self, metrics: dict[str, float]) -> None:
-        """Say when the engine and the learner begin, or cease, to disagree about the same weights."""
-        limit, gap = self.config.logprob_gap_alarm, metrics.get("logprob_gap/mean")
-        if limit is None or gap is None or (gap > limit) == self._gap_alarm:
-            return
-        self._gap_alarm = gap > limit
-        most = metrics["logprob_gap/max"]
-        text = f"log-probs of engine and learner differ by {gap:.2g} nats on average, {most:.2g} at most"
-        if self._gap_alarm:
-            self._note("warning", f"{text}: beyond logprob_gap_alarm {limit:g}")
-        else:
-            self._note("info", f"{text}: within logprob_gap_alarm {limit:g} again")
-
-    def _check_weights(self, named: set[str]) -> None:
-        """Tell once of a weight that no reward has: most likely a slip of the pen."""
-        for name in () if self._weighed else sorted(set(self.config.objective_weights) - named):
-            hint = suggest(name, named)
-            self._note("warning", f"objective_weights names {name!r}; reward_fn gave {', '.join(sorted(named))}{hint}")
-        self._weighed = True
-
-    def _check_lacking(self, names: list[str]) -> None:
-        """Tell once of each objective that only some samples name: the others count as if it were 0."""
-        for name in names:
-            if name not in self._lacked:
-                self._lacked.add(name)
-                text = f"reward_fn names {name!r} for some samples only: it is 0 in the weighted reward of the others,"
-                self._note("warning", f"{text} and its mean is over those that name it")
 
     def _publish(self, last: bool = False) -> None:
         assert self.version is not None

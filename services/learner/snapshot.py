@@ -14,6 +14,7 @@ from .checkpoint import Manifest, UnusableCheckpoint, save, verify
 from .critic import CriticTraining
 from .durable import Chunk
 from .optim import PolicyOptimizer
+from .sharding import cut_like, wholes
 from .tensorfile import tensor_chunks
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -37,18 +38,30 @@ def save_learner(
     keep: int = 2,
     critic: CriticTraining | None = None,
 ) -> Manifest:
-    """Checkpoint everything that the next step depends on; see `checkpoint.save` for errors and durability."""
+    """Checkpoint everything that the next step depends on; see `checkpoint.save` for errors and durability.
+
+    In a group one rank does this, while the others take part by `join`.
+    """
     state = {"optimizer": optimizer.values(), "rng": rng.capture()}
     files: dict[str, Iterable[Chunk]] = {
-        MODEL: tensor_chunks(model_tensors(module)),
-        OPTIMIZER: tensor_chunks(optimizer.tensors()),
+        MODEL: tensor_chunks(wholes(model_tensors(module))),
+        OPTIMIZER: tensor_chunks(wholes(optimizer.tensors())),
     }
     if critic:
         state["critic"] = critic.optimizer.values()
-        files[CRITIC] = tensor_chunks(model_tensors(critic.module))
-        files[CRITIC_OPTIMIZER] = tensor_chunks(critic.optimizer.tensors())
+        files[CRITIC] = tensor_chunks(wholes(model_tensors(critic.module)))
+        files[CRITIC_OPTIMIZER] = tensor_chunks(wholes(critic.optimizer.tensors()))
     files[STATE] = [json.dumps(state, allow_nan=False).encode()]
     return save(root, step, files, extra, keep)
+
+
+def join(module: nn.Module, optimizer: PolicyOptimizer, critic: CriticTraining | None = None) -> None:
+    """Give this rank's shards to the one that saves, in its order."""
+    sources = [model_tensors(module), optimizer.tensors()]
+    if critic:
+        sources += [model_tensors(critic.module), critic.optimizer.tensors()]
+    for tensors in sources:
+        wholes(tensors, keep=False)
 
 
 def load_learner(
@@ -70,9 +83,9 @@ def load_learner(
             critic.optimizer.load(load_file(path / CRITIC_OPTIMIZER), state["critic"])
     except (ValueError, KeyError) as error:
         raise UnusableCheckpoint(f"{path}: {error}; {REMEDY}") from error
-    _copy(stored, module)
+    put(stored, module)
     if critic:
-        _copy(valued, critic.module)
+        put(valued, critic.module)
     rng.restore(state["rng"])
     return manifest
 
@@ -80,7 +93,7 @@ def load_learner(
 def load_model_tensors(path: Path, module: nn.Module) -> None:
     """Verify `path` and put only its model in place; raises CheckpointError as `load_learner` does."""
     verify(path)
-    _copy(_stored(path / MODEL, module), module)
+    put(_stored(path / MODEL, module), module)
 
 
 def _stored(path: Path, module: nn.Module) -> dict[str, Tensor]:
@@ -93,6 +106,7 @@ def _stored(path: Path, module: nn.Module) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _copy(stored: Mapping[str, Tensor], module: nn.Module) -> None:
+def put(stored: Mapping[str, Tensor], module: nn.Module) -> None:
+    """Copy whole tensors into a module's, by name, cut as these are."""
     for name, tensor in model_tensors(module).items():
-        tensor.copy_(stored[name])
+        tensor.copy_(cut_like(stored[name], tensor))

@@ -23,9 +23,10 @@ from .critic import CriticTraining
 from .estimate import assign_estimates, trace_reach
 from .metrics import LogprobGap, StepReport, Tally, TokenRecord
 from .optim import PolicyOptimizer
+from .peers import ALONE, Peers
 from .policy import Policy
 from .prepare import Micro, RolloutBatch, assign_advantages, assign_masks, plan, score
-from .rank import over_ranks
+from .records import everyones
 from .settings import RlSettings
 from .watched import Watched
 
@@ -40,8 +41,10 @@ def rl_update(
     settings: RlSettings,
     critic: CriticTraining | None = None,
     watched: Watched | None = None,
+    peers: Peers = ALONE,
 ) -> StepReport:
-    """Train `policy` on `batch` and report. The result does not depend on how micro-batches are cut.
+    """Train `policy` on `batch` and report. The result does not depend on how micro-batches are cut, nor on how many
+    `peers`, each with the whole batch, divide them.
 
     reference: frozen policy for the KL terms and the `kl` metric; required when settings.kl_type is set. critic: what
     estimates values, with its optimizer; required by the estimators that read them. watched: is told of every token.
@@ -54,8 +57,8 @@ def rl_update(
     if settings.uses_critic != (critic is not None):
         raise ValueError(f"estimator {settings.estimator} {'needs a' if critic is None else 'reads no'} critic")
     settings = settings.at_lag(batch.lag)
-    updates = plan(batch, settings, optimizer.step, next(policy.parameters()).device)
-    score(policy, reference, critic.module if critic else None, updates, settings)
+    updates = plan(batch, settings, optimizer.step, next(policy.parameters()).device, peers.count)
+    score(policy, reference, critic.module if critic else None, updates, settings, peers)
     adv = (assign_estimates if critic else assign_advantages)(batch, updates, settings)
     assign_masks(updates, settings)
     frozen = critic is not None and optimizer.step < settings.critic.warmup_steps
@@ -70,7 +73,7 @@ def rl_update(
         if critic:
             critic.optimizer.zero_grad()
         counts = [tally.add, *([] if index else [gap.add]), *([watched.add] if watched else [])]
-        losses.append(_accumulate(policy, critic, micros, batch.version, settings, counts))
+        losses.append(_accumulate(policy, critic, micros, batch.version, settings, counts, peers))
         norms.append(optimizer.norm() if frozen else optimizer.update())
         if critic:
             critic.optimizer.update()
@@ -99,18 +102,23 @@ def _accumulate(
     version: int,
     settings: RlSettings,
     counts: list[Callable[[TokenRecord], None]],
+    peers: Peers,
 ) -> float:
     """Forward and backward over one update's micro-batches, each of them told to `counts`; returns its loss."""
-    tokens, sequences = over_ranks(sum(m.mask.numel() for m in micros), sum(m.pack.documents for m in micros))
-    denominators = Denominators(tokens, sequences, max_length=settings.max_new_tokens)
-    total = 0.0
-    for micro in micros:
-        loss, record = _loss(policy, critic, micro, denominators, version, settings)
-        torch.autograd.backward(loss)
+    denominators = Denominators(
+        sum(m.mask.numel() for m in micros), sum(m.pack.documents for m in micros), max_length=settings.max_new_tokens
+    )
+    losses: list[float] = []
+    records: list[TokenRecord] = []
+    for at, mine in peers.rounds(len(micros)):
+        loss, record = _loss(policy, critic, micros[at], denominators, version, settings)
+        torch.autograd.backward(loss if mine else loss * 0.0)
+        losses += [loss.item()] if mine else []
+        records += [record] if mine else []
+    for one in everyones(records, micros, record, peers):
         for count in counts:
-            count(record)
-        total += loss.item()
-    return total
+            count(one)
+    return peers.total(losses)
 
 
 def _loss(

@@ -26,13 +26,15 @@ from .checkpoint import UnusableCheckpoint, latest_verified, sweep
 from .config import LagRow, LearnerConfig, LimitsConfig, OptimConfig
 from .critic import Critic, CriticTraining
 from .examples import Examples
+from .mesh import Mesh
 from .metrics import StepReport
 from .optim import OptimSettings, PolicyOptimizer
 from .packing import Document, SequenceTooLong
 from .policy import Policy, recompute_activations
 from .settings import CriticSettings, RlSettings
 from .sft import sft_update
-from .snapshot import load_learner, load_model_tensors, save_learner
+from .sharding import shard, wholes
+from .snapshot import join, load_learner, load_model_tensors, model_tensors, put, save_learner
 from .step import RolloutBatch, rl_update
 from .watched import Watched
 
@@ -59,14 +61,17 @@ class Restored:
 class Trainer:
     """A policy in one of two stages: `sft` (if configured) and then `rl`."""
 
-    def __init__(self, config: LearnerConfig, model: Mapping[str, Any], seed: int, root: Path) -> None:
+    def __init__(
+        self, config: LearnerConfig, model: Mapping[str, Any], seed: int, root: Path, mesh: Mesh | None = None
+    ) -> None:
         self.config, self.seed, self.root = config, seed, root
+        self.mesh = mesh or Mesh(pick_device(config.device))
         torch.manual_seed(seed)
-        self.device = pick_device(config.device)
+        self._model = model
         self.tokenizer, lm = open_model(model, seed)
         if config.gradient_checkpointing:
             recompute_activations(lm)
-        self.policy = Policy(lm.to(self.device), bf16=BF16[config.bf16])
+        self.policy = self._placed(lm)
         self.reference: Policy | None = None
         self.critic: CriticTraining | None = None
         self.stage = "sft" if config.sft else "rl"
@@ -110,7 +115,8 @@ class Trainer:
         assert sft is not None and self.examples is not None  # noqa: PT018
         documents = self.examples.next(sft.batch_size)
         self.sft_drawn = self.examples.drawn
-        report = sft_update(self.policy, self.optimizer, documents, self.config.max_length_per_device)
+        cap, peers = self.config.max_length_per_device, self.mesh.peers
+        report = sft_update(self.policy, self.optimizer, documents, cap, peers)
         self.sft_done += 1
         if self.sft_done >= sft.steps:
             self._open_rl()
@@ -121,7 +127,16 @@ class Trainer:
         if self.settings.estimator == "ema":
             batch = replace(batch, baseline=self.baseline)
             self.baseline = moved(self.baseline, batch.rewards, self.settings.ema_decay)
-        report = rl_update(self.policy, self.reference, self.optimizer, batch, self.settings, self.critic, watched)
+        report = rl_update(
+            self.policy,
+            self.reference,
+            self.optimizer,
+            batch,
+            self.settings,
+            self.critic,
+            watched,
+            self.mesh.peers,
+        )
         self.step += 1
         return report
 
@@ -151,11 +166,11 @@ class Trainer:
         return self.sft_done, self.step
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """The policy's parameters by their Hugging Face names; not copied."""
-        return dict(self.policy.lm.state_dict())
+        """The policy's parameters by their Hugging Face names; not copied where they are not cut."""
+        return wholes(self.policy.lm.state_dict(keep_vars=True))
 
     def save(self, extra: Mapping[str, Any]) -> str:
-        """Write a checkpoint and keep the newest verified ones; -> its digest."""
+        """Write a checkpoint and keep the newest verified ones; -> its digest, empty where this rank does not write."""
         values = {
             "stage": self.stage,
             "step": self.step,
@@ -168,14 +183,16 @@ class Trainer:
             **extra,
         }
         number, keep = self.sft_done + self.step, self.config.keep_checkpoints
-        return save_learner(self.root, number, self.policy.lm, self.optimizer, values, keep, self.critic).digest
+        return self._save(self.root, number, self.policy.lm, values, keep, self.critic)
 
     def restore(self) -> Restored:
         """Load the newest verified checkpoint, if there is one.
 
         Raises UnusableCheckpoint when it belongs to another model.
         """
-        sweep(self.root)
+        if self.mesh.leads:
+            sweep(self.root)
+        self.mesh.peers.total(())  # the others look when that is done
         found = latest_verified(self.root)
         if found.path is None or found.manifest is None:
             return Restored("scratch", "", found.skipped)
@@ -227,12 +244,12 @@ class Trainer:
         self._make_critic()
         self._apply_live()
         if self.reference is not None:
-            save_learner(self.root / "reference", 0, self.reference.lm, self.optimizer, {})
+            self._save(self.root / "reference", 0, self.reference.lm, {})
 
     def _freeze_reference(self) -> None:
         if self.config.kl.type is None:
             return
-        self.reference = Policy(copy.deepcopy(self.policy.lm), bf16=BF16[self.config.bf16])
+        self.reference = self._placed(self._twin())
         self.reference.requires_grad_(False)
 
     def _make_critic(self) -> None:
@@ -240,8 +257,9 @@ class Trainer:
         if not self.settings.uses_critic:
             return
         config, lm = self.config.critic, self.policy.lm
-        body = Policy(copy.deepcopy(lm), bf16=BF16[self.config.bf16]) if config.kind == "model" else None
+        body = Policy(self._twin(), bf16=BF16[self.config.bf16]) if config.kind == "model" else None
         module = Critic.beside(lm, body, config.detach)
+        self._cut(module, body.lm if body else None)
         optim = self.config.optim.model_copy(update={"lr": config.lr, "weight_decay": 0.0})
         self.critic = CriticTraining(module, self._optimizer(optim, self.config.steps, module))
 
@@ -253,6 +271,38 @@ class Trainer:
         if found.path is None:
             raise UnusableCheckpoint(f"{self.root / 'reference'}: the reference policy is gone: {found.skipped}")
         load_model_tensors(found.path, self.reference.lm)
+
+    def _placed(self, lm: Any) -> Policy:
+        """A policy on this rank's device, cut over the group if there is one."""
+        policy = Policy(lm.to(self.mesh.device), bf16=BF16[self.config.bf16])
+        self._cut(policy, lm)
+        return policy
+
+    def _cut(self, module: nn.Module, lm: Any) -> None:
+        if self.mesh.devices:
+            shard(module, list(getattr(lm.base_model, "layers", [])) if lm else [], self.mesh.devices)
+
+    def _save(
+        self,
+        root: Path,
+        number: int,
+        lm: nn.Module,
+        values: Mapping[str, Any],
+        keep: int = 2,
+        critic: CriticTraining | None = None,
+    ) -> str:
+        if not self.mesh.leads:
+            join(lm, self.optimizer, critic)
+            return ""
+        return save_learner(root, number, lm, self.optimizer, values, keep, critic).digest
+
+    def _twin(self) -> Any:
+        """A model of its own with the policy's weights, whole on this rank's device."""
+        if not self.mesh.devices:
+            return copy.deepcopy(self.policy.lm)
+        _, lm = open_model(self._model, self.seed)
+        put(wholes(model_tensors(self.policy.lm)), lm)
+        return lm.to(self.mesh.device)
 
     def _optimizer(self, config: OptimConfig, steps: int, module: nn.Module | None = None) -> PolicyOptimizer:
         settings = OptimSettings(

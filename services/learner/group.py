@@ -1,0 +1,53 @@
+"""The ranks that train together, as rank 0's process has them: alone, started here, or met where torchrun says.
+
+Any rank's end is the end of the group: rank 0 leaves with the reason, and the next generation begins from the newest
+checkpoint, at a port of its own.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from midflight.kernel.settings import Settings
+
+from .config import LearnerConfig
+from .launch import Launched
+from .lead import Lead
+from .mesh import Mesh
+from .rank import Rank
+from .trainer import Trainer
+
+
+class Group:
+    """A `trainer` that moves all ranks, and the processes of those that are not this one.
+
+    Raises ValueError when model and configuration do not go together, RuntimeError when the others do not come.
+    """
+
+    def __init__(self, config: LearnerConfig, settings: Settings, root: Path) -> None:
+        self._others: Launched | None = None
+        if config.ranks > 1:
+            self._others = Launched(config.ranks, settings.run_dir / "logs", settings.name)
+            os.environ.update(self._others.contract | {"RANK": "0", "LOCAL_RANK": "0"})
+        mesh = Mesh.join(Rank.from_environment(), config.ddp_size, config.device)
+        make = Trainer if mesh.orders is None else Lead
+        self.trainer = make(config, settings.model, settings.seed, root, mesh)
+        if isinstance(self.trainer, Lead):
+            self.trainer.reconfigure(config)  # fields set while the run went on are not in the others' files
+
+    def watches(self) -> dict[int, Callable[[], None]]:
+        """Descriptors that are readable when a rank has ended."""
+        return dict.fromkeys(self._others.handles.values(), self._ended) if self._others else {}
+
+    def _ended(self) -> None:
+        """Between steps; in a step the collective in which it is missed says so first."""
+        assert self._others is not None
+        if why := self._others.ended():
+            raise RuntimeError(f"{why}; the group begins again from the newest checkpoint")
+
+    def close(self) -> None:
+        """All leave."""
+        if isinstance(self.trainer, Lead):
+            self.trainer.leave()
+        if self._others:
+            self._others.close()

@@ -1,0 +1,72 @@
+"""Rank 0's trainer in a group: what it is told to do, it has all others do as well, and then does its part."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from .config import LearnerConfig
+from .metrics import StepReport
+from .orders import Orders, packed
+from .step import RolloutBatch
+from .trainer import Restored, Trainer
+from .watched import Watched
+
+
+class Lead(Trainer):
+    """A `Trainer` whose every step is the whole group's."""
+
+    @property
+    def _orders(self) -> Orders:
+        assert self.mesh.orders is not None
+        return self.mesh.orders
+
+    def read_examples(self) -> None:
+        """All read the same rows, and take the same ones."""
+        self._orders.give("read_examples")
+        super().read_examples()
+
+    def sft_step(self) -> StepReport:
+        """One supervised step."""
+        self._orders.give("sft_step")
+        report = super().sft_step()
+        self._orders.done()
+        return report
+
+    def rl_step(self, batch: RolloutBatch, watched: Watched | None = None) -> StepReport:
+        """One RL batch, which every rank gets whole."""
+        self._orders.give("rl_step", packed(batch))
+        report = super().rl_step(batch, watched)
+        self._orders.done()
+        return report
+
+    def turn_knob(self, name: str, value: float) -> int:
+        """For all."""
+        step = super().turn_knob(name, value)  # first: what cannot be used here is used nowhere
+        self._orders.give("turn_knob", [name, value])
+        return step
+
+    def reconfigure(self, config: LearnerConfig) -> int:
+        """For all."""
+        step = super().reconfigure(config)
+        self._orders.give("reconfigure", config.model_dump(mode="json"))
+        return step
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Put together from all ranks."""
+        self._orders.give("weights")
+        return super().weights()
+
+    def save(self, extra: Mapping[str, Any]) -> str:
+        """Put together from all ranks and written by this one."""
+        self._orders.give("save")
+        return super().save(extra)
+
+    def restore(self) -> Restored:
+        """All load the same checkpoint."""
+        self._orders.give("restore")
+        return super().restore()
+
+    def leave(self) -> None:
+        """No more steps."""
+        self._orders.give("leave")

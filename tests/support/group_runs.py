@@ -1,0 +1,126 @@
+"""The same few updates by one process and by a group of ranks."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch.distributed import distributed_c10d
+
+from midflight.services.learner.critic import Critic, CriticTraining
+from midflight.services.learner.mesh import Mesh
+from midflight.services.learner.optim import OptimSettings, PolicyOptimizer
+from midflight.services.learner.peers import Peers
+from midflight.services.learner.policy import Policy
+from midflight.services.learner.settings import CriticSettings, RlSettings
+from midflight.services.learner.sft import sft_update
+from midflight.services.learner.sharding import shard, wholes
+from midflight.services.learner.snapshot import model_tensors
+from midflight.services.learner.step import rl_update
+from midflight.services.rollout.sglang.process import free_port
+from support.learner_toys import random_batch, tiny_policy
+
+ENTRY = Path(__file__).with_name("group_rank.py")
+MOVING = OptimSettings(lr=1e-2, weight_decay=0.0, warmup_steps=0, max_grad_norm=0.5)
+STEPS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """An update: settings of the RL step, or the supervised one; `critic` is its kind."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    critic: str = ""
+    sft: bool = False
+    groups: int = 3
+    cap: int = 30
+
+
+CASES: dict[str, Case] = {
+    "ppo": Case({"loss": "decoupled_ppo", "update_per_rollout": 2}),
+    "kl loss and entropy": Case({"loss": "bypass_ppo", "kl_type": "loss", "kl_coef": 0.1, "entropy_coef": 0.1}),
+    "kl in the reward": Case({"loss": "tis", "kl_type": "reward", "kl_coef": 0.1, "update_per_rollout": 2}),
+    "masks": Case({"loss": "bypass_ppo", "masks": ("token", "sequence", "m2po"), "aggregation": "seq_mean_token_mean"}),
+    "gae, a head": Case({"loss": "ppo", "estimator": "gae", "critic": CriticSettings(whiten=True)}, "head"),
+    "vtrace, a model": Case({"loss": "ppo", "estimator": "vtrace"}, "model"),
+    "fewer documents than ranks": Case({"loss": "bypass_ppo", "update_per_rollout": 4}, groups=1),
+    "one micro-batch a rank": Case({"loss": "bypass_ppo"}, cap=10_000),
+    "sft": Case(sft=True),
+}
+
+
+@dataclass(slots=True)
+class Parts:
+    """What is trained."""
+
+    policy: Policy
+    reference: Policy | None
+    optimizer: PolicyOptimizer
+    critic: CriticTraining | None
+
+
+def parts(case: Case, mesh: Mesh) -> Parts:
+    """Tiny float64 models, cut over the mesh if it has one."""
+    policy = tiny_policy(1)
+    reference = tiny_policy(2) if "kl_type" in case.settings else None
+    critic = None
+    if case.critic:
+        body = Policy(tiny_policy(3).lm) if case.critic == "model" else None
+        critic = Critic.beside(policy.lm, body, detach=False)
+    for module in (policy, reference, critic):
+        if mesh.devices and module:
+            shard(module, [], mesh.devices)
+    training = CriticTraining(critic, PolicyOptimizer(critic, MOVING)) if critic else None
+    return Parts(policy, reference, PolicyOptimizer(policy, MOVING), training)
+
+
+def trained(these: Parts, case: Case, mesh: Mesh) -> dict[str, Any]:
+    """The reports of a few steps, and sums over the trained weights."""
+    settings = RlSettings(**case.settings, max_length_per_device=case.cap)
+    reports = []
+    for seed in range(STEPS):
+        batch = random_batch(seed, groups=case.groups)
+        if case.sft:
+            report = sft_update(these.policy, these.optimizer, batch.documents, case.cap, mesh.peers)
+        else:
+            report = rl_update(
+                these.policy, these.reference, these.optimizer, batch, settings, these.critic, peers=mesh.peers
+            )
+        reports.append(report.metrics)
+    modules = [these.policy, *([these.critic.module] if these.critic else [])]
+    weights = [tensor for module in modules for tensor in wholes(model_tensors(module)).values()]
+    return {"reports": reports, "weights": [float(tensor.detach().double().norm()) for tensor in weights]}
+
+
+def part(peers: Peers) -> None:
+    """End this rank's process, rank 0 last: who still receives must not see a peer leave, nor its store."""
+    store = distributed_c10d._get_default_store()
+    store.set(f"bye {peers.rank}", "")
+    if peers.rank == 0:
+        store.wait([f"bye {rank}" for rank in range(peers.count)])
+    sys.stdout.flush()
+    os._exit(0)
+
+
+def by_ranks(world: int, copies: int, names: Sequence[str]) -> dict[str, Any]:
+    """What rank 0 of so many real processes over gloo says."""
+    port = str(free_port())
+    base = {**os.environ, "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    base |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, str(ENTRY), str(copies), *names]
+    ranks = [
+        subprocess.Popen(command, env=base | {"RANK": str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for rank in range(world)
+    ]
+    try:
+        said = [rank.communicate(timeout=240) for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    assert not any(rank.returncode for rank in ranks), "\n".join(err.decode()[-1500:] for _, err in said)
+    found: dict[str, Any] = json.loads(said[0][0].splitlines()[-1])
+    return found
