@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from support.group_runs import CASES, by_ranks, parts, trained
+from support.group_runs import CASES, by_ranks, end, parts, started, trained
 
 from midflight.services.learner.mesh import Mesh
 
@@ -23,3 +23,20 @@ def test_ranks_agree_with_one_process(world: int, copies: int) -> None:
             own.pop("micro_batches", None)
             assert theirs == pytest.approx(own, rel=small, abs=small), name
         assert found[name]["weights"] == pytest.approx(alone["weights"], rel=1e-6), name
+
+
+def test_a_rank_that_hangs_ends_the_wait_of_the_others() -> None:
+    """The limit of a collective, 120 s in a run, is kept, and what the one that waited raises says so."""
+    code = (
+        "import os, signal; from datetime import timedelta; "
+        "from midflight.services.learner.rank import Rank; from midflight.services.learner.mesh import Mesh; "
+        "mesh = Mesh.join(Rank.from_environment(), 1, 'cpu', timedelta(seconds=5)); "
+        "mesh.leads or os.kill(os.getpid(), signal.SIGSTOP); mesh.peers.total([1.0])"
+    )
+    ranks = started(2, ["-c", code])
+    try:
+        _, error = ranks[0].communicate(timeout=120)
+    finally:
+        end(ranks)
+    assert ranks[0].returncode
+    assert b"Timed out waiting 5000ms" in error, error[-1500:]

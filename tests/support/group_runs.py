@@ -108,19 +108,33 @@ def part(peers: Peers) -> None:
 
 def by_ranks(world: int, copies: int, names: Sequence[str]) -> dict[str, Any]:
     """What rank 0 of so many real processes over gloo says."""
-    port = str(free_port())
-    base = {**os.environ, "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    base |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, str(ENTRY), str(copies), *names]
-    ranks = [
-        subprocess.Popen(command, env=base | {"RANK": str(rank)}, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for rank in range(world)
-    ]
+    ranks = started(world, [str(ENTRY), str(copies), *names])
     try:
         said = [rank.communicate(timeout=240) for rank in ranks]
     finally:
-        for rank in ranks:
-            rank.kill()
+        end(ranks)
     assert not any(rank.returncode for rank in ranks), "\n".join(err.decode()[-1500:] for _, err in said)
     found: dict[str, Any] = json.loads(said[0][0].splitlines()[-1])
     return found
+
+
+def started(world: int, arguments: Sequence[str]) -> "list[subprocess.Popen[bytes]]":
+    """Ranks of a group of our own, by the contract."""
+    base = {**os.environ, "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    base |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    return [
+        subprocess.Popen(
+            [sys.executable, *arguments],
+            env=base | {"RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(world)
+    ]
+
+
+def end(ranks: "list[subprocess.Popen[bytes]]") -> None:
+    """None is left."""
+    for rank in ranks:
+        rank.kill()
+        rank.communicate()
