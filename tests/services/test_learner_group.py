@@ -1,8 +1,10 @@
 """A group of ranks trains as one process does: reports, gradient norms and weights agree."""
 
+from pathlib import Path
+
 import pytest
 import torch
-from support.group_runs import CASES, by_ranks, end, parts, started, trained
+from support.group_runs import CASES, by_ranks, end, parts, started, trained, went_on
 
 from midflight.services.learner.mesh import Mesh
 
@@ -23,6 +25,22 @@ def test_ranks_agree_with_one_process(world: int, copies: int) -> None:
             own.pop("micro_batches", None)
             assert theirs == pytest.approx(own, rel=small, abs=small), name
         assert found[name]["weights"] == pytest.approx(alone["weights"], rel=1e-6), name
+
+
+def test_a_checkpoint_is_of_any_number_of_ranks(tmp_path: Path) -> None:
+    """One process, two ranks, four, one again, each from the checkpoint before, go the way of one that never stops."""
+    names = ["ppo", "gae, a head"]
+    whole = {name: parts(CASES[name], ALONE) for name in names}
+    for world in (1, 2, 4, 1):
+        if world == 1:
+            found = {name: went_on(CASES[name], ALONE, tmp_path / name) for name in names}
+        else:
+            found = by_ranks(world, world // 2, names, tmp_path)
+        for name in names:
+            alone = trained(whole[name], CASES[name], ALONE)
+            norms = [[report["grad_norm"] for report in one["reports"]] for one in (found[name], alone)]
+            assert norms[0] == pytest.approx(norms[1], rel=1e-5), (world, name)
+            assert found[name]["weights"] == pytest.approx(alone["weights"], rel=1e-5), (world, name)
 
 
 def test_a_rank_that_hangs_ends_the_wait_of_the_others() -> None:

@@ -4,13 +4,15 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch.distributed import distributed_c10d
 
+from midflight.services.learner.checkpoint import latest_verified
 from midflight.services.learner.critic import Critic, CriticTraining
 from midflight.services.learner.mesh import Mesh
 from midflight.services.learner.optim import OptimSettings, PolicyOptimizer
@@ -19,7 +21,7 @@ from midflight.services.learner.policy import Policy
 from midflight.services.learner.settings import CriticSettings, RlSettings
 from midflight.services.learner.sft import sft_update
 from midflight.services.learner.sharding import shard, wholes
-from midflight.services.learner.snapshot import model_tensors
+from midflight.services.learner.snapshot import join, load_learner, model_tensors, save_learner
 from midflight.services.learner.step import rl_update
 from midflight.services.rollout.sglang.process import free_port
 from support.learner_toys import random_batch, tiny_policy
@@ -78,11 +80,25 @@ def parts(case: Case, mesh: Mesh) -> Parts:
     return Parts(policy, reference, PolicyOptimizer(policy, MOVING), training)
 
 
+def went_on(case: Case, mesh: Mesh, root: Path | None) -> dict[str, Any]:
+    """A few steps from the newest checkpoint under `root`, if there is one, which end with another."""
+    these = parts(case, mesh)
+    newest = latest_verified(root).path if root else None
+    if newest:
+        load_learner(newest, these.policy.lm, these.optimizer, these.critic)
+    found = trained(these, case, mesh)
+    if root and mesh.leads:
+        save_learner(root, these.optimizer.step, these.policy.lm, these.optimizer, {}, critic=these.critic)
+    elif root:
+        join(these.policy.lm, these.optimizer, these.critic)
+    return found
+
+
 def trained(these: Parts, case: Case, mesh: Mesh) -> dict[str, Any]:
     """The reports of a few steps, and sums over the trained weights."""
     settings = RlSettings(**case.settings, max_length_per_device=case.cap)
     reports = []
-    for seed in range(STEPS):
+    for seed in range(these.optimizer.step, these.optimizer.step + STEPS):
         batch = random_batch(seed, groups=case.groups)
         if case.sft:
             report = sft_update(these.policy, these.optimizer, batch.documents, case.cap, mesh.peers)
@@ -106,9 +122,9 @@ def part(peers: Peers) -> None:
     os._exit(0)
 
 
-def by_ranks(world: int, copies: int, names: Sequence[str]) -> dict[str, Any]:
-    """What rank 0 of so many real processes over gloo says."""
-    ranks = started(world, [str(ENTRY), str(copies), *names])
+def by_ranks(world: int, copies: int, names: Sequence[str], root: Path | None = None) -> dict[str, Any]:
+    """What rank 0 of so many real processes over gloo says. root: of their checkpoints, a folder a case."""
+    ranks = started(world, [str(ENTRY), str(copies), *names], {"CHECKPOINTS": str(root)} if root else {})
     try:
         said = [rank.communicate(timeout=240) for rank in ranks]
     finally:
@@ -118,10 +134,12 @@ def by_ranks(world: int, copies: int, names: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def started(world: int, arguments: Sequence[str]) -> "list[subprocess.Popen[bytes]]":
+def started(
+    world: int, arguments: Sequence[str], environment: Mapping[str, str] = MappingProxyType({})
+) -> "list[subprocess.Popen[bytes]]":
     """Ranks of a group of our own, by the contract."""
     base = {**os.environ, "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    base |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    base |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path), **environment}
     return [
         subprocess.Popen(
             [sys.executable, *arguments],
