@@ -301,6 +301,8 @@ class Trainer:
         if not self.mesh.devices:
             return copy.deepcopy(self.policy.lm)
         _, lm = open_model(self._model, self.seed)
+        if self.config.gradient_checkpointing:
+            recompute_activations(lm)
         put(wholes(model_tensors(self.policy.lm)), lm)
         return lm.to(self.mesh.device)
 
