@@ -15,12 +15,8 @@ LONG_S = float(os.environ.get("MIDFLIGHT_SOAK_S", "600"))
 SEED = int(os.environ.get("MIDFLIGHT_SOAK_SEED", "1"))
 CACHED: dict[str, dict[str, Any]] = {}
 """As by default: running requests keep the keys and values of old weights, to which these policies pay no attention."""
-RECOMPUTED: dict[str, dict[str, Any]] = {
-    "rollout": {"recompute_kv": True, "slots": 16, "env": {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32"}},
-    "learner": {"attends": True},
-}
-"""Keys and values are computed anew, so that all of the weights are in every log-prob. oneDNN would keep what it has
-compiled for each of 1024 shapes, 200 MiB, which takes it many minutes to fill: what grows then would hide in that."""
+RECOMPUTED: dict[str, dict[str, Any]] = {"rollout": {"recompute_kv": True, "slots": 16}, "learner": {"attends": True}}
+"""Keys and values are computed anew, so that all of the weights are in every log-prob."""
 TORN_EVERY = 25
 MOST_GROWTH_MB = 24.0
 
