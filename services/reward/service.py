@@ -33,6 +33,7 @@ from .pool import Pool
 from .process import Spec
 from .sandbox.ladder import chosen
 from .sandbox.levels import SEALED
+from .sandbox.program import is_text
 from .sandbox.remote import RemotePool
 from .verdict import Acted, InfrastructureFault, Job, ProgramFault, RewardFileError, Scored, Verdict
 
@@ -224,21 +225,13 @@ def _spoken(sample: int, epoch: int, acted: Acted) -> Score:
         Said(role=one["role"], content=one["content"]) for one in acted.messages if len(one["content"]) <= MOST_SAID
     ]
     state = json.dumps(acted.state, ensure_ascii=False) if acted.state else ""
-    if not state.isascii() and not _is_text(state):
+    if not state.isascii() and not is_text(state):
         return Score(id=sample, epoch=epoch, fault="interact left a state with half a surrogate pair, which is no text")
     score = Score.model_construct(id=sample, epoch=epoch, messages=said, state=state)
     if len(said) < len(acted.messages) or len(said) > MOST_MESSAGES or _size(score) > MOST_SAID:
         why = f"interact returned too much: at most {MOST_MESSAGES} messages and, with the state, {MOST_SAID} bytes fit"
         return Score(id=sample, epoch=epoch, fault=why)
     return score
-
-
-def _is_text(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _size(score: Score) -> int:

@@ -48,7 +48,7 @@ def named_rewards(result: object) -> dict[str, float]:
         raise WrongResult(f"reward_fn returned {len(items)} objectives - at most {_MOST_OBJECTIVES} are kept apart")
     rewards: dict[str, float] = {}
     for name, value in items.items():
-        if not isinstance(name, str) or not 0 < len(name) <= 64 or not _is_text(name):
+        if not isinstance(name, str) or not 0 < len(name) <= 64 or not is_text(name):
             raise WrongResult(f"reward_fn returned the objective name {name!r:.80} - use a text of 1 to 64 characters")
         to_float = getattr(type(value), "__float__", None)
         if to_float is None:
@@ -77,14 +77,15 @@ def tool_messages(result: object) -> list[dict[str, str]]:
             raise WrongResult(f"interact returned the message {message!r:.80} - role and content must be texts")
         if not 0 < len(message["role"]) <= 64:
             raise WrongResult(f"interact returned the role {message['role']!r:.80} - use a text of 1 to 64 characters")
-        if not all(map(_is_text, message.values())):
+        if not all(map(is_text, message.values())):
             raise WrongResult("interact returned half a surrogate pair, which is no text - replace what is not Unicode")
         if message["role"] == "assistant":
             raise WrongResult("interact returned a message of the assistant - only the model speaks for it")
     return result
 
 
-def _is_text(text: str) -> bool:
+def is_text(text: str) -> bool:
+    """Whether a message can hold it: half a surrogate pair has no UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:
