@@ -69,7 +69,7 @@ class FusedForward:
         """Cache number `origin[i]` of `sequences` in row `first + i`, return the logits after it."""
         w, g = self._weights, self._geometry
         count = len(sequences)
-        length = min(max(MIN_COLUMNS, *map(len, sequences)), len(self._columns))
+        length = min(-(-max(map(len, sequences)) // MIN_COLUMNS) * MIN_COLUMNS, len(self._columns))
         ids = torch.tensor([[*s, *[0] * (length - len(s))] for s in sequences], device=self._device)
         ends = torch.tensor([len(s) - 1 for s in sequences], device=self._device)
         last = torch.arange(count, device=self._device) * length + ends
