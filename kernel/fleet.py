@@ -153,11 +153,13 @@ class Fleet:
 
     def _decide(self, child: Child, ended: Exit, now: float) -> list[Command]:
         """What follows an exit that nobody asked for."""
-        decision = child.policy.decide(child.history, ended, now, self._rng)
+        barren = child.barren if self._of(child).barren(now) else []
+        decision = child.policy.decide(child.history, ended, now, self._rng, barren)
         if isinstance(decision, GiveUp):
             return self._give_up(child, decision.why, now, EXIT_MISTAKE if decision.mistake else 1)
         if isinstance(decision, Restart):
             child.history = [*child.policy.recent(child.history, now), now]
+            child.barren = [*barren, now] if self._of(child).barren(now) else []
             child.restarts += 1
             child.due = now + decision.after_s
             out = self._mark(child, "backoff", ended.text())

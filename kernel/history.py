@@ -46,6 +46,8 @@ class Change:
     """First training step for which a value was in force; None: not yet, or it was overtaken before."""
     stage: str = ""
     """How far a swap came: `done` and `rolled_back` are its ends."""
+    kinds: tuple[str, str] = ("", "")
+    """Of a swap's two configurations."""
     slots: frozenset[str] = field(default_factory=frozenset)
     """Slots it is about."""
 
@@ -157,6 +159,7 @@ class History:
             old, new, why = body.get("former"), body.get("part"), str(body.get("reason", ""))
             change = Change(self._seq, self._ns, self._step, "swap", name, old, new, OPERATOR, why)
             change.slots = frozenset({slot})
+            change.kinds = str(body.get("former_kind", "")), str(body.get("kind", ""))
             self._swaps[key] = change
             self.changes.append(change)
         change.stage = str(body["stage"])

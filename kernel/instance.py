@@ -20,6 +20,8 @@ from midflight.messages.knobs import Fallback, KnobDeclaration
 State = Literal["starting", "loading", "ready", "running", "draining", "stopping", "stopped", "backoff", "failed"]
 LIVE: frozenset[State] = frozenset({"starting", "loading", "ready", "running", "draining", "stopping"})
 UP: frozenset[State] = frozenset({"ready", "running"})
+IDLE_S = 3600.0
+"""Who lives for so long without having done anything had nothing to do."""
 
 
 @dataclass(slots=True)
@@ -82,6 +84,14 @@ class Instance:
     def live(self) -> bool:
         """Whether a process (or a session) of this incarnation may still exist."""
         return self.state in LIVE
+
+    def applies(self, knob: str) -> bool:
+        """Whether it has said that it applies this knob."""
+        return any(one.name == knob for one in self.declares)
+
+    def barren(self, now: float) -> bool:
+        """Whether it has ended without having done any of its work."""
+        return not self.progress and now - self.started < IDLE_S
 
     def overdue(self, now: float) -> str:
         """Why it counts as hung at `now`, or the empty string."""

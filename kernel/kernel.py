@@ -278,7 +278,7 @@ class Kernel(Live):
     @handles(KnobAcquire)
     def _on_acquire(self, message: KnobAcquire, letter: Letter) -> None:
         """Only who is watched may hold a knob: the hold of anybody else would outlive its holder."""
-        if self._lives(letter.sender):
+        if self._instance(letter.sender):
             self.desk.acquire(message, letter)
         else:
             letter.reply(Refused(code="identity", why=f"{letter.sender} has not said hello to this run"))
@@ -295,8 +295,9 @@ class Kernel(Live):
     @handles(KnobApplied)
     def _on_applied(self, message: KnobApplied, letter: Letter) -> None:
         knob = self.desk.table.knobs.get(message.knob)
-        if knob:
-            users = [one.identity for one in self._users(knob.spec.applies) if one.state in UP and one.greeted]
+        sender = self._instance(letter.sender)
+        if knob and sender and sender.applies(message.knob):
+            users = [one.identity for one in self._users(knob.spec.applies, message.knob) if one.state in UP]
             self.desk.applied(message, letter.sender, users)
             self._tell_unapplied(message.knob)
 
@@ -317,7 +318,7 @@ class Kernel(Live):
                 warden_pid=self.owner.warden,
                 seq=self.stream.newest,
                 up_s=now - self._began,
-                stopping=self.supervisor.stop.why if self.supervisor.stop else None,
+                stopping=self.supervisor.stop.why[:200] if self.supervisor.stop else None,
                 services=services(self.supervisor, now),
                 counters=dict(self.mail.counters),
             )
@@ -333,15 +334,16 @@ class Kernel(Live):
         code = 1 if message.mode == "kill" else 0
         self.carry_out(self.supervisor.request_stop(message.mode, message.why, self.bus.now(), code))
 
-    def _lives(self, identity: str) -> bool:
+    def _instance(self, identity: str) -> Instance | None:
+        """Who lives under this identity."""
         name, _, generation = identity.partition("#")
-        return self.supervisor.registry.find(name, int(generation)) is not None
+        return self.supervisor.registry.find(name, int(generation))
 
     def _free_knobs(self, now: float) -> None:
         """End the holds of clients that went while the former kernel was away and never came back."""
         if now - self._began > self.supervisor.registry.attached_timeout_s:
             for owner in self.desk.owners():
-                if not self._lives(owner):
+                if not self._instance(owner):
                     self.desk.gone(owner)
                     self.controllers.missing(owner)
             self.tell_changed_by(self.controllers.orphans)
@@ -349,14 +351,18 @@ class Kernel(Live):
             for applies in {knob.spec.applies for knob in self.desk.table.knobs.values()} - known:
                 self.desk.declare(applies, ())
 
-    def _users(self, applies: str) -> list[Instance]:
-        """The processes that apply a knob: the replicas of a slot, or what is attached under that name."""
+    def _users(self, applies: str, knob: str) -> list[Instance]:
+        """The processes that apply a knob: replicas of a slot, or what is attached under that name.
+
+        In the course of a swap not all of a slot have it.
+        """
         registry = self.supervisor.registry
         users = [registry.owned[child.name] for child in self.supervisor.roster.select(applies)]
-        return [*users, *([registry.attached[applies]] if applies in registry.attached else [])]
+        users += [registry.attached[applies]] if applies in registry.attached else []
+        return [one for one in users if one.greeted and one.applies(knob)]
 
     def _tell(self, applies: str, message: KnobApply) -> None:
-        for one in self._users(applies):
+        for one in self._users(applies, message.knob):
             self.mail.send("ctl", message, to=one.identity)
 
     def _tell_unapplied(self, name: str) -> None:

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,10 @@ from midflight.messages.envelope import MAJOR
 
 from .config import Loaded
 from .resume import changed
-from .rundir import RunDir, RunInfo, create_shm, link_current, new_run_id, sweep_shm
+from .rundir import RunDir, RunDirError, RunInfo, create_shm, link_current, new_run_id, sweep_shm
+
+LEAST_FREE = 16 << 20
+"""Bytes without which a run does not begin; how many it will need depends on its model and data."""
 
 
 class ResumeError(Exception):
@@ -42,7 +45,11 @@ def prepare(loaded: Loaded, run_dir: Path | None, resume: bool) -> tuple[RunDir,
         raise ResumeError(f"{folder.path}: no run to resume here; leave --resume out to start one")
     if exists and not resume and not folder.is_live():
         raise ResumeError(f"{folder.path}: a run was here; --resume goes on with it, --run-dir names another place")
-    folder.create().hold()
+    with _writing(folder.path):
+        folder.create()
+        if not folder.is_live():
+            _look_for_room(folder.path)
+        folder.hold()
     if folder.previous:
         run_id = folder.previous.run_id
     if resume and (what := changed(folder, loaded)):
@@ -51,9 +58,11 @@ def prepare(loaded: Loaded, run_dir: Path | None, resume: bool) -> tuple[RunDir,
         folder.release()
         raise ResumeError(f"{folder.path}: {what}")
     sweep_shm(folder.shm_root)
-    create_shm(run_id, folder.path, folder.shm_root)
-    folder.write_json(folder.config_json, loaded.data)
-    folder.write_json(folder.origins_json, loaded.origins_json())
+    with _writing(folder.shm_root):
+        create_shm(run_id, folder.path, folder.shm_root)
+    with _writing(folder.path):
+        folder.write_json(folder.config_json, loaded.data)
+        folder.write_json(folder.origins_json, loaded.origins_json())
     info = RunInfo(
         run=loaded.topology.run,
         run_id=run_id,
@@ -63,8 +72,29 @@ def prepare(loaded: Loaded, run_dir: Path | None, resume: bool) -> tuple[RunDir,
         endpoints=folder.endpoints(),
         topology_hash=loaded.hash,
     )
-    folder.publish(info)
+    with _writing(folder.path):
+        folder.publish(info)
     return folder, run_id
+
+
+def _look_for_room(path: Path) -> None:
+    """On a full disk nothing could be written of why nothing works. Raises RunDirError."""
+    room = os.statvfs(path)
+    free = room.f_bavail * room.f_frsize
+    if room.f_blocks and free < LEAST_FREE:
+        least = f"a run needs {LEAST_FREE >> 20} MiB at the very least"
+        raise RunDirError(
+            f"{path}: {free >> 10} KiB are free on its disk, and {least} - free some, or choose another --run-dir"
+        )
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """What is written there may not fit: the system does not say where. Raises RunDirError."""
+    try:
+        yield
+    except OSError as error:
+        raise RunDirError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def launch(

@@ -2,7 +2,9 @@
 
 permanent: always; transient: after an abnormal exit; temporary: never. More than `intensity` restarts within
 `period_s` give up, and the reason is told. The n-th restart within the period waits min(backoff_max_s,
-backoff_s * 2^(n-1)), jittered to 50-100 % of that; a period without an exit starts the count again.
+backoff_s * 2^(n-1)), jittered to 50-100 % of that; a period without an exit starts the count again. More than
+`intensity` restarts in a row without any work done give up too, however long that took: who needs half a minute to fail
+would otherwise fail for ever.
 A process that ends with EXIT_MISTAKE is never started again: it would only repeat its reason.
 """
 
@@ -91,18 +93,23 @@ class RestartPolicy:
         """The exits of `history` (monotonic s) that still count at `now`."""
         return [at for at in history if now - at < self.period_s]
 
-    def decide(self, history: Sequence[float], ended: Exit, now: float, rng: random.Random) -> Decision:
-        """What follows the exit `ended` at `now`, given the times of the counted exits before it."""
+    def decide(
+        self, history: Sequence[float], ended: Exit, now: float, rng: random.Random, barren: Sequence[float] = ()
+    ) -> Decision:
+        """What follows the exit `ended` at `now`, given the times of the counted exits before it.
+
+        barren: of those in a row whose lives, like the one that has ended now, did no work.
+        """
         if ended.code == EXIT_MISTAKE:
             return GiveUp(ended.last_words or ended.text(), mistake=True)
         if self.restart == "temporary" or (self.restart == "transient" and ended.normal):
             return Leave()
         recent = self.recent(history, now)
-        count = len(recent) + 1
-        if count > self.intensity:
-            span = now - min(recent, default=now)
-            times = "exit" if count == 1 else f"exits in {span:.1f} s"
-            limit = f"{self.intensity} restarts in {self.period_s:g} s"
-            return GiveUp(f"gave up after {count} {times} (at most {limit}); last: {ended.text()}")
-        pause = min(self.backoff_max_s, self.backoff_s * 2.0 ** min(count - 1, 60))
+        for before, limit in ((recent, f"in {self.period_s:g} s"), (barren, "without any work done")):
+            if len(before) >= self.intensity:
+                count = len(before) + 1
+                times = "exit" if count == 1 else f"exits in {now - min(before):.1f} s"
+                most = f"(at most {self.intensity} restarts {limit})"
+                return GiveUp(f"gave up after {count} {times} {most}; last: {ended.text()}")
+        pause = min(self.backoff_max_s, self.backoff_s * 2.0 ** min(len(recent), 60))
         return Restart(pause * rng.uniform(0.5, 1.0))

@@ -125,20 +125,29 @@ class Child:
     """The replacement that is under way."""
     history: list[float] = field(default_factory=list)
     """Times of the exits that count, monotonic s."""
+    barren: list[float] = field(default_factory=list)
+    """Of those in a row whose lives did no work."""
     strays: dict[int, float] = field(default_factory=dict)
     """Other generations that still live and are being killed: generation -> when to give them up."""
 
     def dump(self) -> dict[str, Any]:
         """Return the part that a successor of the kernel needs, as plain values."""
         swap = asdict(self.swap) if self.swap else None
-        return {**{key: getattr(self, key) for key in _KEPT}, "history": list(self.history), "swap": swap}
+        times = {"history": list(self.history), "barren": list(self.barren)}
+        return {**{key: getattr(self, key) for key in _KEPT}, **times, "swap": swap}
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Undo `dump`; an empty state changes nothing."""
         for key in _KEPT if state else ():
             setattr(self, key, state[key])
         self.history = list(state.get("history", self.history))
+        self.barren = list(state.get("barren", self.barren))
         self.swap = Swap(**state["swap"]) if state.get("swap") else None
+
+    def absolve(self) -> None:
+        """What it did so far counts no more: its next incarnation is another, or somebody has mended it."""
+        self.history.clear()
+        self.barren.clear()
 
     def configure(self, part: str, spec: ChildSpec) -> None:
         """The next incarnation is started by another configuration."""

@@ -25,7 +25,7 @@ class Steering(Swapping):
             out: list[Command] = []
             if not self._of(child).live:
                 child.wanted, child.failed, child.due = True, False, now
-                child.history.clear()
+                child.absolve()
                 out += self._mark(child, "stopped", why)
             for other in (child, *self.roster.companions(child)):
                 out += self._ask(other, DRAIN, now, why)
@@ -80,7 +80,7 @@ class Steering(Swapping):
         part = self.parts.get(slot, "")
         child.configure(part, self.spec_of(slot, part))
         child.retired, child.wanted, child.failed, child.due = False, True, False, now
-        child.history.clear()
+        child.absolve()
         return [self._event(child)]
 
     def _each(self, name: str, action: Callable[[Child], list[Command]], now: float, *, alone: bool = False) -> Answer:

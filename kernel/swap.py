@@ -61,6 +61,7 @@ class Swapping(Fleet):
             self.former[slot] = former
             body: dict[str, Scalar] = {"slot": slot, "number": self.swaps, "stage": "done", "name": slot, "left": 0}
             body |= {"part": part, "former": former, "reason": reason, "why": "it has no process now"}
+            body |= self._kinds(slot, part, former)
             return self.swaps, [Emit("swap", slot, body)]
         return self.swaps, self._advance(now)
 
@@ -171,7 +172,7 @@ class Swapping(Fleet):
         swap = _swap(child)
         child.configure(swap.part, self.spec_of(child.slot, swap.part))
         child.due = now
-        child.history.clear()
+        child.absolve()
         if swap.back or not child.wanted:
             return self._done(child, now)
         return self._enter(child, "probation", now)
@@ -239,7 +240,7 @@ class Swapping(Fleet):
             out += [PutBack(child.slot, swap.kept)] if swap.kept else []
         if swap.stage in ("stopping", "probation"):
             child.configure(swap.former, self.spec_of(child.slot, swap.former))
-            child.history.clear()
+            child.absolve()
         child.swap = None
         self.parts[child.slot] = swap.former
         for sibling in self.roster.select(child.slot):
@@ -270,7 +271,11 @@ class Swapping(Fleet):
         left = sum(other.swap is not None for other in self.roster.select(child.slot))
         body: dict[str, Scalar] = {"slot": child.slot, "number": swap.number, "stage": stage, "name": child.name}
         body |= {"part": swap.part, "former": swap.former, "reason": swap.reason, "why": why, "left": left}
-        return Emit("swap", child.slot, body)
+        return Emit("swap", child.slot, body | self._kinds(child.slot, swap.part, swap.former))
+
+    def _kinds(self, slot: str, part: str, former: str) -> dict[str, Scalar]:
+        """A configuration's name does not tell what it is of."""
+        return {"kind": self.spec_of(slot, part).kind, "former_kind": self.spec_of(slot, former).kind}
 
 
 def _swap(child: Child) -> Swap:

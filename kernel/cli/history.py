@@ -79,7 +79,7 @@ def _row(group: list[Change]) -> list[str]:
         datetime.fromtimestamp(first.ns / 1e9).strftime("%H:%M:%S"),
         f"{first.what} x{len(group)}" if many else first.what,
         first.subject,
-        f"{_value(first.old, first)} -> {_value(last.new, last)}",
+        f"{_value(first.old, first, 0)} -> {_value(last.new, last, 1)}",
         first.by or "-",
         in_force,
         shorten(printable(last.why), 100, placeholder=" ...") or "-",
@@ -90,9 +90,10 @@ def _span(first: int, last: int) -> str:
     return str(first) if first == last else f"{first}..{last}"
 
 
-def _value(value: Scalar, change: Change) -> str:
+def _value(value: Scalar, change: Change, side: int) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
-    if value == "" and change.what == "swap":
-        return "topology"
+    if change.what == "swap":
+        kind = change.kinds[side]
+        return f"{value or 'topology'} ({kind})" if kind else str(value or "topology")
     return "-" if value is None else str(value)

@@ -49,8 +49,9 @@ def _cells(service: ServiceStatus) -> tuple[str, ...]:
     waits = ", ".join(
         f"{w.name} ({'peer' if w.left_s is None else seconds(max(0.0, w.left_s))})" for w in service.waits
     )
+    kind = f" ({service.kind})" if service.part and service.kind else ""  # not what the topology says
     return (
-        f"{service.name}#{service.generation}",
+        f"{service.name}#{service.generation}{kind}",
         state(service),
         str(service.pid or "-"),
         seconds(service.up_s),

@@ -11,12 +11,13 @@ from typing import Any, Literal
 from midflight.kernel.client import Client, Unreachable
 from midflight.kernel.launch import Launched
 from midflight.kernel.mistake import EXIT_MISTAKE
-from midflight.messages.control import RunStop
+from midflight.messages.control import RunStop, Status, StatusGet
 from midflight.messages.events import Event, Events, EventsGet
 from midflight.messages.sockets import Endpoint
 from midflight.messages.wire import WireError, decode
 
 from .common import printable, seconds
+from .ending import waits_for
 from .exits import FAILED, INTERRUPTED, USAGE
 from .postmortem import last_words
 
@@ -26,6 +27,8 @@ MODES: tuple[tuple[Literal["drain", "stop", "kill"], str], ...] = (
     ("kill", "killing everything"),
 )
 POLL_MS = 200
+ENDING_S = 5.0
+"""So often it is told what an end waits for."""
 SPARKS = " .:-=+*#%@"
 
 
@@ -46,6 +49,8 @@ class Watch:
         """Number of the last event shown; a resumed run's past is not shown again."""
         self.over = ""
         self.stopping = False
+        self._ending = self._told = 0.0
+        """When the end began, and when it was last told what it waits for; monotonic s."""
         self.failed: list[str] = []
         self.away: set[str] = set()
         """Services that died and are not back yet."""
@@ -89,7 +94,20 @@ class Watch:
                 self._take(incoming.frames, client)
         while self.handled < self.presses:
             self._stop(client)
+        now = time.monotonic()
+        if self.stopping and now - self._told >= ENDING_S:
+            self._told = now
+            self._print(f"ending for {seconds(now - self._ending)}: waiting for {self._awaited(client)}")
         self._draw()
+
+    def _awaited(self, client: Client) -> str:
+        if self.over:
+            return "the last processes to leave"
+        try:
+            status = client.ask("ctl", StatusGet(), timeout_s=1.0).message
+        except Unreachable:
+            return "the kernel, which does not answer"
+        return waits_for(status.services) if isinstance(status, Status) else "the kernel"
 
     def _mute(self) -> None:
         """The terminal is gone: what is printed from here on goes nowhere."""
@@ -210,7 +228,9 @@ class Watch:
         self._print(f"{event.source}: {printable(str(event.body.get('text')))}")
 
     def _on_run_state(self, event: Event) -> None:
-        self.stopping = True
+        if not self.stopping:
+            self.stopping, self._ending = True, time.monotonic()
+            self._told = self._ending
         if event.body.get("state") == "over":
             self.over = str(event.body.get("why", ""))
 

@@ -249,7 +249,8 @@ class LearnerConfig(ServiceSpec):
         1,
         ge=1,
         le=8,
-        description="Batches taken under lease besides the one in training.",
+        description="Batches taken under lease besides the one in training, as long as they are 16384 samples at most "
+        "together with it.",
         json_schema_extra=live(1, 8, "batches", "next request"),
     )
     last_evaluation_s: float = Field(

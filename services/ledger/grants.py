@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from midflight.messages.samples import MOST_HELD
+
 from . import batches, cohorts
 from .admission import engine_may_generate
 from .credit import Credit
@@ -131,12 +133,19 @@ def _cohort(table: "Table", now: float) -> list[Grant]:
 
 
 def _batches(table: "Table", now: float) -> list[Grant]:
-    """Whole batches only, oldest first; returned ones before new ones."""
+    """Whole batches only, oldest first; returned ones before new ones.
+
+    No more than their holder can name in a `want`, however many it asks for: the size of a batch and how many are taken
+    ahead may both have changed since the topology was checked. One always fits.
+    """
     stage = STAGES["train"]
     grants: list[Grant] = []
     for credit in table.credits["train"].live(now):
         while credit.n and batches.form(table):
-            number = table.batches.take()
+            held, number = table.leases["train"].count(credit.holder), table.batches.waiting[0]
+            if held and held + len(table.batches.members[number]) > MOST_HELD:
+                break
+            table.batches.take()
             rows = [table.rows[id_] for id_ in table.batches.members[number]]
             leases = [table.lease(row, stage, credit.holder, now) for row in rows if row.state is State.READY]
             table.credits["train"].spend(credit, 1)

@@ -9,6 +9,7 @@ Dies    any time. A drain hands back what it has not begun and finishes the rest
 
 import gc
 import json
+import math
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -42,6 +43,10 @@ from .trajectories import Finished, Prompt, pack
 
 FLUSH_SAMPLES = 64
 FLUSH_S = 0.01
+ROUND_TRIP_S = 0.1
+"""More than passes between a `want` and its tickets, mostly."""
+MEMORY = 16
+"""So many responses count in the mean of how long one takes."""
 EMPTY = memoryview(b"")
 
 
@@ -75,6 +80,8 @@ class Rollout(Worker):
         self._read_version = -1
         self._bad_version = -1
         self._flush_at = 0.0
+        self._took_s = math.inf
+        """Mean time of a response; inf: none was finished yet."""
         self._load = Load(bus.now())
         self._log = structlog.get_logger()
 
@@ -171,9 +178,12 @@ class Rollout(Worker):
         return min(self.config.concurrency, self.config.slots)
 
     def want(self, taken: int = 0) -> None:
-        """Ask for free slots and a short queue, so that no slot waits for a round trip; `taken` are about to run."""
+        """Ask for free slots, and for what takes the place of those that finish within a round trip; `taken` are about
+        to run. What waits here no other rollout can begin.
+        """
         limit = self.limit
-        room = limit + limit // 4 - len(self.running) - len(self.queue) - taken
+        ahead = min(limit // 4, math.ceil(limit * ROUND_TRIP_S / self._took_s))
+        room = limit + ahead - len(self.running) - len(self.queue) - taken
         self.holding.want(0 if self.draining else room, self.engine.version)
 
     def on_drain(self) -> None:
@@ -253,10 +263,13 @@ class Rollout(Worker):
 
     def _finish(self, completion: Completion) -> None:
         one = self.running.pop(completion.id)
+        took_s = self.bus.now() - one.began
+        mean_s = took_s if self._took_s == math.inf else self._took_s
+        self._took_s = max(1e-3, mean_s + (took_s - mean_s) / MEMORY)
         self._load.tokens += len(completion.tokens)
         text = decode(self.tokenizer, completion.tokens)
         stop = "context" if one.cut and completion.stop_reason == "length" else completion.stop_reason
-        self._done(Finished(one.ticket, one.prompt, completion, stop, text, self.bus.now() - one.began))
+        self._done(Finished(one.ticket, one.prompt, completion, stop, text, took_s))
 
     def _done(self, finished: Finished) -> None:
         self.progress += 1

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from midflight.kernel.cli.history import condensed
+from midflight.kernel.cli.history import _row, condensed
 from midflight.kernel.cli.main import main
 from midflight.kernel.history import Change, History
 from midflight.kernel.journal import Journal
@@ -157,6 +157,7 @@ def test_who_waits_for_a_knob_is_no_change(run: Run) -> None:
 def test_swaps_and_standings(run: Run) -> None:
     """A swap is one change that has come so far; controllers come, rule, fall and go."""
     swap: dict[str, Scalar] = {"slot": "kl", "number": 1, "name": "kl", "part": "kl.1", "former": "", "reason": "try"}
+    swap |= {"kind": "mpo", "former_kind": "kl"}
     run.step(4)
     run.tell("swap", stage="starting", why="", **swap)
     run.step(5)
@@ -176,7 +177,9 @@ def test_swaps_and_standings(run: Run) -> None:
         (5, "unlocked", "kl", "operator", None, "operator", "so", None),
         (5, "detached", "bang", "bang#9", None, "", "so", None),
     ]
-    assert run.history().changes[0].stage == "rolled_back"
+    change = run.history().changes[0]
+    assert change.stage == "rolled_back"
+    assert _row([change])[4] == "topology (kl) -> kl.1 (mpo)"
 
 
 def test_what_others_say_is_no_change(run: Run) -> None:

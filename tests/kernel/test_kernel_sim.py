@@ -4,13 +4,14 @@ from typing import ClassVar
 
 import pytest
 from support.sim import SimBus, World
+from support.steering_world import person
 
 from midflight.kernel.actor import Actor
 from midflight.kernel.follow import Follow
 from midflight.kernel.node import Letter, handles
 from midflight.kernel.spec import ServiceSpec
 from midflight.messages.base import Scalar
-from midflight.messages.control import Hello, Refused
+from midflight.messages.control import Hello, Refused, Status, StatusGet
 from midflight.messages.events import Event
 from midflight.messages.knobs import KnobAcquire, KnobDeclaration, KnobGranted, KnobOk, KnobSet
 from midflight.messages.sockets import Role
@@ -251,3 +252,17 @@ def test_the_end_of_a_run_is_in_order() -> None:
     assert run.living == {}
     ends = [r["body"]["name"] for r in run.journal.records if r["t"] == "event" and r["topic"] == "service.exit"]
     assert ends == ["watcher", "applier"]
+
+
+def test_a_long_reason_to_end_is_told_as_far_as_it_fits() -> None:
+    """Whoever asks for the state of a run that fails, as `midflight ps` does, must not end its kernel."""
+    run = world(5)
+    run.run(2.0)
+    asker = person(run)
+    run.kernel.carry_out(run.kernel.supervisor.request_stop("drain", "x" * 3000, run.network.clock, 1))
+    asker.ask(StatusGet())
+    run.run(run.network.clock + 1.0)
+    assert run.faults == []
+    (answer,) = [one.message for one in asker.answers]
+    assert isinstance(answer, Status)
+    assert answer.stopping == "x" * 200

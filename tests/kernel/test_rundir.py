@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -321,3 +322,33 @@ def test_squatted_socket_directory_is_refused(
     folder.symlink_to(tmp_path)
     with pytest.raises(RunDirError, match="is not a directory"):
         run.socket_dir()
+
+
+UP = 'exec "$PYTHON" -P -m midflight.kernel.cli.main up demo --run-dir "$RUN"'
+UNSHARE = ["unshare", "--user", "--map-root-user", "--mount"]
+
+
+def up_after(before: str, path: Path, *wrap: str) -> "subprocess.CompletedProcess[str]":
+    """`midflight up` in a shell in which something was done before."""
+    env = {**os.environ, "PYTHONPATH": str(PKG), "PYTHON": sys.executable, "RUN": f"{path}/run", "FOLDER": str(path)}
+    command = [*wrap, "sh", "-c", f"{before} || exit 99\n{UP}"]
+    return subprocess.run(command, capture_output=True, text=True, env=env, timeout=120, check=False)
+
+
+@pytest.mark.skipif(
+    bool(shutil.which("unshare") is None or subprocess.run([*UNSHARE, "true"], capture_output=True).returncode),
+    reason="no user namespaces here",
+)
+def test_a_full_disk_is_told_with_its_folder(tmp_path: Path) -> None:
+    """Before anything is started, for nothing could be written of why it fails."""
+    done = up_after('mount -t tmpfs -o size=48k none "$FOLDER"', tmp_path, *UNSHARE)
+    assert done.returncode == 2
+    why = "48 KiB are free on its disk, and a run needs 16 MiB at the very least - free some, or choose another"
+    assert done.stderr == f"midflight up: {tmp_path}/run: {why} --run-dir\n"
+
+
+def test_what_cannot_be_written_is_told_with_its_folder(tmp_path: Path) -> None:
+    """The system does not say where a write failed."""
+    done = up_after("ulimit -f 0", tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == f"midflight up: {tmp_path}/run: cannot be written: File too large\n"

@@ -33,6 +33,64 @@ def test_insignificant_crash_storm_leaves_the_run_going() -> None:
     assert world.state("tracker") == "running"
 
 
+def lives(world: World, name: str, seconds: float, count: int) -> None:
+    """So many lives of one child, each so long."""
+    for _ in range(count):
+        world.run(seconds)
+        if world.over:
+            return
+        world.die(name, Exit(code=1, tail="RuntimeError: no server is left"))
+
+
+def test_what_never_did_anything_is_given_up_however_long_its_lives() -> None:
+    """Five restarts in 60 s are never met by lives of 25 s: those of which nothing came are not forgotten."""
+    world = World({"rollout": Spec(significant=True), "x": Spec()})
+    world.manner = lambda spawn: "barren" if spawn.name == "rollout" else "good"
+    world.start()
+    lives(world, "rollout", 25.0, 20)
+    world.run(10.0)
+    assert world.over is not None
+    assert world.over.code == 1
+    assert world.spawned().count("rollout") == 6
+    assert "gave up after 6 exits in 12" in world.over.why
+    assert "(at most 5 restarts without any work done); last: exit code 1: RuntimeError: no server" in world.over.why
+
+
+def test_a_barren_life_is_forgotten_when_another_did_something() -> None:
+    """Once in five is enough."""
+    world = World({"rollout": Spec(significant=True)})
+    count = iter(range(1000))
+    world.manner = lambda spawn: "good" if next(count) % 5 == 4 else "barren"
+    world.start()
+    lives(world, "rollout", 25.0, 30)
+    assert world.over is None
+
+
+def test_a_restarted_kernel_remembers_barren_lives() -> None:
+    """They are of the child's history, and in the journal."""
+    world = World({"rollout": Spec(significant=True)})
+    world.manner = lambda spawn: "barren"
+    world.start()
+    for _ in range(8):
+        lives(world, "rollout", 25.0, 1)
+        world.step()
+        if world.over:
+            break
+        world.kernel_restart()
+    world.run(5.0)
+    assert world.over is not None
+    assert world.spawned().count("rollout") == 6
+
+
+def test_what_was_idle_for_long_is_no_failure() -> None:
+    """Nobody may have had work for it."""
+    world = World({"rollout": Spec(significant=True)})
+    world.manner = lambda spawn: "barren"
+    world.start()
+    lives(world, "rollout", 4000.0, 8)
+    assert world.over is None
+
+
 def test_dependents_of_a_failed_service_fail_with_the_reason() -> None:
     """Nobody waits for ever for a dependency that has been given up."""
     specs = {"a": Spec(intensity=0), "b": Spec(depends_on=["a"], significant=True)}

@@ -1,16 +1,21 @@
 """Hot swap in one process: real kernel, real controllers; the old, the new and the kernel killed at every stage."""
 
+import json
+from functools import partial
 from pathlib import Path
 
 import pytest
-from support.sim import World
+from support.sim import SimBus, World
 from support.steering_world import events, ownerless_steps, pass_time, person, replayed, stages, swap, until, world
 
+from midflight.kernel.actor import Actor
 from midflight.kernel.parts import Parts
 from midflight.kernel.refusal import Refusal
+from midflight.kernel.spec import ServiceSpec
+from midflight.messages.base import Scalar
 from midflight.messages.control import Refused
-from midflight.messages.knobs import KnobSet
-from midflight.messages.live import ControllerDo
+from midflight.messages.knobs import KnobDeclaration, KnobSet
+from midflight.messages.live import ControllerDo, SwapStart
 
 DONE = ["starting", "handing", "probation", "draining", "done"]
 SEEDS = range(5)
@@ -30,6 +35,11 @@ def owner(run: World) -> str | None:
 def ends(run: World) -> int:
     """How many swaps have ended."""
     return sum(stage in ("done", "rolled_back") for stage in stages(run))
+
+
+def ended(run: World, swaps: int) -> bool:
+    """Whether so many swaps have."""
+    return ends(run) == swaps
 
 
 def begun(run: World) -> World:
@@ -203,3 +213,41 @@ def test_a_kernel_that_restarts_in_a_probation_keeps_the_new_parameters() -> Non
     until(run, lambda: stages(run)[-1] == "done")
     assert run.kernel.desk.table.knobs["kl.controller_type"].value == "pid"
     assert owner(run) == "kl#2"
+
+
+class Engine(Actor):
+    """Works, and applies one knob: `pair.old`, or `pair.new`."""
+
+    def __init__(self, mine: str, identity: str, bus: SimBus) -> None:
+        super().__init__(identity, bus)
+        self.mine = mine
+
+    def knobs(self) -> tuple[KnobDeclaration, ...]:
+        return (KnobDeclaration(name=self.mine, kind="bool", unit="", default=False, description="its own"),)
+
+    def apply_knob(self, name: str, value: Scalar) -> int:
+        if name != self.mine:
+            raise ValueError(f"{name}: Extra inputs are not permitted")
+        return 0
+
+    def work(self, now: float) -> bool:
+        self.progress += 1
+        return False
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_replicas_are_not_told_of_the_knobs_of_those_that_replace_them(seed: int) -> None:
+    """There and back: while half of a slot is of one kind and half of another, each half has its own knobs."""
+    spec = ServiceSpec(kind="engine", replicas=3, heartbeat_timeout_s=2.0, start_timeout_s=10.0, shutdown_s=1.0)
+    makes = {"pair": partial(Engine, "pair.old"), "pair@new": partial(Engine, "pair.new")}
+    run = World(seed, {"pair": spec}, {**makes, "pair@old": makes["pair"]})
+    until(run, lambda: "pair.old" in run.kernel.desk.table.knobs)
+    person(run).ask(KnobSet(knob="pair.old", value=True))
+    for variant in ("new", "old"):
+        wanted = ends(run) + spec.replicas
+        person(run).ask(SwapStart(slot="pair", part_json=json.dumps({"variant": variant}), probation_s=1.0))
+        until(run, partial(ended, run, wanted))
+        pass_time(run, 3.0)
+        assert set(run.kernel.desk.table.knobs) == {f"pair.{variant}"}
+    assert not [one["body"] for one in events(run, "knob") if "Extra inputs" in str(one["body"].get("reason"))]
+    assert not list(run.kernel.desk.unapplied())

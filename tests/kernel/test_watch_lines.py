@@ -1,11 +1,14 @@
-"""What the terminal that started a run prints of an evaluation round."""
+"""What the terminal that started a run prints of an evaluation round, and while the run ends."""
 
 from typing import Any, cast
 
 import pytest
 
+from midflight.kernel.cli.ending import waits_for
+from midflight.kernel.cli.ps import _cells
 from midflight.kernel.cli.watch import Watch
 from midflight.kernel.launch import Launched
+from midflight.messages.control import ServiceStatus, Wait
 from midflight.messages.events import Event
 
 
@@ -30,3 +33,33 @@ def test_an_evaluation_round_says_what_was_refused(
     watch = Watch(cast(Launched, Launch()))
     watch._on_evaluation(Event(**{**Event.EXAMPLE, "topic": "evaluation", "step": 5, "body": body}))
     assert line in capsys.readouterr().out.splitlines()
+
+
+def service(name: str, state: str, **more: Any) -> ServiceStatus:
+    """One line of `midflight ps`."""
+    whole: dict[str, Any] = {
+        "generation": 2,
+        "kind": name,
+        "pid": 7,
+        "up_s": 1.0,
+        "seen_s": 0.1,
+        "restarts": 1,
+        "progress": 3,
+    }
+    return ServiceStatus(name=name, state=state, **(whole | more))
+
+
+def test_an_end_names_what_it_waits_for() -> None:
+    """Who was told to end and has not; then who is left; then nobody."""
+    asked = service("learner", "draining", phase="checkpoint", waits=[Wait(name="committed", left_s=None)])
+    left, gone = service("ledger", "running"), service("rollout", "stopped")
+    guest = service("kl", "ready", attached=True)
+    assert waits_for([asked, left, gone, guest]) == "learner#2 (draining, checkpoint, waits for committed)"
+    assert waits_for([left, gone, guest]) == "ledger#2 (running)"
+    assert waits_for([gone]) == "the kernel"
+
+
+def test_a_swapped_service_has_its_kind() -> None:
+    """Where it is not what the topology says."""
+    assert _cells(service("rollout", "running", kind="sglang", part="rollout.1"))[0] == "rollout#2 (sglang)"
+    assert _cells(service("rollout", "running"))[0] == "rollout#2"

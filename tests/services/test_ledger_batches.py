@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.ledger_tools import LEARNER, book, generate, score, small, take, train
 
-from midflight.services.ledger import admission
+from midflight.services.ledger import admission, grants
 from midflight.services.ledger.balance import audit
 from midflight.services.ledger.book import Book
 from midflight.services.ledger.row import Generated, Refused, Scored
-from midflight.services.ledger.states import OPEN, Split, State
+from midflight.services.ledger.states import OPEN, Split, State, Verdict
 
 
 @given(st.integers(0, 4), st.integers(1, 5), st.integers(1, 8))
@@ -66,6 +66,24 @@ def test_bytes_bound_admission_but_one_batch_always_fits() -> None:
 def test_lag_is_counted_in_steps(version: int, newest: int, steps: dict[int, int], expected: int) -> None:
     """One version a step gives the difference of versions; after a restore only steps tell the age."""
     assert admission.lag(version, newest, steps) == expected
+
+
+def test_a_learner_gets_no_more_batches_than_it_can_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many it asks for: its `want` would be refused, and its leases would end. One always fits."""
+    monkeypatch.setattr(grants, "MOST_HELD", 11)
+    b = book(8, max_staleness=9)
+    generate(b)
+    score(b)
+    leases = take(b, "train", n=9)
+    assert len(leases) == 8
+    assert take(b, "train", n=9) == []
+    assert b.trained(leases[:4], 1, LEARNER) is Verdict.OK
+    assert len(take(b, "train", n=9)) == 4
+    monkeypatch.setattr(grants, "MOST_HELD", 3)
+    assert take(b, "train", n=9) == []
+    assert b.trained(leases[4:], 2, LEARNER) is Verdict.OK
+    b.trained([(id_, b.rows[id_].epoch) for id_ in b.leases["train"].of(LEARNER)], 3, LEARNER)
+    assert len(take(b, "train", n=9)) == 4
 
 
 def test_batches_are_whole_groups_oldest_first() -> None:

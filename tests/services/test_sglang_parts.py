@@ -172,7 +172,7 @@ def test_a_stop_text_ends_a_response_where_it_is_complete() -> None:
 def test_log_probs_must_be_finite() -> None:
     """A job ends with an error rather than with NaN."""
     with pytest.raises(FloatingPointError, match="request 1"):
-        Job(Request(1, [5], 2, 1.0, 0), (1,), 256).extend(Piece([7], [float("nan")], [3], "length"))
+        Job(Request(1, [5], 2, 1.0, 0), (1,), 256).check(Piece([7], [float("nan")], [3], "length"))
 
 
 def test_no_request_id_begins_with_another() -> None:

@@ -1,5 +1,7 @@
 """Servers at URLs that are none of SGLang's, are not there, die, or answer what cannot be; each over real HTTP."""
 
+import itertools
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from support.fake_sglang import Fake, fake_sglang, reply
 from support.sglang_fleet import Fleet, tiny_model
 
 from midflight.kernel.mistake import UserMistake
-from midflight.services.rollout.sglang import pool
+from midflight.services.rollout.sglang import client, drive, pool
 from midflight.services.rollout.sglang.process import free_port
 
 SOON_S = 30.0
@@ -176,3 +178,89 @@ def test_what_was_aborted_before_its_first_token_is_asked_again(fake: Fake, mode
         fleet.finish(1)
         assert fleet.done[0].tokens == [7, 7, 7]
         assert fleet.done[0].versions == [0, 0, 0]
+
+
+def test_what_is_always_aborted_before_its_first_token_is_refused(
+    fake: Fake, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a few tries with pauses; the server goes on."""
+    monkeypatch.setattr(drive, "PAUSE_S", 0.001)
+    fake.answers["/generate"] = reply([], ending="abort")
+    with Fleet(model, tmp_path, urls=[fake.url]) as fleet:
+        fleet.begin()
+        fleet.add(1)
+        fleet.until(lambda: fleet.lost, SOON_S)
+        lost = fleet.lost[0]
+        assert lost.refuse
+        assert lost.why == f"{fake.url} aborted it {drive.TRIES} times in a row without a token"
+        assert fake.asked.count("POST /generate") == drive.TRIES
+        del fake.answers["/generate"]
+        fleet.add(1, first=1)
+        fleet.finish(1)
+
+
+def test_pauses_between_aborted_tries_grow(fake: Fake, model: Path, tmp_path: Path) -> None:
+    """So that a server in trouble is not asked hundreds of times a second."""
+    aborted, times, good = [reply([], ending="abort")] * 4, [], fake.answer
+
+    def answer(method: str, path: str, body: dict[str, Any]) -> Any:
+        if path == "/generate":
+            times.append(time.monotonic())
+        return aborted.pop() if path == "/generate" and aborted else good(method, path, body)
+
+    fake.answer = answer  # type: ignore[method-assign]
+    with Fleet(model, tmp_path, urls=[fake.url]) as fleet:
+        fleet.begin()
+        fleet.add(1, new=3)
+        fleet.finish(1)
+    pauses = [b - a for a, b in itertools.pairwise(times)]
+    assert all(pause >= drive.PAUSE_S * 2**n for n, pause in enumerate(pauses))
+
+
+@pytest.mark.parametrize("path", ["/generate", "/model_info"])
+def test_a_reply_without_end_is_not_read_to_its_end(
+    fake: Fake, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """It is named, with the server and the bound."""
+    monkeypatch.setattr(client, "REPLY_BYTES", 10_000)
+    fake.answers[path] = b'{"a": "' + b"x" * 200_000 + b'"}'
+    text = fate(model, tmp_path, fake.url, then=work if path == "/generate" else lambda fleet: None)
+    most = 10_000 + (80 * client.TOKEN_BYTES if path == "/generate" else 0)
+    assert f"{path}: a reply of more than {most} bytes" in text
+    assert fake.url in text
+
+
+def test_the_longest_reply_there_can_be_is_taken(fake: Fake, model: Path, tmp_path: Path) -> None:
+    """Every token of another version, with the longest numbers that there are."""
+    tokens = [200] * 80
+    longest = reply(tokens, logprob=-1.2345678901234567e-300)
+    longest["text"] = "\u0928" * 3 * len(tokens)
+    longest["meta_info"]["weight_versions"] = [{"version": "0", "start": n, "end": n + 1} for n in range(80)]
+    fake.answers["/generate"] = longest
+    with Fleet(model, tmp_path, urls=[fake.url]) as fleet:
+        fleet.begin()
+        fleet.add(1, new=80)
+        fleet.finish(1)
+
+
+@pytest.mark.parametrize("version", ["0.5.23rc1", "0.5.21", "0.5.22.post1", "0.6.0.dev3+g12ab", "v1.0"])
+def test_versions_that_are_new_enough(fake: Fake, model: Path, tmp_path: Path, version: str) -> None:
+    """As PEP 440 orders them."""
+    fake.server["version"] = version
+    with Fleet(model, tmp_path, urls=[fake.url]) as fleet:
+        fleet.begin()
+
+
+@pytest.mark.parametrize(
+    ("version", "told"),
+    [
+        ("0.5.21rc1", "SGLang 0.5.21rc1; at least 0.5.21 is needed"),
+        ("0.5.9", "at least 0.5.21 is needed"),
+        ("main", "/server_info: InvalidVersion"),
+        (None, "/server_info: InvalidVersion"),
+    ],
+)
+def test_versions_that_are_not(fake: Fake, model: Path, tmp_path: Path, version: Any, told: str) -> None:
+    """Too old, or none at all."""
+    fake.server["version"] = version
+    assert told in fate(model, tmp_path, fake.url)

@@ -20,6 +20,8 @@ class Fake:
         self.version = "default"
         self.asked: list[str] = []
         self.answers: dict[str, Answer] = {}
+        self.server: dict[str, Any] = {"version": "0.5.23", "tp_size": 1, "dp_size": 1, "max_req_input_len": 1000,
+                                       "disable_overlap_schedule": True}  # fmt: skip
         self.raw: bytes | None = None
         """Instead of HTTP."""
         self.stop: Callable[[], None] = lambda: None
@@ -33,8 +35,7 @@ class Fake:
         if path == "/model_info":
             return {"weight_version": self.version}
         if path == "/server_info":
-            return {"version": "0.5.23", "tp_size": 1, "dp_size": 1, "disable_overlap_schedule": True,
-                    "max_req_input_len": 1000}  # fmt: skip
+            return self.server
         if path == "/generate":
             return reply([7] * body["sampling_params"]["max_new_tokens"], self.version)
         self.version = body.get("weight_version", self.version)

@@ -16,8 +16,9 @@ from midflight.kernel.restart import Exit, Kind, Strategy
 from midflight.kernel.roster import Takeover
 from midflight.kernel.supervisor import Beat, Listing, Supervisor
 
-Manner = Literal["good", "mute", "hung", "deaf"]
-"""good: as it should be. mute: never says hello. hung: no heartbeats. deaf: only SIGKILL ends it."""
+Manner = Literal["good", "mute", "hung", "deaf", "barren"]
+"""good: as it should be. mute: never says hello. hung: no heartbeats. deaf: only SIGKILL ends it. barren: lives, and
+nothing comes of its work."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,8 @@ class World:
         elif process.draining and not process.phase and self.drain_takes_part:
             self.die(name, Exit(code=0), generation)
         else:
-            beat = Beat(len(self.log), process.phase, 20.0 if process.phase else 0.0)
+            done = 0 if process.manner == "barren" else len(self.log)
+            beat = Beat(done, process.phase, 20.0 if process.phase else 0.0)
             self.obey(self.supervisor.on_heartbeat(name, generation, beat, self.now))
 
     def run(self, seconds: float) -> None:

@@ -2,7 +2,10 @@
 
 A job goes to the server with the fewest, or to the router. When that is lost it goes to another; when there is no other
 it is given back. A job that was at two servers when these died gets one for itself, and when that dies too the job is
-refused: it is what kills them.
+refused: it is what kills them. So is one that is aborted again and again before its next token.
+
+A reply that cannot be true condemns its server. Behind a router nobody says which one it was: then each is asked for
+itself, and what answers so again is discarded.
 """
 
 import asyncio
@@ -12,6 +15,7 @@ from midflight.services.rollout.request import Completion
 
 from .client import Gone, Refused
 from .job import Job
+from .life import Life
 from .line import Interrupted, Line
 from .outcome import Lost
 from .pool import Pool
@@ -19,6 +23,10 @@ from .reply import BadReply
 
 SUSPECT = 2
 """Deaths of servers after which a job runs alone."""
+TRIES = 8
+"""Answers without use in a row after which a job is asked no more."""
+PAUSE_S = 0.05
+"""Before the second try; before each further one twice as long."""
 ROUTER_AGAIN_S = 0.2
 ROUTER_TRIES = 50
 KNOWN = 10_000
@@ -32,22 +40,24 @@ class Drive:
         self.pool = pool
         self._deaths: Counter[int] = Counter()
         """By request: what is given back and comes again is still suspected."""
+        self._asking = asyncio.Lock()
+        """One job at a time has each server asked for itself."""
 
     async def job(self, job: Job) -> None:
         """Generate it and tell the outcome."""
         job.deaths = self._deaths.pop(job.request.id, 0)
-        tries = 0
+        away = useless = 0
         while line := await self._line(job):
-            alone = line.solo is job
+            alone, had, updates = line.solo is job, len(job.tokens), line.updates
             try:
-                done = await self._once(job, line)
+                done = await self._once(job, line, last=useless == TRIES - 1)
             except Refused as error:
                 if error.status < 500:
                     return self.pool.tell(Lost(job.request.id, str(error), refuse=True))
-                tries += 1  # the router's word: it lost the server, or has none at the moment
-                if tries == ROUTER_TRIES:
+                away += 1  # the router's word: it lost the server, or has none at the moment
+                if away == ROUTER_TRIES:
                     break
-                await asyncio.sleep(ROUTER_AGAIN_S)
+                await line.rest(ROUTER_AGAIN_S)
                 continue
             except Interrupted as error:
                 job.deaths += error.died
@@ -57,6 +67,14 @@ class Drive:
                 continue
             if done:
                 return self.pool.tell(done)
+            if len(job.tokens) > had or line.updates > updates:
+                useless = 0
+                continue
+            useless += 1
+            if useless == TRIES:
+                why = f"{line.client.url} aborted it {TRIES} times in a row without a token"
+                return self.pool.tell(Lost(job.request.id, why, refuse=True))
+            await line.rest(PAUSE_S * 2 ** (useless - 1))
         if job.deaths:
             if len(self._deaths) >= KNOWN:
                 self._deaths.clear()
@@ -64,22 +82,32 @@ class Drive:
         self.pool.tell(Lost(job.request.id, "no server is ready"))
         return None
 
-    async def _once(self, job: Job, line: Line) -> Completion | None:
-        """One request. Raises Interrupted when the server is lost, Refused when it, or the router, says no."""
+    async def _once(self, job: Job, line: Line, *, last: bool) -> Completion | None:
+        """One request. Raises Interrupted when the server is lost, Refused when it, or the router, says no.
+
+        last: a reply that cannot be true, and that no server behind the router owns to, is raised.
+        """
         pool, life = self.pool, self.pool.life_of(line)
+        behind = tuple(pool.serving.values())
         try:
             key = None
             if pool.config.pause == "in_place" and life:
                 await line.calm.wait()
                 key = str(life.version)
             return job.extend(await line.ask(job, key, pool.config.generate_timeout_s))
-        except (Gone, BadReply, FloatingPointError) as error:
+        except Gone as error:
             if life is None:
-                if isinstance(error, Gone):
-                    raise Refused(str(error), 503) from error
+                raise Refused(str(error), 503) from error
+            life.fail(str(error))
+            raise Interrupted(str(error), died=True) from error
+        except (BadReply, FloatingPointError) as error:
+            if life:
+                life.fail(str(error), untrusted=True)
+                raise Interrupted(str(error), died=False) from error
+            if last:
                 raise
-            life.fail(str(error), untrusted=not isinstance(error, Gone))
-            raise Interrupted(str(error), isinstance(error, Gone)) from error
+            await self._find(job, line, behind, error)
+            return None
         except Refused as error:
             if life and error.status >= 500:
                 life.fail(str(error))
@@ -90,6 +118,25 @@ class Drive:
             if line.solo is job:
                 line.solo = None
             await pool.notify()
+
+    async def _find(self, job: Job, line: Line, behind: tuple[Life, ...], error: Exception) -> None:
+        """Which of the servers behind a router gave the answer that `error` tells of? Raises Interrupted once one of
+        them is out.
+        """
+        async with self._asking:
+            if not any(life.failed.is_set() for life in behind):
+                await asyncio.gather(*(self._judge(job, line, life) for life in behind))
+        if any(life.failed.is_set() for life in behind):
+            raise Interrupted(str(error), died=False) from error
+
+    async def _judge(self, job: Job, line: Line, life: Life) -> None:
+        """Ask one server past the router, and discard it for an answer that cannot be true."""
+        try:
+            await line.ask(job, None, self.pool.config.generate_timeout_s, past=life.client)
+        except (BadReply, FloatingPointError) as error:
+            life.fail(str(error), untrusted=True)
+        except (Gone, Refused, Interrupted):
+            pass  # whoever watches it sees to that
 
     async def _line(self, job: Job) -> Line | None:
         """Where the job flies now; None when nobody serves."""

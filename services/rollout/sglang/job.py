@@ -55,13 +55,13 @@ class Job:
         }
         return body if cache_key is None else body | {"extra_key": cache_key}
 
-    def extend(self, piece: Piece) -> Completion | None:
-        """Add what a server sampled; the completion when nothing is missing.
-
-        Raises FloatingPointError when a log-prob is not finite: the weights are not fit to generate with.
-        """
+    def check(self, piece: Piece) -> None:
+        """Raises FloatingPointError when a log-prob is not finite: the weights are not fit to generate with."""
         if not math.isfinite(sum(piece.logprobs)):
             raise FloatingPointError(f"request {self.request.id}: log-probs are not finite")
+
+    def extend(self, piece: Piece) -> Completion | None:
+        """Add what a server sampled; the completion when nothing is missing."""
         before = len(self.tokens)
         self.tokens += piece.tokens
         self.logprobs += piece.logprobs

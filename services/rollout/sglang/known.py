@@ -12,7 +12,7 @@ from .client import Garbled, Gone, Refused
 from .life import OLDEST
 from .reply import BadReply
 
-REMEDY = f"start SGLang {'.'.join(map(str, OLDEST))} or newer there, or correct `urls`"
+REMEDY = f"start SGLang {OLDEST} or newer there, or correct `urls`"
 
 
 class Known:

@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import math
 from typing import Any
 
 import torch
+from packaging.version import Version
 
 from .client import Client, Gone, Refused
 from .config import SglangConfig
@@ -15,7 +17,7 @@ from .process import Process
 from .reply import BadReply
 from .updates import UpdateFailed, take_over, update
 
-OLDEST = (0, 5, 21)
+OLDEST = Version("0.5.21")
 """SGLang that has begin_weight_update and weight_versions."""
 SPARE = 4
 """Tokens that a sequence may have beyond the longest prompt, `max_req_input_len`."""
@@ -44,6 +46,8 @@ class Life:
         self.why = ""
         self.untrusted = False
         """It failed by what it did to its weights or tokens, not by dying."""
+        self.entered = math.inf
+        """When requests may first have reached it, by the loop's clock."""
         self._heard = 0.0
         """When it was last seen to work, by the loop's clock."""
         self._told = 0.0
@@ -59,6 +63,11 @@ class Life:
             self.why, self.untrusted = why, untrusted
             self.failed.set()
             self._own.interrupt(died=not untrusted)
+
+    @property
+    def barren(self) -> bool:
+        """Whether it never served, or was discarded before a good answer came over its line."""
+        return self.version < 0 or (self.untrusted and self.line.heard < self.entered)
 
     def join(self, line: Line) -> None:
         """Requests reach it over this line from now on: the router's."""
@@ -104,7 +113,7 @@ class Life:
 
     def _inspect(self, info: Any) -> None:
         try:
-            version = tuple(int(part) for part in str(info["version"]).split(".")[:3] if part.isdigit())
+            version = Version(str(info["version"]))
             self.ranks = int(info["tp_size"])
             copies, overlap = int(info["dp_size"]), not info["disable_overlap_schedule"]
             room = int(info["max_req_input_len"]) + SPARE
@@ -112,7 +121,7 @@ class Life:
             what = f"{type(error).__name__} {error} in {str(info)[:300]}"
             raise BadReply(f"{self.client.url}/server_info: {what}") from error
         if version < OLDEST:
-            raise Unfit(f"{self.client.url}: SGLang {info['version']}; at least {'.'.join(map(str, OLDEST))} is needed")
+            raise Unfit(f"{self.client.url}: SGLang {info['version']}; at least {OLDEST} is needed")
         if room < self.config.max_length:
             raise Unfit(
                 f"{self.client.url}: sequences of {room} tokens at most, but max_length is {self.config.max_length}"
@@ -176,7 +185,7 @@ class Life:
             loads = (await self.client.get("/v1/loads?include=core", LOAD_S))["loads"]
             told = float(loads[0]["timestamp"])
             self.kv_use = max(float(one["token_usage"]) for one in loads)
-        except (Gone, Refused, LookupError, TypeError, ValueError, OverflowError):
+        except (Gone, Refused, BadReply, LookupError, TypeError, ValueError, OverflowError):
             return
         if told != self._told:
             self._told, self._heard = told, asyncio.get_running_loop().time()
@@ -186,7 +195,7 @@ class Life:
         async with self._control:
             try:
                 await self.client.get("/health", PROBE_S)
-            except (Gone, Refused) as error:
+            except (Gone, Refused, BadReply) as error:
                 self.fail(f"it has not gone on for {self.config.stall_s:g} s, nor answered a probe: {error}")
 
     async def _joined(self) -> Group:
@@ -210,5 +219,5 @@ class Life:
         if self.process:
             await self.process.kill()
         elif self.greeted:
-            with contextlib.suppress(Gone, Refused):
+            with contextlib.suppress(Gone, Refused, BadReply):
                 await take_over(self.client)

@@ -1,6 +1,7 @@
 """Where requests go and answers come from: one server, or a router before several."""
 
 import asyncio
+import contextlib
 import itertools
 import os
 from collections.abc import Iterator
@@ -47,7 +48,9 @@ class Line:
     """When the last answer came, by the loop's clock."""
     calm: asyncio.Event = field(default_factory=asyncio.Event)
     """Set while no weights are on their way."""
-    _updates: int = 0
+    updates: int = 0
+    """How many have begun."""
+    _updating: int = 0
     _broken: _Break = field(default_factory=_Break)
 
     def __post_init__(self) -> None:
@@ -56,13 +59,14 @@ class Line:
     @contextmanager
     def updating(self) -> Iterator[None]:
         """Not calm meanwhile."""
-        self._updates += 1
+        self.updates += 1
+        self._updating += 1
         self.calm.clear()
         try:
             yield
         finally:
-            self._updates -= 1
-            if not self._updates:
+            self._updating -= 1
+            if not self._updating:
                 self.calm.set()
 
     def interrupt(self, died: bool) -> None:
@@ -71,23 +75,33 @@ class Line:
         self._broken.set()
         self._broken = _Break()
 
-    async def ask(self, job: Job, cache_key: str | None, limit_s: float) -> Piece:
-        """What a server makes of the job. Raises Interrupted, Gone, Refused or BadReply."""
+    async def rest(self, pause_s: float) -> None:
+        """Until it is interrupted, but no longer than so many seconds."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._broken.wait(), pause_s)
+
+    async def ask(self, job: Job, cache_key: str | None, limit_s: float, past: Client | None = None) -> Piece:
+        """What a server makes of the job, reached through `past` if that is given, past the router.
+
+        Raises Interrupted, Gone, Refused, BadReply or FloatingPointError.
+        """
+        client = past or self.client
         broken, loop = self._broken, asyncio.get_running_loop()
         body = job.body(request_id(job.request.id), cache_key)
-        reply = asyncio.ensure_future(self.client.post("/generate", body, limit_s))
+        reply = asyncio.ensure_future(client.post("/generate", body, limit_s, job.room))
         watch = asyncio.ensure_future(broken.wait())
         try:
             await asyncio.wait({reply, watch}, return_when=asyncio.FIRST_COMPLETED)
             if not broken.is_set():
                 piece = parse(reply.result(), job.vocabulary, job.room)
+                job.check(piece)
                 self.heard = loop.time()
                 # The last tokens may be of weights that are just being verified.
                 settled = asyncio.ensure_future(self.calm.wait())
                 await asyncio.wait({settled, watch}, return_when=asyncio.FIRST_COMPLETED)
                 settled.cancel()
             if broken.is_set():
-                raise Interrupted(f"{self.client.url}: interrupted", broken.died)
+                raise Interrupted(f"{client.url}: interrupted", broken.died)
         finally:
             watch.cancel()
             reply.cancel()
@@ -95,5 +109,5 @@ class Line:
                 reply.exception()  # looked at, even when interrupted
         unknown = set(piece.versions) - self.verified
         if unknown:
-            raise BadReply(f"{self.client.url}: tokens of weight versions {sorted(unknown)}, which were never verified")
+            raise BadReply(f"{client.url}: tokens of weight versions {sorted(unknown)}, which were never verified")
         return piece

@@ -23,7 +23,7 @@ from .routed import Routed
 from .router import Router
 
 STARTS = 3
-"""Attempts to start in a row that may fail before a place is given up."""
+"""Servers in a row that may fail to start, or to give one good answer, before a place is given up."""
 RETRY_S = (0.5, 5.0, 15.0)
 """Pause after so many of them."""
 
@@ -115,7 +115,7 @@ class Pool:
                 self.tell(Said("warning", f"{place.name} did not start: {why}"))
             except Unfit as error:
                 raise UserMistake(f"sglang: {error}") from error
-            failed = 0 if life and life.version >= 0 else failed + 1
+            failed = failed + 1 if life is None or life.barren else 0
             if failed == STARTS or (life and life.untrusted and not place.ours):
                 return self._give_up(place, why)
             await asyncio.sleep(RETRY_S[failed])
@@ -184,6 +184,6 @@ class Pool:
         """Let requests reach it."""
         if self.routed:
             await self.routed.enter(life)
-        self.serving[place] = life
+        self.serving[place], life.entered = life, asyncio.get_running_loop().time()
         self.tell(Said("info", f"{place.name} serves at {life.client.url} from version {life.version} on"))
         await self.notify()

@@ -158,6 +158,7 @@ class Sglang(Rollout):
         ticket = self.running.pop(lost.id).ticket
         lease = (ticket.id, ticket.epoch)
         if lost.refuse:
+            self.failures += 1
             self.holding.hand_in([lease], Refuse(stage="generate", lease=list(lease), why=lost.why[:2000]))
         else:
             self.holding.hand_in([lease], GiveBack(stage="generate", leases=[list(lease)], why=lost.why[:2000]))
