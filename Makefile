@@ -5,6 +5,8 @@ export OMP_NUM_THREADS := 1
 export OMP_WAIT_POLICY := PASSIVE
 
 SGLANG := services/rollout/sglang/platform
+JOBS ?= 2
+FAST := not slow and not sglang
 
 .PHONY: demo test test-slow test-sglang test-sglang-slow test-environments check format docs bench clean .venv-sglang
 
@@ -34,8 +36,11 @@ SGLANG := services/rollout/sglang/platform
 demo: .venv/.run  ## train a small model on this CPU; its reward climbs
 	$(BIN)/midflight up configs/demo.yaml
 
-test: .venv/.dev  ## the fast tests
-	$(BIN)/python -m pytest
+test: .venv/.dev  ## the fast tests: JOBS files at a time, then those that need the machine for themselves
+	status=0; \
+	$(BIN)/python -m pytest -m "$(FAST) and not alone" -n $(JOBS) --dist loadfile --no-loadscope-reorder || status=$$?; \
+	$(BIN)/python -m pytest -m "$(FAST) and alone" || status=$$?; \
+	exit $$status
 
 test-slow: .venv/.dev  ## chaos, soak and fuzz runs: about an hour
 	$(BIN)/python -m pytest -m "slow and not sglang" --timeout 3600

@@ -18,7 +18,7 @@ object on one line.
 
 EXITS = {
     "OK": "done",
-    "FAILED": "the run or a service failed; the ledger does not balance; the machine is not fit",
+    "FAILED": "a run or service failed; the ledger does not balance; a checkpoint is damaged; the machine is not fit",
     "USAGE": "wrong arguments; a topology, data, a reward file, a model or a run directory that cannot be used",
     "NO_RUN": "no such run, or its kernel does not answer",
     "REFUSED": "refused by a guard: range, owner, epoch",

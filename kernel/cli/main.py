@@ -27,6 +27,7 @@ VERBS: Final = {
     "wait": "return when a run has come so far: --for step=100, ready, done or drained",
     "rows": "prompt rows of an environment of verifiers or OpenEnv, as JSON lines",
     "samples": "samples of a training step, token by token: text, rewards, log-probs",
+    "models": "checkpoints: ls, verify, and export as a Hugging Face folder",
     "tui": "the run on seven screens; read-only until armed",
     "config": "check, show (--origin), explain or schema of topologies",
     "doctor": "is this machine fit to run midflight?",

@@ -100,8 +100,10 @@ def verify(path: Path) -> Manifest:
             if Path(name).name != name or hash_file(path / name) != record:
                 raise CheckpointError(f"{path / name}: size or BLAKE2b differs from the manifest")
         return Manifest(body["step"], records, body["extra"], digest)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: unreadable: {error!r}") from error
+    except OSError as error:
+        raise CheckpointError(f"{error.filename or path}: unreadable: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path / MANIFEST}: unreadable: {error!r}") from error
 
 
 def latest_verified(root: Path) -> Found:

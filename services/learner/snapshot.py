@@ -1,11 +1,12 @@
 """What a learner checkpoint contains: weights, optimizer, random states, and the caller's extra."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -94,6 +95,13 @@ def load_model_tensors(path: Path, module: nn.Module) -> None:
     """Verify `path` and put only its model in place; raises CheckpointError as `load_learner` does."""
     verify(path)
     put(_stored(path / MODEL, module), module)
+
+
+def model_of(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """The model in a checkpoint, a whole tensor at a time, by the names of `model_tensors`. Verify `path` first."""
+    with safe_open(path / MODEL, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 (not a mapping)
+            yield name, file.get_tensor(name)
 
 
 def _stored(path: Path, module: nn.Module) -> dict[str, Tensor]:

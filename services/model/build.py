@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
@@ -69,6 +70,57 @@ def build_model(
     The vocabulary size and the pad and end ids are the tokenizer's. The matrices are drawn in float32 and then cast.
     """
     shape = build if isinstance(build, Build) else Build(**build)
+    with torch.random.fork_rng(devices=[]):
+        model = _made(shape, tokenizer)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(0.0, shape.init_std, generator=generator)
+    return model.to(dtype)
+
+
+def frame_of(build: Build | Mapping[str, Any], tokenizer: Tokenizer, dtype: torch.dtype = torch.float32) -> Model:
+    """The same model without its weights: every tensor is on the meta device."""
+    with torch.device("meta"):
+        return _made(build if isinstance(build, Build) else Build(**build), tokenizer).to(dtype)
+
+
+def load_frame(path: str | Path, dtype: torch.dtype = torch.float32) -> Model:
+    """What `load_model` loads, without its weights: every tensor is on the meta device. Raises ValueError as that."""
+    try:
+        config = AutoConfig.from_pretrained(str(path), trust_remote_code=False)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+                config, dtype=dtype, trust_remote_code=False
+            )
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read a causal LM's config.json in {str(path)!r}: {_first_line(error)}") from error
+
+
+def load_model(path: str | Path, dtype: torch.dtype = torch.float32) -> Model:
+    """Load any Hugging Face causal LM with safetensors from a directory or hub id; code from the repository never runs.
+
+    Raises ValueError, naming `path`, when there is no such model.
+    """
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            str(path), dtype=dtype, trust_remote_code=False, use_safetensors=True
+        )
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"cannot load a causal LM from {str(path)!r}: give a directory with config.json and safetensors "
+            f"or a hub id ({_first_line(error)})"
+        ) from error
+
+
+def save_model(model: Model, tokenizer: Tokenizer, directory: str | Path) -> None:
+    """Write model and tokenizer as a Hugging Face directory that `load_model` and any HF tool can read."""
+    model.save_pretrained(str(directory))
+    tokenizer.save_pretrained(str(directory))
+
+
+def _made(shape: Build, tokenizer: Tokenizer) -> Model:
     config_class, model_class = _ARCHITECTURES[shape.architecture]
     config = config_class(
         vocab_size=len(tokenizer),
@@ -87,33 +139,8 @@ def build_model(
         bos_token_id=tokenizer.bos_token_id,
         attention_dropout=0.0,
     )
-    with torch.random.fork_rng(devices=[]):
-        model = model_class(config)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim == 2:
-                parameter.normal_(0.0, shape.init_std, generator=generator)
-    return model.to(dtype)
+    return model_class(config)
 
 
-def load_model(path: str | Path, dtype: torch.dtype = torch.float32) -> Model:
-    """Load any Hugging Face causal LM with safetensors from a directory or hub id; code from the repository never runs.
-
-    Raises ValueError, naming `path`, when there is no such model.
-    """
-    try:
-        return AutoModelForCausalLM.from_pretrained(
-            str(path), dtype=dtype, trust_remote_code=False, use_safetensors=True
-        )
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"cannot load a causal LM from {str(path)!r}: give a directory with config.json and safetensors "
-            f"or a hub id ({str(error).splitlines()[0]})"
-        ) from error
-
-
-def save_model(model: Model, tokenizer: Tokenizer, directory: str | Path) -> None:
-    """Write model and tokenizer as a Hugging Face directory that `load_model` and any HF tool can read."""
-    model.save_pretrained(str(directory))
-    tokenizer.save_pretrained(str(directory))
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

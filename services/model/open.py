@@ -7,7 +7,7 @@ import torch
 
 from midflight.kernel.mistake import UserMistake
 
-from .build import Model, build_model, load_model
+from .build import Model, build_model, frame_of, load_frame, load_model
 from .tokenizer import Tokenizer, load_tokenizer
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -25,6 +25,20 @@ def open_model(section: Mapping[str, Any], seed: int) -> tuple[Tokenizer, Model]
         if path:
             return tokenizer, load_model(path, dtype)
         return tokenizer, build_model(section["build"], tokenizer, seed, dtype)
+    except ValueError as error:
+        raise UserMistake(f"model: {error}") from error
+
+
+def open_frame(section: Mapping[str, Any]) -> tuple[Tokenizer, Model]:
+    """The same without weights: the model's tensors are on the meta device, in the section's dtype.
+
+    Raises UserMistake as `open_model` does.
+    """
+    dtype = DTYPES[section.get("dtype") or "float32"]
+    path = section.get("path")
+    try:
+        tokenizer = load_tokenizer(section.get("tokenizer") or path or "bytes")
+        return tokenizer, load_frame(path, dtype) if path else frame_of(section["build"], tokenizer, dtype)
     except ValueError as error:
         raise UserMistake(f"model: {error}") from error
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from support.e2e_run import SLOW, Up, events, hit, is_step, midflight, nothing_left, records, samples, tiny
 
+pytestmark = pytest.mark.alone
+
 STEPS = 20
 VICTIMS = ("rollout", "reward", "tracker", "kl", "ledger", "learner", "kernel")
 

@@ -10,6 +10,8 @@ from support.e2e_run import Done, Up, midflight, samples, tiny
 
 from midflight.kernel.journal_files import read_events
 
+pytestmark = pytest.mark.alone
+
 DOCS = Path(__file__).parents[2] / "docs" / "writing-a-controller.md"
 BROKEN = """
 from midflight.services.controllers.kl.config import KlConfig

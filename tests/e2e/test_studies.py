@@ -39,6 +39,7 @@ def test_the_control_study_runs(tmp_path: Path) -> None:
     assert line["accuracy"] > 0.3
 
 
+@pytest.mark.alone
 def test_a_correction_decides_at_a_lag_of_32(tmp_path: Path) -> None:
     """At the larger learning rate: samples taken for the policy's own end far below those the clip keeps it near."""
     lines = study(

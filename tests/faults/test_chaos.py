@@ -14,6 +14,8 @@ from support.chaos_config import HERE
 from support.chaos_run import BATCH, ChaosRun
 from support.chaos_services import turns_of
 
+pytestmark = pytest.mark.alone
+
 Slots = dict[str, dict[str, Any]]
 POISON = {"rollout": {"poison": [37]}, "reward": {"poison": [150, 301]}}
 

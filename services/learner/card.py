@@ -1,0 +1,75 @@
+"""The model card of an exported checkpoint: where it comes from and what was measured of it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from midflight import __version__
+from midflight.kernel.journal_files import read_events
+
+if TYPE_CHECKING:
+    from .export import Exported
+
+LOOK_BACK = 1000
+"""Steps in which the newest held-out evaluation is looked for."""
+SHOWN = ("reward_mean", "objective/", "eval/", "loss", "kl", "entropy", "lag_mean")
+"""Metrics that a card tells, by their beginning."""
+
+CARD = """---
+license: {license}
+library_name: transformers
+pipeline_tag: text-generation
+tags: [midflight, reinforcement-learning]
+---
+# {run}, step {step}
+
+{origin}
+
+| | |
+| --- | --- |
+| base model | {base} |
+| license | {told} |
+| topology | `{run}`: {training} |
+| steps | {steps} |
+| parameters | {parameters:,}, {dtype} |
+| exported by | midflight {version} |
+| checkpoint | BLAKE2b-256 `{digest}` |
+
+{measured}
+The chat template and the tokens that end a response are those the model was trained with.
+"""
+
+
+def measured(run_dir: Path, step: int) -> dict[str, float]:
+    """The metrics of training step `step` and of the newest evaluation up to it, as the journal has them."""
+    found: dict[str, float] = {}
+    for event in read_events(run_dir, topics={"metrics", "evaluation"}, from_step=max(0, step - LOOK_BACK)):
+        at = event["step"]
+        if at is not None and (at == step or (at < step and event["topic"] == "evaluation")):
+            values = event["body"].items()
+            found |= {name: value for name, value in values if name.startswith(SHOWN) and isinstance(value, float)}
+    return found
+
+
+def card(topology: Mapping[str, Any], done: "Exported", numbers: Mapping[str, float], license_: str | None) -> str:
+    """The text. numbers: what was measured; license_: as the base model's card names it, None when it names none."""
+    model, learner = topology["model"], topology["services"].get("learner", {})
+    base = f"`{model['path']}`" if model.get("path") else "none: random weights of the topology's shape"
+    warm = (learner.get("sft") or {}).get("steps", 0)
+    stage = f"{done.step} of {learner.get('steps', '?')} of RL" + (f" after {warm} supervised" if warm else "")
+    rows = [f"| `{name}` | {value:.5g} |" for name, value in sorted(numbers.items())]
+    return CARD.format(
+        license=license_ or "other",
+        told=license_ or "**to be filled in**: that of the base model and of the data it was trained on",
+        run=done.run,
+        step=done.step if done.stage == "rl" else f"{done.step} of the warm start",
+        origin="A language model post-trained with midflight by asynchronous reinforcement learning.",
+        base=base,
+        training=f"loss `{learner.get('loss')}`, advantages `{(learner.get('adv') or {}).get('estimator')}`",
+        steps=stage if done.stage == "rl" else f"{done.step} of {warm} supervised",
+        parameters=done.parameters,
+        dtype=done.dtype,
+        version=__version__,
+        digest=done.digest,
+        measured="\n".join(["| measured | |", "| --- | --- |", *rows, ""]) if rows else "",
+    )
