@@ -1,5 +1,6 @@
 """What the learner can be told. Names and defaults are RL2's, and those of the papers `services/algorithms` names."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
@@ -9,15 +10,69 @@ from midflight.kernel.spec import DEVICE, Config, ServiceSpec, live
 from midflight.services.data.source import Source
 
 
-class OptimConfig(Config):
-    """AdamW with warm-up."""
+class LookaheadConfig(Config):
+    """Slow weights that follow the optimizer's, which start again from there."""
 
+    k: int = Field(5, ge=1, description="Optimizer updates between two moves of the slow weights.")
+    alpha: float = Field(0.5, gt=0, le=1, description="Share of the way to the fast weights that they go.")
+
+
+class OptimConfig(Config):
+    """An update rule with warm-up and a schedule; see docs/optimizers.md."""
+
+    name: Literal["adamw", "sgd", "muon", "lamb"] = Field(
+        "adamw",
+        description="Update rule. muon: hidden matrices only, AdamW for the rest. A critic's is always AdamW.",
+    )
     lr: float = Field(1e-6, gt=0, description="Peak learning rate.")
-    weight_decay: float = Field(0.01, ge=0, le=1, description="Decoupled weight decay.")
-    betas: list[float] = Field([0.9, 0.95], min_length=2, max_length=2, description="Adam's moment decays.")
+    weight_decay: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Weight decay of matrices: decoupled; sgd adds it to the gradient, lamb to the step it scales.",
+    )
+    betas: list[Annotated[float, Field(ge=0, lt=1)]] = Field(
+        [0.9, 0.95], min_length=2, max_length=2, description="Moment decays of adamw and lamb."
+    )
+    momentum: float = Field(0.95, ge=0, lt=1, description="Of sgd and muon.")
     warmup_steps: int = Field(5, ge=0, description="Steps of linear warm-up.")
-    schedule: Literal["constant", "cosine"] = Field("constant", description="Shape after the warm-up.")
+    schedule: Literal["constant", "cosine", "linear", "wsd"] = Field(
+        "constant", description="Shape after the warm-up. wsd: constant, then linear (warm-up, stable, decay)."
+    )
+    min_lr_ratio: float = Field(0.0, ge=0, le=1, description="Share of `lr` at which a falling schedule ends.")
+    decay_share: float = Field(
+        0.2, gt=0, le=1, description="wsd: share of all steps, the last ones, in which it falls."
+    )
     max_grad_norm: float = Field(1.0, gt=0, description="Gradient norm is clipped to this.")
+    lookahead: LookaheadConfig | None = Field(None, description="Slow weights (Lookahead); none when omitted.")
+
+
+class LoraConfig(Config):
+    """Low-rank adapters, which train in place of the model's own weights; see docs/optimizers.md."""
+
+    r: int = Field(16, ge=1, le=4096, description="Rank.")
+    alpha: int = Field(32, ge=1, description="An adapter's output is scaled by alpha / r.")
+    rslora: bool = Field(False, description="Scale alpha / sqrt(r) in place of alpha / r.")
+    target_modules: list[str] = Field(
+        ["all-linear"],
+        min_length=1,
+        description="Names of the linear layers that get one; `all-linear`: all between embedding and head.",
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="Only 0: another is refused, with the reason.")
+
+    @property
+    def scale(self) -> float:
+        """What B A x is multiplied with; rslora: Kalajdzievski 2023, arXiv 2312.03732."""
+        return self.alpha / (math.sqrt(self.r) if self.rslora else self.r)
+
+    @model_validator(mode="after")
+    def _no_dropout(self) -> Self:
+        if self.dropout:
+            raise ValueError(
+                "dropout: leave it at 0: with it the policy that is trained is not the one that the engine samples "
+                "from, ratios to it are noise, and what is computed depends on how a batch is cut over ranks"
+            )
+        return self
 
 
 class SftConfig(Config):
@@ -109,7 +164,7 @@ class CriticConfig(Config):
     lr: float = Field(1e-3, gt=0, description="Learning rate of the critic's own parameters.")
     clip: float | None = Field(0.5, gt=0, description="Value clip; none when omitted.")
     coef: float = Field(0.5, gt=0, description="Weight of the value loss.")
-    warmup_steps: int = Field(0, ge=0, description="Batches in which only the critic learns.")
+    warmup_steps: int = Field(0, ge=0, description="Batches in which only the critic learns (RL2's `freeze_steps`).")
 
 
 Loss = Literal["decoupled_ppo", "bypass_ppo", "ppo", "tis", "sequence_tis", "cispo", "gspo", "dppo", "sapo", "topr"]
@@ -175,7 +230,7 @@ class LearnerConfig(ServiceSpec):
     steps: int = Field(
         100,
         ge=1,
-        description="Batches to train on; the run ends after them. A cosine schedule is stretched to them.",
+        description="Batches to train on; the run ends after them. A falling schedule is stretched to them.",
         json_schema_extra=live(1, 1_000_000_000, "steps"),
     )
     device: str = Field(
@@ -195,6 +250,9 @@ class LearnerConfig(ServiceSpec):
     )
     sft: SftConfig | None = Field(None, description="Supervised warm start.")
     optim: OptimConfig = OptimConfig()
+    lora: LoraConfig | None = Field(
+        None, description="Train low-rank adapters only, warm start included; all weights when omitted."
+    )
     loss: Loss = Field("decoupled_ppo", description="Off-policy policy-gradient loss.")
     masks: list[Mask] = Field([], description="Masks that take tokens or sequences out of the policy loss.")
     limits: LimitsConfig = LimitsConfig()

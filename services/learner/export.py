@@ -27,7 +27,9 @@ from midflight.services.model.open import DTYPES, open_frame
 
 from .card import card, measured
 from .checkpoint import CheckpointError, UnusableCheckpoint, verify
+from .config import LoraConfig
 from .durable import fsync_directory
+from .lora import merged
 from .snapshot import model_of, model_tensors
 
 SHARD_BYTES = 5_000_000_000
@@ -68,7 +70,9 @@ def export(
     section, extra = topology["model"], manifest.extra
     tokenizer, model = open_frame(section)
     wanted = DTYPES[dtype] if dtype else None
-    fill(model, {name: cast(tensor, wanted) for name, tensor in model_of(checkpoint)}, checkpoint)
+    adapters = LoraConfig.model_validate(extra["lora"]) if extra.get("lora") else None
+    tensors = merged(dict(model_of(checkpoint)), adapters)
+    fill(model, {name: cast(tensor, wanted) for name, tensor in tensors.items()}, checkpoint)
     stage = str(extra["stage"])
     done = Exported(
         out=out,

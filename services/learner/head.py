@@ -58,12 +58,13 @@ class _ChunkedLogprob(torch.autograd.Function):
         return logp, entropy
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor, Tensor | None, None, None, None]:
         hidden, weight, targets, lse, entropy = ctx.saved_tensors
         g_logp, g_entropy = grads
         wide, scale = lse.dtype, ctx.scale
         table = weight.to(wide)
-        d_hidden, d_weight = torch.zeros_like(hidden), torch.zeros_like(table)
+        d_hidden = torch.zeros_like(hidden)
+        d_weight = torch.zeros_like(table) if ctx.needs_input_grad[1] else None
         for a in range(0, len(hidden), ctx.rows):
             part = slice(a, a + ctx.rows)
             x = hidden[part].to(wide)
@@ -76,5 +77,6 @@ class _ChunkedLogprob(torch.autograd.Function):
                 d -= p * (log_p + entropy[part, None]) * g_entropy[part, None]
             d.mul_(scale)
             d_hidden[part] = (d @ table).to(hidden.dtype)
-            d_weight.addmm_(d.t(), x)
-        return d_hidden, d_weight.to(weight.dtype), None, None, None
+            if d_weight is not None:
+                d_weight.addmm_(d.t(), x)
+        return d_hidden, None if d_weight is None else d_weight.to(weight.dtype), None, None, None

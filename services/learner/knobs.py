@@ -43,7 +43,7 @@ def steered(config: LearnerConfig) -> tuple[KnobDeclaration, ...]:
         knob("clip.range", "ratio", config.clip, 0.0, 1.0, "PPO clip range around the proximal policy."),
         knob("entropy.coef", "loss per nat", config.entropy_coef, 0.0, 1.0, "Weight of the entropy bonus."),
         knob("optim.lr", "", lr, 0.0, max(1.0, lr), "Peak learning rate, before warm-up and schedule."),
-        knob("optim.weight_decay", "", config.optim.weight_decay, 0.0, 1.0, "AdamW's decoupled weight decay."),
+        knob("optim.weight_decay", "", config.optim.weight_decay, 0.0, 1.0, "Weight decay of matrices."),
         knob(
             "optim.max_grad_norm",
             "",

@@ -1,49 +1,19 @@
-"""AdamW with warm-up, a schedule, gradient clipping, and a learning rate and weight decay settable live."""
+"""An update rule with warm-up, a schedule, gradient clipping, and a learning rate and weight decay settable live."""
 
 import math
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from .optimizers.choose import DECAYED, rules
+from .optimizers.lookahead import Lookahead
+from .optimizers.settings import LookaheadSettings, OptimSettings, lr_factor
 from .sharding import cut_like, whole
 
-Schedule = Literal["constant", "cosine"]
+__all__ = ["LookaheadSettings", "OptimSettings", "PolicyOptimizer", "lr_factor"]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OptimSettings:
-    """AdamW (Loshchilov 2019) and its schedule; steps are batches, not optimizer updates.
-
-    lr: peak. weight_decay: on matrices only. max_grad_norm: global L2. total_steps: where cosine reaches
-    min_factor * lr; needed for cosine.
-    """
-
-    lr: float = 1e-6
-    weight_decay: float = 0.01
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = 1e-8
-    warmup_steps: int = 5
-    schedule: Schedule = "constant"
-    total_steps: int | None = None
-    min_factor: float = 0.0
-    max_grad_norm: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.schedule == "cosine" and (self.total_steps or 0) <= self.warmup_steps:
-            raise ValueError("schedule cosine needs total_steps larger than warmup_steps")
-
-
-def lr_factor(step: int, settings: OptimSettings) -> float:
-    """Share of the peak learning rate in batch `step` (0-based): (step + 1) / warmup_steps, then the schedule."""
-    if step < settings.warmup_steps:
-        return (step + 1) / settings.warmup_steps
-    if settings.schedule == "constant" or settings.total_steps is None:
-        return 1.0
-    progress = (step - settings.warmup_steps) / (settings.total_steps - settings.warmup_steps)
-    cosine = (1 + math.cos(math.pi * min(1.0, progress))) / 2
-    return settings.min_factor + (1 - settings.min_factor) * cosine
+SLOW = "slow"
+"""Key of Lookahead's weights in a saved state."""
 
 
 class PolicyOptimizer:
@@ -58,25 +28,23 @@ class PolicyOptimizer:
         self.weight_decay = settings.weight_decay
         self.step = 0
         """Batches begun."""
-        self.names = {p: name for name, p in module.named_parameters() if p.requires_grad}
-        groups = [
-            {"params": [p for p in self.names if p.dim() >= 2]},
-            {"params": [p for p in self.names if p.dim() < 2]},
-        ]
-        self.adam = torch.optim.AdamW(groups, lr=self.lr, betas=settings.betas, eps=settings.eps, fused=True)
+        self.names: dict[Tensor, str] = {p: name for name, p in module.named_parameters() if p.requires_grad}
+        self.rules = rules(module, settings)
+        self.lookahead = Lookahead(self.names, settings.lookahead) if settings.lookahead else None
 
     def advance(self) -> float:
         """Begin a batch: apply schedule, learning rate and weight decay; returns the learning rate in use."""
         rate = self.lr * lr_factor(self.step, self.settings)
         self.step += 1
-        matrices, vectors = self.adam.param_groups
-        matrices.update(lr=rate, weight_decay=self.weight_decay)
-        vectors.update(lr=rate, weight_decay=0.0)
+        for rule in self.rules:
+            for group in rule.param_groups:
+                group.update(lr=rate, weight_decay=self.weight_decay if group[DECAYED] else 0.0)
         return rate
 
     def zero_grad(self) -> None:
         """Drop gradients."""
-        self.adam.zero_grad(set_to_none=True)
+        for rule in self.rules:
+            rule.zero_grad(set_to_none=True)
 
     def norm(self) -> float:
         """Clip the gradients and return their norm before that; nothing is applied."""
@@ -86,32 +54,67 @@ class PolicyOptimizer:
         """Clip, step, and return the gradient norm before clipping; with a non-finite norm nothing is applied."""
         norm = self.norm()
         if math.isfinite(norm):
-            self.adam.step()
+            if self.lookahead:
+                self.lookahead.before()
+            for rule in self.rules:
+                rule.step()
+            if self.lookahead:
+                self.lookahead.after()
         return norm
 
     def tensors(self) -> dict[str, Tensor]:
-        """Moments and update counts as `<parameter>/<exp_avg | exp_avg_sq | step>`; not copied."""
-        state = self.adam.state
-        return {f"{name}/{key}": x for p, name in self.names.items() for key, x in state.get(p, {}).items()}
+        """What the rule keeps, as `<parameter>/<exp_avg | exp_avg_sq | step | momentum_buffer | slow>`; not copied."""
+        state = {p: kept for rule in self.rules for p, kept in rule.state.items()}
+        found = {f"{name}/{key}": x for p, name in self.names.items() for key, x in state.get(p, {}).items()}
+        slow = self.lookahead.slow if self.lookahead else {}
+        return found | {f"{self.names[p]}/{SLOW}": x for p, x in slow.items()}
 
     def values(self) -> dict[str, Any]:
         """The rest of the state, JSON-able."""
-        return {"step": self.step, "lr": self.lr, "weight_decay": self.weight_decay}
+        since = self.lookahead.since if self.lookahead else None
+        return {
+            "name": self.settings.name,
+            "step": self.step,
+            "lr": self.lr,
+            "weight_decay": self.weight_decay,
+            "lookahead": since,
+        }
 
     def load(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Restore what `tensors` and `values` gave; raises ValueError for a parameter this module lacks."""
+        """Restore what `tensors` and `values` gave.
+
+        Raises ValueError, changing nothing, for a parameter this module lacks and for the state of another rule.
+        """
+        self._must_be_ours(values)
         parameters = {name: p for p, name in self.names.items()}
         state: dict[Tensor, dict[str, Tensor]] = {}
+        slow: dict[Tensor, Tensor] = {}
         for full, value in tensors.items():
             name, _, key = full.rpartition("/")
             if name not in parameters:
-                raise ValueError(f"optimizer state of {name}, which the model does not have")
+                raise ValueError(f"optimizer state of {name}, which is not trained here")
             parameter = parameters[name]
             # Moments are cut as their parameter is; the count of updates is a number.
-            state.setdefault(parameter, {})[key] = (
-                value.to(parameter.device) if key == "step" else cut_like(value, parameter)
-            )
+            kept = value.to(parameter.device) if key == "step" else cut_like(value, parameter)
+            if key == SLOW:
+                slow[parameter] = kept
+            else:
+                state.setdefault(parameter, {})[key] = kept
         self.step, self.lr = int(values["step"]), float(values["lr"])
         self.weight_decay = float(values["weight_decay"])
-        self.adam.state.clear()
-        self.adam.state.update(state)
+        for rule in self.rules:
+            rule.state.clear()
+            own = [p for group in rule.param_groups for p in group["params"]]
+            rule.state.update({p: state[p] for p in own if p in state})
+        if self.lookahead:
+            self.lookahead.slow, self.lookahead.since = slow, int(values["lookahead"])
+
+    def _must_be_ours(self, values: dict[str, Any]) -> None:
+        """Files written before there was a choice are AdamW's, without Lookahead."""
+        wrote = (values.get("name", "adamw"), values.get("lookahead") is not None)
+        now = (self.settings.name, self.lookahead is not None)
+        if wrote != now:
+            named = [
+                f"optim.name {name} {'with' if ahead else 'without'} optim.lookahead" for name, ahead in (wrote, now)
+            ]
+            raise ValueError(f"written by {named[0]}, which is now {named[1]}")

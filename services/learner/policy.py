@@ -1,6 +1,6 @@
 """The trained network as the losses see it: packed tokens in, log-probs and entropies of scored tokens out."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,13 @@ def recompute_activations(lm: Any) -> None:
     for module in lm.modules():
         if isinstance(module, GradientCheckpointingLayer):
             module.training = True
+
+
+class Scorer(Protocol):
+    """What can say how likely tokens are; a reference need be no more."""
+
+    def score(self, batch: PackedBatch, actions: ActionTokens, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """(log-prob, entropy) of a pack's scored tokens."""
 
 
 class Policy(nn.Module):

@@ -17,7 +17,7 @@ from midflight.services.algorithms.ratios import log_ratio
 from .critic import Critic
 from .packing import ActionTokens, Document, PackedBatch, microbatches
 from .peers import ALONE, Peers
-from .policy import Policy
+from .policy import Policy, Scorer
 from .settings import RlSettings
 
 
@@ -93,7 +93,7 @@ def _micro(pack: PackedBatch) -> Micro:
 @torch.no_grad()
 def score(
     policy: Policy,
-    reference: Policy | None,
+    reference: Scorer | None,
     critic: Critic | None,
     updates: list[list[Micro]],
     settings: RlSettings,
@@ -126,7 +126,7 @@ def score(
 
 
 def _scored(
-    micro: Micro, policy: Policy | None, reference: Policy | None, critic: Critic | None, temperature: float
+    micro: Micro, policy: Policy | None, reference: Scorer | None, critic: Critic | None, temperature: float
 ) -> Tensor:
     """Columns [K, A]: log-probs under the reference and the policy, then values, of those that are there."""
     columns = []

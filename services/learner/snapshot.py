@@ -20,7 +20,7 @@ from .tensorfile import tensor_chunks
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 CRITIC, CRITIC_OPTIMIZER = "critic.safetensors", "critic-optimizer.safetensors"
-REMEDY = "set `model` and the learner's critic back to what the run began with, or start a new run"
+REMEDY = "set `model` and the learner's critic, optim and lora back to what the run began with, or start a new run"
 
 
 def model_tensors(module: nn.Module) -> dict[str, Tensor]:

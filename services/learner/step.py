@@ -24,7 +24,7 @@ from .estimate import assign_estimates, trace_reach
 from .metrics import LogprobGap, StepReport, Tally, TokenRecord
 from .optim import PolicyOptimizer
 from .peers import ALONE, Peers
-from .policy import Policy
+from .policy import Policy, Scorer
 from .prepare import Micro, RolloutBatch, assign_advantages, assign_masks, plan, score
 from .records import everyones
 from .settings import RlSettings
@@ -35,7 +35,7 @@ __all__ = ["RolloutBatch", "rl_update"]
 
 def rl_update(
     policy: Policy,
-    reference: Policy | None,
+    reference: Scorer | None,
     optimizer: PolicyOptimizer,
     batch: RolloutBatch,
     settings: RlSettings,

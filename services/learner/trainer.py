@@ -26,9 +26,11 @@ from .checkpoint import UnusableCheckpoint, latest_verified, sweep
 from .config import LagRow, LearnerConfig, LimitsConfig, OptimConfig
 from .critic import Critic, CriticTraining
 from .examples import Examples
+from .lora import Unadapted, adapt, merged, must_match
 from .mesh import Mesh
 from .metrics import StepReport
-from .optim import OptimSettings, PolicyOptimizer
+from .optim import PolicyOptimizer
+from .optim_choice import critics, optim_settings
 from .packing import Document, SequenceTooLong
 from .policy import Policy, recompute_activations
 from .settings import CriticSettings, RlSettings
@@ -68,11 +70,9 @@ class Trainer:
         self.mesh = mesh or Mesh(pick_device(config.device))
         torch.manual_seed(seed)
         self._model = model
-        self.tokenizer, lm = open_model(model, seed)
-        if config.gradient_checkpointing:
-            recompute_activations(lm)
+        self.tokenizer, lm = self._opened()
         self.policy = self._placed(lm)
-        self.reference: Policy | None = None
+        self.reference: Policy | Unadapted | None = None
         self.critic: CriticTraining | None = None
         self.stage = "sft" if config.sft else "rl"
         self.step = 0
@@ -166,8 +166,8 @@ class Trainer:
         return self.sft_done, self.step
 
     def weights(self) -> dict[str, torch.Tensor]:
-        """The policy's parameters by their Hugging Face names; not copied where they are not cut."""
-        return wholes(self.policy.lm.state_dict(keep_vars=True))
+        """The policy's parameters by their Hugging Face names, adapters merged; copied only where merged or cut."""
+        return merged(wholes(self.policy.lm.state_dict(keep_vars=True)), self.config.lora)
 
     def save(self, extra: Mapping[str, Any]) -> str:
         """Write a checkpoint and keep the newest verified ones; -> its digest, empty where this rank does not write."""
@@ -178,6 +178,7 @@ class Trainer:
             "sft_drawn": self.sft_drawn,
             "sft_data": self._sft_data,
             "live": self.live,
+            "lora": self.config.lora and self.config.lora.model_dump(),
             "baseline": self.baseline,
             "recent": [[sample, step] for sample, step in self.recent.items()],
             **extra,
@@ -197,6 +198,7 @@ class Trainer:
         if found.path is None or found.manifest is None:
             return Restored("scratch", "", found.skipped)
         values = found.manifest.extra
+        must_match(values.get("lora"), self.config.lora)
         self.stage, self.step, self.sft_done = str(values["stage"]), int(values["step"]), int(values["sft_done"])
         batch = self.config.sft.batch_size if self.config.sft else 0
         self.sft_drawn = int(values.get("sft_drawn", self.sft_done * batch))
@@ -243,11 +245,14 @@ class Trainer:
         self._freeze_reference()
         self._make_critic()
         self._apply_live()
-        if self.reference is not None:
+        if isinstance(self.reference, Policy):
             self._save(self.root / "reference", 0, self.reference.lm, {})
 
     def _freeze_reference(self) -> None:
         if self.config.kl.type is None:
+            return
+        if self.config.lora and not self.config.sft:
+            self.reference = Unadapted(self.policy)
             return
         self.reference = self._placed(self._twin())
         self.reference.requires_grad_(False)
@@ -260,13 +265,13 @@ class Trainer:
         body = Policy(self._twin(), bf16=BF16[self.config.bf16]) if config.kind == "model" else None
         module = Critic.beside(lm, body, config.detach)
         self._cut(module, body.lm if body else None)
-        optim = self.config.optim.model_copy(update={"lr": config.lr, "weight_decay": 0.0})
+        optim = critics(self.config.optim, config.lr)
         self.critic = CriticTraining(module, self._optimizer(optim, self.config.steps, module))
 
     def _load_reference(self) -> None:
         self._freeze_reference()
         found = latest_verified(self.root / "reference")
-        if self.reference is None:
+        if not isinstance(self.reference, Policy):
             return
         if found.path is None:
             raise UnusableCheckpoint(f"{self.root / 'reference'}: the reference policy is gone: {found.skipped}")
@@ -296,27 +301,24 @@ class Trainer:
             return ""
         return save_learner(root, number, lm, self.optimizer, values, keep, critic).digest
 
+    def _opened(self) -> tuple[Any, Any]:
+        tokenizer, lm = open_model(self._model, self.seed)
+        if self.config.lora:
+            adapt(lm, self.config.lora, self.seed)
+        if self.config.gradient_checkpointing:
+            recompute_activations(lm)
+        return tokenizer, lm
+
     def _twin(self) -> Any:
         """A model of its own with the policy's weights, whole on this rank's device."""
         if not self.mesh.devices:
             return copy.deepcopy(self.policy.lm)
-        _, lm = open_model(self._model, self.seed)
-        if self.config.gradient_checkpointing:
-            recompute_activations(lm)
+        _, lm = self._opened()
         put(wholes(model_tensors(self.policy.lm)), lm)
         return lm.to(self.mesh.device)
 
     def _optimizer(self, config: OptimConfig, steps: int, module: nn.Module | None = None) -> PolicyOptimizer:
-        settings = OptimSettings(
-            lr=config.lr,
-            weight_decay=config.weight_decay,
-            betas=(config.betas[0], config.betas[1]),
-            warmup_steps=config.warmup_steps,
-            schedule=config.schedule,
-            total_steps=steps,
-            max_grad_norm=config.max_grad_norm,
-        )
-        return PolicyOptimizer(module or self.policy, settings)
+        return PolicyOptimizer(module or self.policy, optim_settings(config, steps))
 
     def _document(self, row: SftRow) -> Document:
         """A conversation in tokens, those of the assistant marked. Raises ValueError when it cannot be used."""

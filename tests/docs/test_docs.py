@@ -25,7 +25,7 @@ from midflight.messages.catalogue import CATALOGUE, TOPICS
 from midflight.messages.envelope import Envelope
 from midflight.services.controllers.constraints import Method
 from midflight.services.controllers.kl import ControllerType
-from midflight.services.learner.config import AdvantageConfig, Loss, Mask
+from midflight.services.learner.config import AdvantageConfig, Loss, Mask, OptimConfig
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -198,6 +198,14 @@ def test_every_algorithm_a_topology_can_name_is_explained() -> None:
     code = "".join(path.read_text() for folder in folders for path in (ROOT / folder).rglob("*.py"))
     for paper in re.findall(r"arXiv (\d{4}\.\d{5})", page):
         assert paper in code, paper
+
+
+def test_every_update_rule_is_explained() -> None:
+    """`optim.name` has a row for each in docs/optimizers.md, and every schedule is named there."""
+    page = (ROOT / "docs/optimizers.md").read_text()
+    fields = OptimConfig.model_fields
+    assert [name for name in get_args(fields["name"].annotation) if f"| `{name}` |" not in page] == []
+    assert [name for name in get_args(fields["schedule"].annotation) if f"`{name}`" not in page] == []
 
 
 @pytest.mark.parametrize(("study", "table"), [("offpolicy", "tables"), ("klcontrol", "table")])

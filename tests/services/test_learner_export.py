@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from midflight.kernel.mistake import UserMistake
 from midflight.services.learner import export as exporting
 from midflight.services.learner.checkpoint import UnusableCheckpoint, verify
+from midflight.services.learner.config import LoraConfig
 from midflight.services.learner.export import export
 from midflight.services.model.build import Build, build_model, save_model
 from midflight.services.model.tokenizer import byte_tokenizer
@@ -56,6 +57,13 @@ def test_log_probs_are_those_of_the_checkpoint(tmp_path: Path, architecture: str
     assert config["dtype"] == "float32"
     assert again.generation_config.eos_token_id == run.tokenizer.eos_token_id
     assert not list(tmp_path.glob(".*"))
+
+
+def test_adapters_are_merged(tmp_path: Path) -> None:
+    """The folder is the base's kind of model; nobody who loads it needs peft."""
+    run = past(tmp_path / "run", lora=LoraConfig(r=4))
+    export(run.folder, run.checkpoint(2), tmp_path / "out")
+    assert torch.equal(log_probs(load(tmp_path / "out")), log_probs(run.model))
 
 
 def test_another_step_has_its_own_weights(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def test_ranks_agree_with_one_process(world: int, copies: int) -> None:
 
 def test_a_checkpoint_is_of_any_number_of_ranks(tmp_path: Path) -> None:
     """One process, two ranks, four, one again, each from the checkpoint before, go the way of one that never stops."""
-    names = ["ppo", "gae, a head"]
+    names = ["ppo", "gae, a head", "muon", "lamb and lookahead", "lora"]
     whole = {name: parts(CASES[name], ALONE) for name in names}
     for world in (1, 2, 4, 1):
         if world == 1:

@@ -92,7 +92,7 @@ def test_max_grad_norm_bounds_the_update(tmp_path: Path) -> None:
         made = learner(folder)
         assert made.apply_knob("optim.max_grad_norm", norm) == 1
         made.trainer.rl_step(random_batch(4))
-        states = made.trainer.optimizer.adam.state.values()
+        states = made.trainer.optimizer.rules[0].state.values()
         moments.append(torch.cat([state["exp_avg"].flatten() for state in states]).norm().item())
     assert moments[1] == pytest.approx(1e-5, rel=1e-2)
     assert moments[0] > 5e-5

@@ -27,10 +27,10 @@ def train(m: nn.Module, optimizer: PolicyOptimizer, steps: int, seed: int = 0) -
 
 
 def test_schedule_endpoints() -> None:
-    """Warm-up reaches the peak in its last step; cosine starts at the peak and ends at min_factor, exactly."""
+    """Warm-up reaches the peak in its last step; cosine starts at the peak and ends at min_lr_ratio, exactly."""
     warm = OptimSettings(warmup_steps=4)
     assert [lr_factor(s, warm) for s in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
-    cosine = OptimSettings(warmup_steps=2, schedule="cosine", total_steps=12, min_factor=0.1)
+    cosine = OptimSettings(warmup_steps=2, schedule="cosine", total_steps=12, min_lr_ratio=0.1)
     assert lr_factor(2, cosine) == 1.0
     assert lr_factor(7, cosine) == pytest.approx(0.55)
     assert lr_factor(12, cosine) == lr_factor(99, cosine) == pytest.approx(0.1)
@@ -67,7 +67,7 @@ def test_knobs_act_from_the_next_batch() -> None:
     assert optimizer.advance() == 0.5
     optimizer.lr, optimizer.weight_decay = 0.1, 0.3
     assert optimizer.advance() == 0.1
-    assert [g["weight_decay"] for g in optimizer.adam.param_groups] == [0.3, 0.0]
+    assert [g["weight_decay"] for g in optimizer.rules[0].param_groups] == [0.3, 0.0]
 
 
 def test_non_finite_gradients_change_nothing() -> None:

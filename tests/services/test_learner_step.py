@@ -184,7 +184,7 @@ def test_proximal_is_the_policy_before_the_first_update() -> None:
     batch, policy = random_batch(3), tiny_policy(1)
     optimizer = PolicyOptimizer(policy, MOVING)
     states: list[dict[str, Tensor]] = []
-    optimizer.adam.register_step_post_hook(
+    optimizer.rules[0].register_step_post_hook(
         lambda *_: states.append({k: v.clone() for k, v in policy.lm.state_dict().items()})
     )
     rl_update(policy, None, optimizer, batch, RlSettings(loss="decoupled_ppo", update_per_rollout=2))

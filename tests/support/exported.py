@@ -8,6 +8,8 @@ import torch
 
 from midflight.kernel.journal import Journal
 from midflight.kernel.rundir import RunDir
+from midflight.services.learner.config import LoraConfig
+from midflight.services.learner.lora import adapt, merged
 from midflight.services.learner.optim import OptimSettings, PolicyOptimizer
 from midflight.services.learner.policy import Policy
 from midflight.services.learner.snapshot import save_learner
@@ -43,7 +45,9 @@ class Past:
         return self.folder.checkpoints / f"step-{WARM + step:08d}"
 
 
-def past(where: Path, steps: tuple[int, ...] = (1, 2), dtype: str = "float32", **model: Any) -> Past:
+def past(
+    where: Path, steps: tuple[int, ...] = (1, 2), dtype: str = "float32", lora: LoraConfig | None = None, **model: Any
+) -> Past:
     """A checkpoint in the warm start, one step before its end, and one at each of `steps` of RL; weights differ."""
     section = {"build": SHAPE, "tokenizer": "bytes", "dtype": dtype, **model}
     topology = {
@@ -54,13 +58,15 @@ def past(where: Path, steps: tuple[int, ...] = (1, 2), dtype: str = "float32", *
     with RunDir(where).create() as folder:
         folder.write_json(folder.config_json, topology)
         tokenizer, lm = open_model(section, seed=5)
+        if lora:
+            adapt(lm, lora, seed=5)
         policy = Policy(lm)
         optimizer = PolicyOptimizer(policy, OptimSettings())
         for step in (-1, *steps):
             with torch.no_grad():
                 for tensor in policy.parameters():
                     tensor.add_(0.01 * torch.randn(tensor.shape, generator=torch.Generator().manual_seed(step + 9)))
-            done = {"stage": "rl", "step": step, "sft_done": WARM, "version": step}
+            done = {"stage": "rl", "step": step, "sft_done": WARM, "version": step, "lora": lora and lora.model_dump()}
             warm = {"stage": "sft", "step": 0, "sft_done": WARM + step, "version": None}
             save_learner(folder.checkpoints, WARM + step, lm, optimizer, warm if step < 0 else done, keep=9)
         journal = Journal(folder.journal, dict)
@@ -70,7 +76,7 @@ def past(where: Path, steps: tuple[int, ...] = (1, 2), dtype: str = "float32", *
             journal.append({**event, "body": body})
         journal.close()
     _, plain = open_model(section, seed=5)  # a Policy's attention needs packed rows
-    plain.load_state_dict(lm.state_dict())
+    plain.load_state_dict(merged(lm.state_dict(), lora))
     return Past(folder, plain, tokenizer)
 
 

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,11 +13,13 @@ from typing import Any
 from torch.distributed import distributed_c10d
 
 from midflight.services.learner.checkpoint import latest_verified
+from midflight.services.learner.config import LoraConfig
 from midflight.services.learner.critic import Critic, CriticTraining
+from midflight.services.learner.lora import Unadapted, adapt
 from midflight.services.learner.mesh import Mesh
-from midflight.services.learner.optim import OptimSettings, PolicyOptimizer
+from midflight.services.learner.optim import LookaheadSettings, OptimSettings, PolicyOptimizer
 from midflight.services.learner.peers import Peers
-from midflight.services.learner.policy import Policy
+from midflight.services.learner.policy import Policy, Scorer
 from midflight.services.learner.settings import CriticSettings, RlSettings
 from midflight.services.learner.sft import sft_update
 from midflight.services.learner.sharding import shard, wholes
@@ -33,13 +35,16 @@ STEPS = 2
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """An update: settings of the RL step, or the supervised one; `critic` is its kind."""
+    """An update: settings of the RL step, or the supervised one; `critic` is its kind, `optim` changes MOVING, `lora`
+    trains adapters of its rank, and compares with the base."""
 
     settings: dict[str, Any] = field(default_factory=dict)
     critic: str = ""
     sft: bool = False
     groups: int = 3
     cap: int = 30
+    optim: dict[str, Any] = field(default_factory=dict)
+    lora: int = 0
 
 
 CASES: dict[str, Case] = {
@@ -52,6 +57,11 @@ CASES: dict[str, Case] = {
     "fewer documents than ranks": Case({"loss": "bypass_ppo", "update_per_rollout": 4}, groups=1),
     "one micro-batch a rank": Case({"loss": "bypass_ppo"}, cap=10_000),
     "sft": Case(sft=True),
+    "sgd": Case(sft=True, optim={"name": "sgd"}),
+    "muon": Case(sft=True, optim={"name": "muon"}),
+    "lamb and lookahead": Case(sft=True, optim={"name": "lamb", "lookahead": LookaheadSettings(k=3), "eps": 1e-5}),
+    "lora": Case({"loss": "decoupled_ppo", "kl_type": "loss", "kl_coef": 0.1, "update_per_rollout": 2}, lora=4),
+    "lora, muon": Case({"loss": "bypass_ppo"}, optim={"name": "muon"}, lora=4),
 }
 
 
@@ -60,7 +70,7 @@ class Parts:
     """What is trained."""
 
     policy: Policy
-    reference: Policy | None
+    reference: Scorer | None
     optimizer: PolicyOptimizer
     critic: CriticTraining | None
 
@@ -68,16 +78,19 @@ class Parts:
 def parts(case: Case, mesh: Mesh) -> Parts:
     """Tiny float64 models, cut over the mesh if it has one."""
     policy = tiny_policy(1)
-    reference = tiny_policy(2) if "kl_type" in case.settings else None
+    if case.lora:
+        adapt(policy.lm, LoraConfig(r=case.lora), seed=7)
+    frozen = tiny_policy(2) if "kl_type" in case.settings and not case.lora else None
     critic = None
     if case.critic:
         body = Policy(tiny_policy(3).lm) if case.critic == "model" else None
         critic = Critic.beside(policy.lm, body, detach=False)
-    for module in (policy, reference, critic):
+    for module in (policy, frozen, critic):
         if mesh.devices and module:
             shard(module, [], mesh.devices)
     training = CriticTraining(critic, PolicyOptimizer(critic, MOVING)) if critic else None
-    return Parts(policy, reference, PolicyOptimizer(policy, MOVING), training)
+    reference = Unadapted(policy) if case.lora else frozen
+    return Parts(policy, reference, PolicyOptimizer(policy, replace(MOVING, **case.optim)), training)
 
 
 def went_on(case: Case, mesh: Mesh, root: Path | None) -> dict[str, Any]:
