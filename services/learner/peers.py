@@ -14,12 +14,18 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Peers:
-    """This rank's place among `count` that hold the same parameters, and their process group; none: it is alone."""
+class Place:
+    """This rank's place among `count` along one dimension of the mesh, and their process group; none: it is alone."""
 
     rank: int = 0
     count: int = 1
     group: dist.ProcessGroup | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Peers(Place):
+    """The ranks that divide a batch. What computes one micro-batch together is one of them, and each of its ranks has
+    a group of its own with those at the same place of the others."""
 
     def rounds(self, number: int) -> list[tuple[int, bool]]:
         """What this rank computes of `number` micro-batches, one a round, and whether that counts.

@@ -7,9 +7,13 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .attention import ATTENTION, Documents, register
+from .columns import everyones
 from .head import CHUNK_ELEMENTS, chunked_logprob
 from .packing import ActionTokens, PackedBatch
+from .peers import ALONE, Place
+from .ring import Ring
 from .sharing import Shared
+from .zigzag import Cut, cut
 
 BF16_PARAMETERS = 1_000_000
 """Smallest model for which `bf16=None` chooses bf16 on a CPU. Measured, one thread, 128 short samples a step:
@@ -44,9 +48,12 @@ class Policy(nn.Module):
     One module whose forward uses every parameter, so it can be an FSDP root. `lm` is used unchanged apart from
     its attention name. `bf16` runs the body under autocast; None decides: yes on CUDA, and on a CPU with native
     bf16 from BF16_PARAMETERS on. The head always computes in float32.
+
+    sp: the ranks that all hold the same packs and act as one, each computing its own positions only (`zigzag`). What
+    is per action token is whole again for all of them; the gradients of the parameters are to be summed over them.
     """
 
-    def __init__(self, lm: Any, bf16: bool | None = False, elements: int = CHUNK_ELEMENTS) -> None:
+    def __init__(self, lm: Any, bf16: bool | None = False, elements: int = CHUNK_ELEMENTS, sp: Place = ALONE) -> None:
         super().__init__()
         head = lm.get_output_embeddings()
         config = lm.config
@@ -58,6 +65,7 @@ class Policy(nn.Module):
         lm.set_attn_implementation(ATTENTION)
         self.lm = lm
         self.elements = elements
+        self.sp = sp
         self.bf16 = _bf16_pays(lm) if bf16 is None else bf16
 
     def forward(
@@ -73,27 +81,46 @@ class Policy(nn.Module):
         """Score `targets` [A] at flat `positions` [A] of the pack ids [1, T]; see PackedBatch for the rest.
 
         Returns (log-prob, entropy), float32 [A], nats, both of softmax(logits / temperature), and the hidden states
-        [A, H] they come from.
+        they come from: [A, H], or of this rank's own action tokens only, [a, H], where it is one of several.
         """
-        hidden = self._hidden(ids, position_ids, cu_seqlens, positions, shared)
+        part = cut(cu_seqlens, positions, self.sp)
+        hidden = self._hidden(ids, position_ids, cu_seqlens, positions, shared, part)
         weight = self.lm.get_output_embeddings().weight
-        return *chunked_logprob(hidden, weight, targets, temperature, self.elements), hidden
+        own = targets if part is None else targets.index_select(0, part.actions)
+        logp, entropy = everyones(chunked_logprob(hidden, weight, own, temperature, self.elements), part)
+        return logp, entropy, hidden
 
     def _hidden(
-        self, ids: Tensor, position_ids: Tensor, cu_seqlens: Tensor, positions: Tensor, shared: Shared | None
+        self,
+        ids: Tensor,
+        position_ids: Tensor,
+        cu_seqlens: Tensor,
+        positions: Tensor,
+        shared: Shared | None,
+        part: Cut | None,
     ) -> Tensor:
-        documents = Documents.from_cu_seqlens(cu_seqlens, shared)
-        if shared is not None:
-            ids, position_ids = ids.index_select(1, shared.keep), position_ids.index_select(1, shared.keep)
-            positions = shared.expand.index_select(0, positions)
+        documents: Documents | Ring
+        if part is not None:
+            # Prompts are not shared here: each copy is cut with its own segment, so that what one rank keeps, others
+            # would read.
+            documents = Ring.over(part.lengths, part.sp, ids.device)
+            kept, positions = part.positions, part.rows
+        elif shared is not None:
+            documents = Documents.from_cu_seqlens(cu_seqlens, shared)
+            kept, positions = shared.keep, shared.expand.index_select(0, positions)
+        else:
+            documents, kept = Documents.from_cu_seqlens(cu_seqlens), None
+        if kept is not None:
+            ids, position_ids = ids.index_select(1, kept), position_ids.index_select(1, kept)
         with torch.autocast(ids.device.type, dtype=torch.bfloat16, enabled=self.bf16):
             body = self.lm.base_model(input_ids=ids, position_ids=position_ids, use_cache=False, documents=documents)
         states: Tensor = body.last_hidden_state[0].index_select(0, positions)
         return states
 
     def hidden(self, batch: PackedBatch, actions: ActionTokens) -> Tensor:
-        """Hidden states [A, H] at a pack's scored tokens, without the head."""
-        return self._hidden(batch.ids, batch.position_ids, batch.cu_seqlens, actions.positions, batch.shared)
+        """Hidden states, as `forward` returns them, without the head."""
+        part = cut(batch.cu_seqlens, actions.positions, self.sp)
+        return self._hidden(batch.ids, batch.position_ids, batch.cu_seqlens, actions.positions, batch.shared, part)
 
     def score(self, batch: PackedBatch, actions: ActionTokens, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """(log-prob, entropy) of a pack's scored tokens."""
