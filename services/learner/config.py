@@ -246,7 +246,18 @@ class LearnerConfig(ServiceSpec):
     ddp_size: int = Field(
         1,
         ge=1,
-        description="Copies of the parameters in the group; each copy is cut over ranks / ddp_size of them (FSDP).",
+        description="Copies of the parameters in the group; each is cut over what the other sizes leave of it (FSDP).",
+    )
+    sp_size: int = Field(
+        1, ge=1, description="Ranks that share the sequences of one micro-batch (zigzag ring attention)."
+    )
+    tp_size: int = Field(
+        1,
+        ge=1,
+        description="Ranks that share each layer's heads and matrices, and the vocabulary (tensor parallel).",
+    )
+    collective_timeout_s: float = Field(
+        120.0, gt=0, description="How long a rank waits for one that does not answer before the group begins again."
     )
     sft: SftConfig | None = Field(None, description="Supervised warm start.")
     optim: OptimConfig = OptimConfig()
@@ -345,8 +356,12 @@ class LearnerConfig(ServiceSpec):
             raise ValueError("adv.estimator ema knows nothing of a KL in the reward: set kl.type to loss or advantage")
         if self.proximal == "loglinear" and self.by_lag is None and self.loss not in ("decoupled_ppo", "ppo"):
             raise ValueError(f"proximal: loglinear is for losses that read pi_old, and {self.loss} does not")
-        if self.ranks % self.ddp_size:
-            raise ValueError(f"ddp_size {self.ddp_size} does not divide the group of {self.ranks} ranks")
+        taken = self.ddp_size * self.sp_size * self.tp_size
+        if self.ranks % taken:
+            raise ValueError(
+                f"ddp_size {self.ddp_size} x sp_size {self.sp_size} x tp_size {self.tp_size} = {taken} does not divide "
+                f"the group of {self.ranks} ranks: set ranks to a multiple of {taken}, or the sizes lower"
+            )
         if self.adv.c_bar > self.adv.rho_bar:
             raise ValueError(f"adv.c_bar {self.adv.c_bar:g} must not exceed adv.rho_bar {self.adv.rho_bar:g}")
         return self

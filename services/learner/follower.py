@@ -21,7 +21,6 @@ from midflight.kernel.settings import Settings
 from .config import completed
 from .mesh import Mesh
 from .orders import Orders, unpacked
-from .rank import Rank
 from .trainer import Trainer
 
 
@@ -34,7 +33,7 @@ def main() -> int:
     )
     config = completed(settings.config, settings.slot_of_kind("rollout"))
     torch.set_num_threads(config.threads)
-    mesh = Mesh.join(Rank.from_environment(), config.ddp_size, config.device)
+    mesh = Mesh.configured(config)
     assert mesh.orders is not None
     trainer = Trainer(config, settings.model, settings.seed, settings.run_dir / "checkpoints", mesh)
     follow(trainer, mesh.orders)

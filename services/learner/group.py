@@ -14,7 +14,6 @@ from .config import LearnerConfig
 from .launch import Launched
 from .lead import Lead
 from .mesh import Mesh
-from .rank import Rank
 from .trainer import Trainer
 
 
@@ -29,7 +28,7 @@ class Group:
         if config.ranks > 1:
             self._others = Launched(config.ranks, settings.run_dir / "logs", settings.name)
             os.environ.update(self._others.contract | {"RANK": "0", "LOCAL_RANK": "0"})
-        mesh = Mesh.join(Rank.from_environment(), config.ddp_size, config.device)
+        mesh = Mesh.configured(config)
         make = Trainer if mesh.orders is None else Lead
         self.trainer = make(config, settings.model, settings.seed, root, mesh)
         if isinstance(self.trainer, Lead):

@@ -22,6 +22,9 @@ BF16_PARAMETERS = 1_000_000
 LOGIT_CHANGES = {"final_logit_softcapping": None, "logits_scaling": 1.0, "logit_scale": 1.0}
 """Config entries that change logits after the head; a value other than the one here is not computed."""
 
+ATTENDING = {"full_attention", "sliding_attention", "chunked_attention"}
+"""Layers that see other tokens by the attention that packs go through, or that it refuses by itself."""
+
 
 def recompute_activations(lm: Any) -> None:
     """Let every layer compute its activations again in the backward pass, instead of keeping them.
@@ -61,6 +64,9 @@ class Policy(nn.Module):
         if changed or head.bias is not None:
             what = ", ".join(changed) or "a bias on the output layer"
             raise ValueError(f"{type(lm).__name__} has {what}, which the learner's head does not compute")
+        mixers = sorted(set(getattr(config, "layer_types", None) or ()) - ATTENDING)
+        if mixers:
+            raise ValueError(f"{type(lm).__name__} has layers of {mixers[0]}, which run on over a pack's documents")
         register()
         lm.set_attn_implementation(ATTENTION)
         self.lm = lm

@@ -35,7 +35,7 @@ from .packing import Document, SequenceTooLong
 from .policy import Policy, recompute_activations
 from .settings import CriticSettings, RlSettings
 from .sft import sft_update
-from .sharding import shard, wholes
+from .sharding import wholes
 from .snapshot import join, load_learner, load_model_tensors, model_tensors, put, save_learner
 from .step import RolloutBatch, rl_update
 from .watched import Watched
@@ -193,7 +193,7 @@ class Trainer:
         """
         if self.mesh.leads:
             sweep(self.root)
-        self.mesh.peers.total(())  # the others look when that is done
+        self.mesh.meet()  # the others look when that is done
         found = latest_verified(self.root)
         if found.path is None or found.manifest is None:
             return Restored("scratch", "", found.skipped)
@@ -262,9 +262,9 @@ class Trainer:
         if not self.settings.uses_critic:
             return
         config, lm = self.config.critic, self.policy.lm
-        body = Policy(self._twin(), bf16=BF16[self.config.bf16]) if config.kind == "model" else None
-        module = Critic.beside(lm, body, config.detach)
-        self._cut(module, body.lm if body else None)
+        body = Policy(self._twin(), bf16=BF16[self.config.bf16], sp=self.mesh.sp) if config.kind == "model" else None
+        module = Critic.beside(lm, body, config.detach, self.mesh.sp)
+        self.mesh.cut(module, body.lm if body else None)
         optim = critics(self.config.optim, config.lr)
         self.critic = CriticTraining(module, self._optimizer(optim, self.config.steps, module))
 
@@ -279,13 +279,9 @@ class Trainer:
 
     def _placed(self, lm: Any) -> Policy:
         """A policy on this rank's device, cut over the group if there is one."""
-        policy = Policy(lm.to(self.mesh.device), bf16=BF16[self.config.bf16])
-        self._cut(policy, lm)
+        policy = Policy(lm.to(self.mesh.device), bf16=BF16[self.config.bf16], sp=self.mesh.sp)
+        self.mesh.cut(policy, lm)
         return policy
-
-    def _cut(self, module: nn.Module, lm: Any) -> None:
-        if self.mesh.devices:
-            shard(module, list(getattr(lm.base_model, "layers", [])) if lm else [], self.mesh.devices)
 
     def _save(
         self,

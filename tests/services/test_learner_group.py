@@ -1,54 +1,80 @@
 """A group of ranks trains as one process does: reports, gradient norms and weights agree."""
 
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from support.group_runs import CASES, by_ranks, end, parts, started, trained, went_on
+from support.group_runs import CASES, SLICED, by_ranks, end, parts, started, trained, went_on
 
-from midflight.services.learner.mesh import Mesh
+from midflight.services.learner.mesh import Mesh, Sizes
 
 ALONE = Mesh(torch.device("cpu"))
 SMALL = {True: 1e-6, False: 1e-9}
 """With a critic, whose advantages are kept in float32, and without: in float64 what remains is the order of sums."""
+DATA = [name for name in CASES if name not in SLICED]
+WHOLE = [name for name in CASES if not CASES[name].lora]
+"""Adapters are refused by the plan of tensor parallel."""
+FEW = ["ppo", "vtrace, a model", "recomputed", "qwen2, biases, untied"]
 
 
-@pytest.mark.parametrize(("world", "copies"), [(2, 1), (2, 2), (4, 2)], ids=["fsdp 2", "ddp 2", "ddp 2 x fsdp 2"])
-def test_ranks_agree_with_one_process(world: int, copies: int) -> None:
+@cache
+def alone(name: str) -> dict[str, Any]:
+    """What one process finds."""
+    return trained(parts(CASES[name], ALONE), CASES[name], ALONE)
+
+
+@pytest.mark.parametrize(
+    ("world", "sizes", "names"),
+    [
+        pytest.param(2, Sizes(), DATA, id="fsdp 2"),
+        pytest.param(2, Sizes(ddp=2), DATA, id="ddp 2"),
+        pytest.param(4, Sizes(ddp=2), DATA, id="ddp 2 x fsdp 2"),
+        pytest.param(2, Sizes(tp=2), WHOLE, id="tp 2"),
+        pytest.param(4, Sizes(tp=2), FEW, id="fsdp 2 x tp 2"),
+        pytest.param(4, Sizes(ddp=2, tp=2), FEW, id="ddp 2 x tp 2"),
+        pytest.param(2, Sizes(sp=2), list(CASES), id="sp 2"),
+        pytest.param(4, Sizes(sp=2), FEW, id="fsdp 2 x sp 2"),
+        pytest.param(4, Sizes(sp=2, tp=2), FEW, id="sp 2 x tp 2"),
+    ],
+)
+def test_ranks_agree_with_one_process(world: int, sizes: Sizes, names: list[str]) -> None:
     """Every kind of update, two steps each; some batches have fewer documents than there are ranks."""
-    found = by_ranks(world, copies, list(CASES))
-    for name, case in CASES.items():
+    found = by_ranks(world, sizes, names)
+    for name in names:
+        case = CASES[name]
         small = SMALL[bool(case.critic)]
-        alone = trained(parts(case, ALONE), case, ALONE)
-        for own, theirs in zip(alone["reports"], found[name]["reports"], strict=True):
+        for own, theirs in zip(alone(name)["reports"], found[name]["reports"], strict=True):
+            own = {key: value for key, value in own.items() if key != "micro_batches"}
             assert theirs.pop("micro_batches", None) or case.sft
-            own.pop("micro_batches", None)
             assert theirs == pytest.approx(own, rel=small, abs=small), name
-        assert found[name]["weights"] == pytest.approx(alone["weights"], rel=1e-6), name
+        assert found[name]["weights"] == pytest.approx(alone(name)["weights"], rel=1e-6, abs=1e-6), name
 
 
 def test_a_checkpoint_is_of_any_number_of_ranks(tmp_path: Path) -> None:
-    """One process, two ranks, four, one again, each from the checkpoint before, go the way of one that never stops."""
-    names = ["ppo", "gae, a head", "muon", "lamb and lookahead", "lora"]
+    """One process, two ranks, four, two, one again, each cut in another way and from the checkpoint before, go the way
+    of one that never stops."""
+    names = ["ppo", "gae, a head", "muon", "lamb and lookahead"]
     whole = {name: parts(CASES[name], ALONE) for name in names}
-    for world in (1, 2, 4, 1):
+    for world, sizes in [(1, Sizes()), (2, Sizes()), (4, Sizes(tp=2)), (2, Sizes(tp=2)), (1, Sizes())]:
         if world == 1:
             found = {name: went_on(CASES[name], ALONE, tmp_path / name) for name in names}
         else:
-            found = by_ranks(world, world // 2, names, tmp_path)
+            found = by_ranks(world, sizes, names, tmp_path)
         for name in names:
-            alone = trained(whole[name], CASES[name], ALONE)
-            norms = [[report["grad_norm"] for report in one["reports"]] for one in (found[name], alone)]
+            expected = trained(whole[name], CASES[name], ALONE)
+            norms = [[report["grad_norm"] for report in one["reports"]] for one in (found[name], expected)]
             assert norms[0] == pytest.approx(norms[1], rel=1e-5), (world, name)
-            assert found[name]["weights"] == pytest.approx(alone["weights"], rel=1e-5), (world, name)
+            assert found[name]["weights"] == pytest.approx(expected["weights"], rel=1e-5, abs=1e-6), (world, name)
 
 
 def test_a_rank_that_hangs_ends_the_wait_of_the_others() -> None:
     """The limit of a collective, 120 s in a run, is kept, and what the one that waited raises says so."""
     code = (
-        "import os, signal; from datetime import timedelta; "
-        "from midflight.services.learner.rank import Rank; from midflight.services.learner.mesh import Mesh; "
-        "mesh = Mesh.join(Rank.from_environment(), 1, 'cpu', timedelta(seconds=5)); "
+        "import os, signal; from midflight.services.learner.config import LearnerConfig; "
+        "from midflight.services.learner.mesh import Mesh; "
+        "mesh = Mesh.configured(LearnerConfig(device='cpu', collective_timeout_s=5)); "
         "mesh.leads or os.kill(os.getpid(), signal.SIGSTOP); mesh.peers.total([1.0])"
     )
     ranks = started(2, ["-c", code])

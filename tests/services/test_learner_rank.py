@@ -27,14 +27,13 @@ def test_a_wrong_contract_is_refused_by_name(change: dict[str, str | None], text
 def test_torchrun_starts_it() -> None:
     """The real torchrun sets the contract; two ranks meet, and rank 0's orders reach the other."""
     code = (
-        "import os; from midflight.services.learner.rank import Rank; "
-        "from midflight.services.learner.mesh import Mesh; "
-        "mesh = Mesh.join(Rank.from_environment(), 1, 'cpu'); "
+        "import os; from midflight.services.learner.config import LearnerConfig; "
+        "from midflight.services.learner.mesh import Mesh; mesh = Mesh.configured(LearnerConfig(device='cpu')); "
         "mesh.leads and mesh.orders.give('step', [1, 'two']); "
         "told = '' if mesh.leads else mesh.orders.follow(); "
         "line = f'rank {mesh.peers.rank} {mesh.peers.total([1.0])} {told}\\n'; "
         "os.write(1, line.encode()); "  # at once: the ranks share the pipe
-        "from support.group_runs import part; part(mesh.peers)"
+        "from support.group_runs import part; part()"
     )
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

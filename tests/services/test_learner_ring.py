@@ -1,22 +1,18 @@
-"""Ranks that share sequences compute what one process computes: attention, log-probs, values, gradients, updates."""
+"""Ranks that share sequences compute what one process computes: attention, log-probs, values, gradients."""
 
 import json
 from typing import Any
 
 import pytest
 import torch
-from support.group_runs import CASES, end, started
-from support.sequence_runs import ENTRY, UPDATES, attention_errors, updates
+from support.group_runs import end, started
+from support.sequence_runs import ENTRY, attention_errors
 from torch import nn
 
 from midflight.services.learner.attention import packed_attention
 from midflight.services.learner.blocks import Block, Side, cuda_attend, cuda_attend_backward
-from midflight.services.learner.mesh import Mesh
 from midflight.services.learner.peers import ALONE
 from midflight.services.learner.ring import Ring
-
-SMALL = {True: 1e-6, False: 1e-9}
-"""With a critic, whose advantages are kept in float32, and without: in float64 what remains is the order of sums."""
 
 BOUNDS = {
     "float64": 1e-12,
@@ -59,18 +55,6 @@ def test_ranks_of_a_sequence_agree_with_one_process(size: int, names: list[str])
     for found in by_ranks(size, size, names):
         for name in names:
             assert max(found[name].values()) < BOUNDS[name], (name, found[name])
-
-
-def test_updates_by_ranks_of_sequences_and_of_data() -> None:
-    """2 ranks for each sequence x 2 for the data, parameters cut over all four: losses, metrics and weights agree."""
-    alone = updates(Mesh(torch.device("cpu")), ALONE, UPDATES)
-    for found in by_ranks(4, 2, ["updates"]):
-        for name, theirs in found["updates"].items():
-            small = SMALL[bool(CASES[name].critic)]
-            for own, its in zip(alone[name]["reports"], theirs["reports"], strict=True):
-                left = [{k: v for k, v in one.items() if k != "micro_batches"} for one in (own, its)]
-                assert left[1] == pytest.approx(left[0], rel=small, abs=small), name
-            assert theirs["weights"] == pytest.approx(alone[name]["weights"], rel=1e-6), name
 
 
 @pytest.mark.parametrize("option", ["sliding_window", "softcap", "s_aux"])

@@ -334,6 +334,10 @@ def test_refusals() -> None:
     lm.config.final_logit_softcapping = 30.0
     with pytest.raises(ValueError, match="final_logit_softcapping"):
         Policy(lm)
+    lm = tiny_lm()
+    lm.config.layer_types = ["full_attention", "linear_attention"]
+    with pytest.raises(ValueError, match="layers of linear_attention, which run on over a pack's documents"):
+        Policy(lm)
 
 
 def test_shuffle_is_a_function_of_seed_and_step() -> None:

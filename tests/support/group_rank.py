@@ -1,8 +1,8 @@
-"""One rank of a learner group: the cases it is given, trained by the real update; rank 0 prints what came out.
+"""The ranks of a learner group: the cases given, trained by the real update; rank 0 prints what came out.
 
-    RANK=.. WORLD_SIZE=.. MASTER_ADDR=.. MASTER_PORT=.. [CHECKPOINTS=..] python group_rank.py COPIES CASE...
+    WORLD_SIZE=.. MASTER_ADDR=.. MASTER_PORT=.. [CHECKPOINTS=..] python group_rank.py DDP,SP,TP CASE...
 
-See `group_runs` for the cases, and for who starts it.
+See `group_runs` for the cases. One process imports and is then as many as there are ranks.
 """
 
 import json
@@ -13,21 +13,27 @@ from pathlib import Path
 
 import torch
 
-from midflight.services.learner.mesh import Mesh
+from midflight.kernel.process import die_with_parent
+from midflight.services.learner.mesh import Mesh, Sizes
 from midflight.services.learner.rank import Rank
 from support.group_runs import CASES, part, went_on
 
 
-def main(copies: int, names: list[str]) -> None:
+def main(sizes: Sizes, names: list[str]) -> None:
     """Join, train every case, print."""
     torch.set_num_threads(1)
-    mesh = Mesh.join(Rank.from_environment(), copies, "cpu", timedelta(seconds=60))
+    first = os.getpid()
+    rank = next((rank for rank in range(1, int(os.environ["WORLD_SIZE"])) if os.fork() == 0), 0)
+    if rank:
+        die_with_parent(first)
+    os.environ["RANK"] = str(rank)
+    mesh = Mesh.join(Rank.from_environment(), sizes, "cpu", timedelta(seconds=60))
     root = os.environ.get("CHECKPOINTS")
     found = {name: went_on(CASES[name], mesh, Path(root) / name if root else None) for name in names}
-    if mesh.peers.rank == 0:
+    if mesh.leads:
         print(json.dumps(found))
-    part(mesh.peers)
+    part()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2:])
+    main(Sizes(*map(int, sys.argv[1].split(","))), sys.argv[2:])

@@ -4,29 +4,30 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
 from midflight.services.learner.checkpoint import latest_verified
 from midflight.services.learner.config import LoraConfig
 from midflight.services.learner.critic import Critic, CriticTraining
 from midflight.services.learner.lora import Unadapted, adapt
-from midflight.services.learner.mesh import Mesh
+from midflight.services.learner.mesh import Mesh, Sizes
 from midflight.services.learner.optim import LookaheadSettings, OptimSettings, PolicyOptimizer
-from midflight.services.learner.peers import Peers
-from midflight.services.learner.policy import Policy, Scorer
+from midflight.services.learner.packing import Document
+from midflight.services.learner.policy import Policy, Scorer, recompute_activations
 from midflight.services.learner.settings import CriticSettings, RlSettings
 from midflight.services.learner.sft import sft_update
-from midflight.services.learner.sharding import shard, wholes
+from midflight.services.learner.sharding import wholes
 from midflight.services.learner.snapshot import join, load_learner, model_tensors, save_learner
 from midflight.services.learner.step import rl_update
 from midflight.services.rollout.sglang.process import free_port
-from support.learner_toys import random_batch, tiny_policy
+from support.learner_toys import random_batch, tiny_lm
 
 ENTRY = Path(__file__).with_name("group_rank.py")
 MOVING = OptimSettings(lr=1e-2, weight_decay=0.0, warmup_steps=0, max_grad_norm=0.5)
@@ -36,7 +37,10 @@ STEPS = 2
 @dataclass(frozen=True, slots=True)
 class Case:
     """An update: settings of the RL step, or the supervised one; `critic` is its kind, `optim` changes MOVING, `lora`
-    trains adapters of its rank, and compares with the base."""
+    trains adapters of its rank, and compares with the base.
+
+    prompt: tokens that all samples begin with. model: what differs from `tiny_lm`.
+    """
 
     settings: dict[str, Any] = field(default_factory=dict)
     critic: str = ""
@@ -45,6 +49,9 @@ class Case:
     cap: int = 30
     optim: dict[str, Any] = field(default_factory=dict)
     lora: int = 0
+    prompt: int = 0
+    recompute: bool = False
+    model: dict[str, Any] = field(default_factory=dict)
 
 
 CASES: dict[str, Case] = {
@@ -64,6 +71,23 @@ CASES: dict[str, Case] = {
     "lora, muon": Case({"loss": "bypass_ppo"}, optim={"name": "muon"}, lora=4),
 }
 
+SLICED: dict[str, Case] = {
+    "recomputed": Case({"loss": "decoupled_ppo", "update_per_rollout": 2}, recompute=True),
+    "a prompt computed once": Case({"loss": "bypass_ppo"}, prompt=9, cap=60),
+    "qwen3, untied, a token that is padding": Case(
+        {"loss": "bypass_ppo"}, model={"tie_word_embeddings": False, "pad_token_id": 3}
+    ),
+    "qwen2, biases, untied": Case({"loss": "bypass_ppo"}, model={"kind": "qwen2", "tie_word_embeddings": False}),
+    "llama, tied": Case({"loss": "bypass_ppo"}, model={"kind": "llama"}),
+    "llama, biases everywhere": Case(
+        {"loss": "bypass_ppo"}, model={"kind": "llama", "attention_bias": True, "mlp_bias": True}
+    ),
+    "mistral": Case({"loss": "bypass_ppo"}, model={"kind": "mistral", "sliding_window": None}),
+    "gemma": Case({"loss": "bypass_ppo"}, model={"kind": "gemma"}),
+}
+"""What slicing a model meets besides."""
+CASES |= SLICED
+
 
 @dataclass(slots=True)
 class Parts:
@@ -77,20 +101,27 @@ class Parts:
 
 def parts(case: Case, mesh: Mesh) -> Parts:
     """Tiny float64 models, cut over the mesh if it has one."""
-    policy = tiny_policy(1)
+    policy = _policy(1, case, mesh)
+    frozen = _policy(2, case, mesh) if "kl_type" in case.settings and not case.lora else None
+    body = _policy(3, case, mesh) if case.critic == "model" else None
+    critic = Critic.beside(policy.lm, body, False, mesh.sp) if case.critic else None
     if case.lora:
         adapt(policy.lm, LoraConfig(r=case.lora), seed=7)
-    frozen = tiny_policy(2) if "kl_type" in case.settings and not case.lora else None
-    critic = None
-    if case.critic:
-        body = Policy(tiny_policy(3).lm) if case.critic == "model" else None
-        critic = Critic.beside(policy.lm, body, detach=False)
-    for module in (policy, frozen, critic):
-        if mesh.devices and module:
-            shard(module, [], mesh.devices)
+    for module in (policy, frozen):
+        if module:
+            mesh.cut(module, module.lm)
+    if critic:
+        mesh.cut(critic, body.lm if body else None)
     training = CriticTraining(critic, PolicyOptimizer(critic, MOVING)) if critic else None
     reference = Unadapted(policy) if case.lora else frozen
     return Parts(policy, reference, PolicyOptimizer(policy, replace(MOVING, **case.optim)), training)
+
+
+def _policy(seed: int, case: Case, mesh: Mesh) -> Policy:
+    lm = tiny_lm(seed, **{"vocab_size": 32} | case.model)
+    if case.recompute:
+        recompute_activations(lm)
+    return Policy(lm, sp=mesh.sp)
 
 
 def went_on(case: Case, mesh: Mesh, root: Path | None) -> dict[str, Any]:
@@ -108,11 +139,12 @@ def went_on(case: Case, mesh: Mesh, root: Path | None) -> dict[str, Any]:
 
 
 def trained(these: Parts, case: Case, mesh: Mesh) -> dict[str, Any]:
-    """The reports of a few steps, and sums over the trained weights."""
+    """The reports of a few steps, and of each trained tensor its norm and a sum in which every place counts."""
     settings = RlSettings(**case.settings, max_length_per_device=case.cap)
     reports = []
     for seed in range(these.optimizer.step, these.optimizer.step + STEPS):
         batch = random_batch(seed, groups=case.groups)
+        batch = replace(batch, documents=[_prompted(one, case.prompt) for one in batch.documents])
         if case.sft:
             report = sft_update(these.policy, these.optimizer, batch.documents, case.cap, mesh.peers)
         else:
@@ -121,47 +153,64 @@ def trained(these: Parts, case: Case, mesh: Mesh) -> dict[str, Any]:
             )
         reports.append(report.metrics)
     modules = [these.policy, *([these.critic.module] if these.critic else [])]
-    weights = [tensor for module in modules for tensor in wholes(model_tensors(module)).values()]
-    return {"reports": reports, "weights": [float(tensor.detach().double().norm()) for tensor in weights]}
+    weights = [x.detach().flatten() for module in modules for x in wholes(model_tensors(module)).values()]
+    placed = [float(x @ torch.arange(len(x), dtype=x.dtype).cos()) for x in weights]
+    return {"reports": reports, "weights": [*(float(x.norm()) for x in weights), *placed]}
 
 
-def part(peers: Peers) -> None:
+def _prompted(document: Document, tokens: int) -> Document:
+    """The document behind so many others."""
+    return replace(
+        document,
+        ids=[*range(tokens), *document.ids],
+        action_mask=[False] * tokens + list(document.action_mask),
+        behaviour_logp=[0.0] * tokens + list(document.behaviour_logp),
+        versions=[0] * tokens + list(document.versions),
+    )
+
+
+def part() -> None:
     """End this rank's process, rank 0 last: who still receives must not see a peer leave, nor its store."""
     store = distributed_c10d._get_default_store()
-    store.set(f"bye {peers.rank}", "")
-    if peers.rank == 0:
-        store.wait([f"bye {rank}" for rank in range(peers.count)])
+    store.set(f"bye {dist.get_rank()}", "")
+    if dist.get_rank() == 0:
+        store.wait([f"bye {rank}" for rank in range(dist.get_world_size())])
     sys.stdout.flush()
     os._exit(0)
 
 
-def by_ranks(world: int, copies: int, names: Sequence[str], root: Path | None = None) -> dict[str, Any]:
+def by_ranks(world: int, sizes: Sizes, names: Sequence[str], root: Path | None = None) -> dict[str, Any]:
     """What rank 0 of so many real processes over gloo says. root: of their checkpoints, a folder a case."""
-    ranks = started(world, [str(ENTRY), str(copies), *names], {"CHECKPOINTS": str(root)} if root else {})
+    given = ",".join(str(size) for size in (sizes.ddp, sizes.sp, sizes.tp))
+    environment = {**_environment(world), **({"CHECKPOINTS": str(root)} if root else {})}
+    command = [sys.executable, str(ENTRY), given, *names]
+    ranks = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
-        said = [rank.communicate(timeout=240) for rank in ranks]
+        said, error = ranks.communicate(timeout=480)
     finally:
-        end(ranks)
-    assert not any(rank.returncode for rank in ranks), "\n".join(err.decode()[-1500:] for _, err in said)
-    found: dict[str, Any] = json.loads(said[0][0].splitlines()[-1])
+        end([ranks])
+    assert not ranks.returncode, error.decode()[-6000:]
+    found: dict[str, Any] = json.loads(said.splitlines()[-1])
     return found
 
 
-def started(
-    world: int, arguments: Sequence[str], environment: Mapping[str, str] = MappingProxyType({})
-) -> "list[subprocess.Popen[bytes]]":
+def started(world: int, arguments: Sequence[str]) -> "list[subprocess.Popen[bytes]]":
     """Ranks of a group of our own, by the contract."""
-    base = {**os.environ, "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    base |= {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path), **environment}
+    environment = _environment(world)
     return [
         subprocess.Popen(
             [sys.executable, *arguments],
-            env=base | {"RANK": str(rank)},
+            env=environment | {"RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
         for rank in range(world)
     ]
+
+
+def _environment(world: int) -> dict[str, str]:
+    meeting = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return {**os.environ, **meeting, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
 
 
 def end(ranks: "list[subprocess.Popen[bytes]]") -> None:

@@ -4,7 +4,7 @@ import random
 from typing import Any
 
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from midflight.services.learner.packing import Document
 from midflight.services.learner.policy import Policy
@@ -13,8 +13,8 @@ from midflight.services.learner.step import RolloutBatch
 VOCAB = 29
 
 
-def tiny_lm(seed: int = 0, dtype: torch.dtype = torch.float64, **overrides: Any) -> Any:
-    """A Qwen3 with two layers, grouped heads and tied embeddings."""
+def tiny_lm(seed: int = 0, dtype: torch.dtype = torch.float64, kind: str = "qwen3", **overrides: Any) -> Any:
+    """A Qwen3, or another kind of model, with two layers, grouped heads and tied embeddings."""
     shape = {
         "vocab_size": VOCAB,
         "hidden_size": 16,
@@ -27,9 +27,10 @@ def tiny_lm(seed: int = 0, dtype: torch.dtype = torch.float64, **overrides: Any)
         "tie_word_embeddings": True,
     }
     torch.manual_seed(seed)
-    lm: Any = Qwen3ForCausalLM(Qwen3Config(**{**shape, **overrides}))
-    for parameter in lm.parameters():
-        if parameter.dim() == 2:
+    config = AutoConfig.for_model(kind, **{**shape, **overrides})
+    lm: Any = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    for name, parameter in lm.named_parameters():
+        if parameter.dim() == 2 or name.endswith("bias"):
             torch.nn.init.normal_(parameter, std=0.3)
     return lm.to(dtype=dtype)
 

@@ -1,7 +1,7 @@
-"""What ranks of a sequence compute, beside what one process computes of it: attention, a policy, whole updates."""
+"""What ranks of a sequence compute, beside what one process computes of it: attention, a policy."""
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,16 +14,12 @@ from torch.nn import functional
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
 from midflight.services.learner.attention import packed_attention
-from midflight.services.learner.critic import Critic, CriticTraining
-from midflight.services.learner.mesh import Mesh
-from midflight.services.learner.optim import PolicyOptimizer
+from midflight.services.learner.critic import Critic
 from midflight.services.learner.packing import Document, PackedBatch, pack
 from midflight.services.learner.peers import ALONE, Place
 from midflight.services.learner.policy import Policy, recompute_activations
 from midflight.services.learner.ring import Ring
-from midflight.services.learner.sharding import shard
 from midflight.services.learner.zigzag import cut
-from support.group_runs import CASES, MOVING, Parts, trained
 from support.learner_toys import VOCAB, gradients, random_document, tiny_lm
 
 SEGMENTS = ([1, 2, 3, 4, 5, 7, 8, 13, 31, 64], [97, 1, 33, 2], [1], [3, 3, 3], [256])
@@ -33,8 +29,6 @@ HEADS = ((4, 2), (3, 1), (2, 2))
 """Of queries, of keys."""
 
 ENTRY = Path(__file__).with_name("sequence_rank.py")
-
-UPDATES = ("ppo", "kl loss and entropy", "masks", "gae, a head", "vtrace, a model", "fewer documents than ranks", "sft")
 
 
 def separate(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int], scaling: float) -> Tensor:
@@ -135,20 +129,3 @@ def exact_lm(seed: int) -> Any:
 
 def _norm(module: Any, x: Tensor) -> Tensor:
     return functional.rms_norm(x, module.weight.shape, module.weight, module.variance_epsilon)
-
-
-def updates(mesh: Mesh, sp: Place, names: Iterable[str]) -> dict[str, Any]:
-    """What `trained` says of each case, by ranks over all of which the parameters are cut, `sp` of them as one."""
-    found = {}
-    for name in names:
-        case = CASES[name]
-        policy = Policy(exact_lm(1), sp=sp)
-        reference = Policy(exact_lm(2), sp=sp) if "kl_type" in case.settings else None
-        body = Policy(exact_lm(3), sp=sp) if case.critic == "model" else None
-        critic = Critic.beside(policy.lm, body, False, sp) if case.critic else None
-        for module in (policy, reference, critic):
-            if mesh.devices and module:
-                shard(module, [], mesh.devices)
-        training = CriticTraining(critic, PolicyOptimizer(critic, MOVING)) if critic else None
-        found[name] = trained(Parts(policy, reference, PolicyOptimizer(policy, MOVING), training), case, mesh)
-    return found
