@@ -15,6 +15,7 @@ ENVIRON = {**os.environ, "PYTHONPATH": str(ROOT / ".pkg")}
 IMPORTS = {
     "ps without a run": "from midflight.kernel.cli.main import main; assert main(['ps']) == 3",
     "config check": "from midflight.kernel.cli.main import main; assert main(['config', 'check', 'demo']) == 0",
+    "plan's options": "import midflight.kernel.cli.plan",
     "kernel process": "import midflight.kernel.kernel, midflight.kernel.main, midflight.kernel.warden",
     "service runtime": "import midflight.kernel.boot",
     "messages": "import midflight.messages.catalogue, midflight.messages.memory, midflight.messages.shm",

@@ -18,7 +18,8 @@ object on one line.
 
 EXITS = {
     "OK": "done",
-    "FAILED": "a run or service failed; the ledger does not balance; a checkpoint is damaged; the machine is not fit",
+    "FAILED": "a run or service failed; the ledger does not balance; a checkpoint is damaged; the machine is not fit; "
+    "a plan does not fit",
     "USAGE": "wrong arguments; a topology, data, a reward file, a model or a run directory that cannot be used",
     "NO_RUN": "no such run, or its kernel does not answer",
     "REFUSED": "refused by a guard: range, owner, epoch",

@@ -29,6 +29,7 @@ VERBS: Final = {
     "samples": "samples of a training step, token by token: text, rewards, log-probs",
     "models": "checkpoints: ls, verify, and export as a Hugging Face folder",
     "tui": "the run on seven screens; read-only until armed",
+    "plan": "memory and traffic that a topology needs, from shapes alone; refuses what cannot fit",
     "config": "check, show (--origin), explain or schema of topologies",
     "doctor": "is this machine fit to run midflight?",
 }

@@ -311,6 +311,9 @@ class LearnerConfig(ServiceSpec):
     objective_weights: dict[str, float] = Field({}, description="Weight of each named reward; 1 when omitted.")
     max_length_per_device: int = Field(16384, ge=16, description="Tokens of a micro-batch.")
     gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass.")
+    recompute_every: int = Field(
+        1, ge=1, description="With `gradient_checkpointing`: of so many layers one is recomputed, 1 is all of them."
+    )
     bf16: Literal["auto", "on", "off"] = Field(
         "auto", description="bfloat16 autocast; masters and log-probs stay fp32. auto: where it was measured to pay."
     )
@@ -366,6 +369,11 @@ class LearnerConfig(ServiceSpec):
             raise ValueError(f"adv.c_bar {self.adv.c_bar:g} must not exceed adv.rho_bar {self.adv.rho_bar:g}")
         return self
 
+    @property
+    def longest(self) -> int:
+        """Positions of a micro-batch, and so of a sequence: `max_length_per_device` of each rank that shares it."""
+        return self.max_length_per_device * self.sp_size * self.tp_size
+
     def conflicts(self, others: Mapping[str, ServiceSpec]) -> Iterator[tuple[str, str]]:
         """What the rollouts draw must be what is learned from, and fit."""
         for name, rollout in others.items():
@@ -375,11 +383,13 @@ class LearnerConfig(ServiceSpec):
             if theirs and self.temperature not in (None, theirs):
                 yield "temperature", f"{self.temperature:g}, but {name}.temperature is {theirs:g}: leave it out here"
             longest = getattr(rollout, "max_length", 0)
-            if longest - 1 > self.max_length_per_device:
+            if longest - 1 > self.longest:
+                ranks = self.longest // self.max_length_per_device
+                shared = f" on each of the {ranks} ranks that share it (sp_size x tp_size)" if ranks > 1 else ""
                 yield (
                     "max_length_per_device",
-                    f"{self.max_length_per_device} tokens cannot hold a sequence of {name}.max_length {longest}: "
-                    f"raise it to at least {longest - 1}",
+                    f"{self.max_length_per_device} tokens{shared} cannot hold a sequence of {name}.max_length "
+                    f"{longest}: raise it to at least {-(-(longest - 1) // ranks)}",
                 )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from midflight.kernel.mistake import UserMistake
 
-from .partition import partition
+from .partition import QUADRATIC_LENGTH, document_cost, imbalance, partition
 from .sharing import Shared, share
 
 
@@ -23,8 +23,8 @@ class SequenceTooLong(ValueError, UserMistake):
 
     def __init__(self, name: str, length: int, cap: int) -> None:
         super().__init__(
-            f"sample {name} has {length} positions, the limit is {cap}: raise max_length_per_device "
-            "or lower max_length / max_new_tokens; nothing is cut silently"
+            f"sample {name} has {length} positions, the limit is {cap} (max_length_per_device x sp_size x tp_size): "
+            "raise max_length_per_device or lower max_length / max_new_tokens; nothing is cut silently"
         )
         self.name = name
 
@@ -187,13 +187,36 @@ def _unsampled(mask: Sequence[bool], start: int, end: int) -> int:
     return min(own.index(True), len(own) - 1) if True in own else len(own) - 1
 
 
-def microbatches(documents: Sequence[Document], rows: Sequence[int], cap: int, ranks: int = 1) -> list[PackedBatch]:
+def microbatches(
+    documents: Sequence[Document],
+    rows: Sequence[int],
+    cap: int,
+    ranks: int = 1,
+    quadratic: float = QUADRATIC_LENGTH,
+) -> list[PackedBatch]:
     """Pack documents[i] for i in `rows` into balanced micro-batches of at most `cap` positions, in rounds of `ranks`.
 
-    Raises SequenceTooLong, naming the sample, when a single document exceeds `cap`.
+    quadratic: as `partition.quadratic_length` of the model. Raises SequenceTooLong, naming the sample, when a single
+    document exceeds `cap`.
     """
     lengths = [documents[i].positions for i in rows]
     for row, length in zip(rows, lengths, strict=True):
         if length > cap:
             raise SequenceTooLong(documents[row].name, length, cap)
-    return [pack(documents, [rows[i] for i in part]) for part in partition(lengths, cap, ranks)]
+    costs = [sum(document_cost(end - start - 1, quadratic) for start, end in documents[i].spans) for i in rows]
+    return [pack(documents, [rows[i] for i in part]) for part in partition(lengths, cap, ranks, costs)]
+
+
+def balance(
+    updates: Sequence[Sequence[PackedBatch]], cap: int, ranks: int, quadratic: float = QUADRATIC_LENGTH
+) -> dict[str, float]:
+    """How well the micro-batches of some updates fill their rounds: arguments as of `microbatches`.
+
+    pack/imbalance: estimated work of each round's dearest micro-batch over the mean of its ranks; 1 is balance.
+    pack/fill: positions over the cap of all micro-batches.
+    """
+    work = [[sum(document_cost(n, quadratic) for n in p.cu_seqlens.diff().tolist()) for p in one] for one in updates]
+    packs = [pack for one in updates for pack in one]
+    total = sum(map(sum, work))
+    waited = sum(imbalance(one, ranks) * sum(one) for one in work) / total if total else 1.0
+    return {"pack/imbalance": waited, "pack/fill": sum(p.ids.numel() for p in packs) / (cap * max(1, len(packs)))}

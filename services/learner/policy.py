@@ -26,16 +26,16 @@ ATTENDING = {"full_attention", "sliding_attention", "chunked_attention"}
 """Layers that see other tokens by the attention that packs go through, or that it refuses by itself."""
 
 
-def recompute_activations(lm: Any) -> None:
-    """Let every layer compute its activations again in the backward pass, instead of keeping them.
+def recompute_activations(lm: Any, every: int = 1) -> None:
+    """Let one of `every` layers compute its activations again in the backward pass, instead of keeping them.
 
     transformers does so in training mode only, which would switch dropout on as well: so only the layers themselves,
     not what is in them, are told that they train.
     """
     lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    for module in lm.modules():
-        if isinstance(module, GradientCheckpointingLayer):
-            module.training = True
+    layers = (module for module in lm.modules() if isinstance(module, GradientCheckpointingLayer))
+    for number, layer in enumerate(layers):
+        layer.training = number % every == 0
 
 
 class Scorer(Protocol):
@@ -118,7 +118,8 @@ class Policy(nn.Module):
             documents, kept = Documents.from_cu_seqlens(cu_seqlens), None
         if kept is not None:
             ids, position_ids = ids.index_select(1, kept), position_ids.index_select(1, kept)
-        with torch.autocast(ids.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+        # Each weight is cast once in a pass; keeping the casts would hold a copy of the model, recomputation or not.
+        with torch.autocast(ids.device.type, dtype=torch.bfloat16, enabled=self.bf16, cache_enabled=False):
             body = self.lm.base_model(input_ids=ids, position_ids=position_ids, use_cache=False, documents=documents)
         states: Tensor = body.last_hidden_state[0].index_select(0, positions)
         return states

@@ -16,6 +16,7 @@ from midflight.services.algorithms.ratios import log_ratio
 
 from .critic import Critic
 from .packing import ActionTokens, Document, PackedBatch, microbatches
+from .partition import QUADRATIC_LENGTH
 from .peers import ALONE, Peers
 from .policy import Policy, Scorer
 from .settings import RlSettings
@@ -70,10 +71,15 @@ class Micro:
 
 
 def plan(
-    batch: RolloutBatch, settings: RlSettings, step: int, device: torch.device, ranks: int = 1
+    batch: RolloutBatch,
+    settings: RlSettings,
+    step: int,
+    device: torch.device,
+    ranks: int = 1,
+    quadratic: float = QUADRATIC_LENGTH,
 ) -> list[list[Micro]]:
     """Rows into at most `update_per_rollout` updates, in order or shuffled by (seed, step), each into micro-batches,
-    as many as make whole rounds of `ranks` if there are documents enough.
+    as many as make whole rounds of `ranks` if there are documents enough. quadratic: as of `microbatches`.
 
     Raises SequenceTooLong, naming the sample.
     """
@@ -82,7 +88,8 @@ def plan(
         random.Random(f"{settings.seed}/{step}").shuffle(rows)
     cuts = [part.tolist() for part in torch.tensor(rows).tensor_split(settings.update_per_rollout) if len(part)]
     cap = settings.max_length_per_device
-    return [[_micro(p.to(device)) for p in microbatches(batch.documents, part, cap, ranks)] for part in cuts]
+    packs = (microbatches(batch.documents, part, cap, ranks, quadratic) for part in cuts)
+    return [[_micro(p.to(device)) for p in one] for one in packs]
 
 
 def _micro(pack: PackedBatch) -> Micro:

@@ -239,7 +239,7 @@ class Learner(Worker):
             ]
             self.mail.request(
                 "data",
-                Restore(step=self.trainer.step, longest=self.config.max_length_per_device, tensors=[]),
+                Restore(step=self.trainer.step, longest=self.config.longest, tensors=[]),
                 ANSWER_S,
                 self._restored,
                 self._unrestored,

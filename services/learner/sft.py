@@ -6,7 +6,8 @@ import torch
 
 from .metrics import StepReport
 from .optim import PolicyOptimizer
-from .packing import Document, microbatches
+from .packing import Document, balance, microbatches
+from .partition import quadratic_length
 from .peers import ALONE, Peers
 from .policy import Policy
 
@@ -22,11 +23,12 @@ def sft_update(
 
     The loss is -sum log p / number of marked tokens in the whole batch, so it does not depend on how
     micro-batches are cut, nor on how many `peers`, each with the whole batch, divide them. Metrics: loss (nats a
-    token), entropy, grad_norm, lr, tokens, action_tokens. Raises ValueError when nothing is marked, SequenceTooLong
-    naming the sample.
+    token), entropy, grad_norm, lr, tokens, action_tokens, and those of `packing.balance`. Raises ValueError when
+    nothing is marked, SequenceTooLong naming the sample.
     """
     device = next(policy.parameters()).device
-    cut = microbatches(documents, range(len(documents)), max_length_per_device, peers.count)
+    quadratic = quadratic_length(policy.lm)
+    cut = microbatches(documents, range(len(documents)), max_length_per_device, peers.count, quadratic)
     packs = [p.to(device) for p in cut]
     marked = sum(int(p.action_mask.sum()) for p in packs)
     if not marked:
@@ -50,5 +52,6 @@ def sft_update(
             "lr": rate,
             "tokens": float(sum(p.ids.numel() for p in packs)),
             "action_tokens": float(marked),
+            **balance([packs], max_length_per_device, peers.count, quadratic),
         }
     )

@@ -23,6 +23,8 @@ from .critic import CriticTraining
 from .estimate import assign_estimates, trace_reach
 from .metrics import LogprobGap, StepReport, Tally, TokenRecord
 from .optim import PolicyOptimizer
+from .packing import balance
+from .partition import quadratic_length
 from .peers import ALONE, Peers
 from .policy import Policy, Scorer
 from .prepare import Micro, RolloutBatch, assign_advantages, assign_masks, plan, score
@@ -57,7 +59,8 @@ def rl_update(
     if settings.uses_critic != (critic is not None):
         raise ValueError(f"estimator {settings.estimator} {'needs a' if critic is None else 'reads no'} critic")
     settings = settings.at_lag(batch.lag)
-    updates = plan(batch, settings, optimizer.step, next(policy.parameters()).device, peers.count)
+    quadratic = quadratic_length(policy.lm)
+    updates = plan(batch, settings, optimizer.step, next(policy.parameters()).device, peers.count, quadratic)
     score(policy, reference, critic.module if critic else None, updates, settings, peers)
     adv = (assign_estimates if critic else assign_advantages)(batch, updates, settings)
     assign_masks(updates, settings)
@@ -78,6 +81,8 @@ def rl_update(
         if critic:
             critic.optimizer.update()
     report = tally.report() | gap.report() | _summary(batch, updates, adv, losses, norms) | {"lr": rate}
+    packs = [[micro.pack for micro in micros] for micros in updates]
+    report |= balance(packs, settings.max_length_per_device, peers.count, quadratic)
     return StepReport(report | (value_report(updates, settings) if critic else {}))
 
 

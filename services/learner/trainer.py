@@ -115,7 +115,7 @@ class Trainer:
         assert sft is not None and self.examples is not None  # noqa: PT018
         documents = self.examples.next(sft.batch_size)
         self.sft_drawn = self.examples.drawn
-        cap, peers = self.config.max_length_per_device, self.mesh.peers
+        cap, peers = self.config.longest, self.mesh.peers
         report = sft_update(self.policy, self.optimizer, documents, cap, peers)
         self.sft_done += 1
         if self.sft_done >= sft.steps:
@@ -302,7 +302,7 @@ class Trainer:
         if self.config.lora:
             adapt(lm, self.config.lora, self.seed)
         if self.config.gradient_checkpointing:
-            recompute_activations(lm)
+            recompute_activations(lm, self.config.recompute_every)
         return tokenizer, lm
 
     def _twin(self) -> Any:
@@ -319,8 +319,8 @@ class Trainer:
     def _document(self, row: SftRow) -> Document:
         """A conversation in tokens, those of the assistant marked. Raises ValueError when it cannot be used."""
         pair = supervised(self.tokenizer, row.messages, template=self.config.apply_chat_template is not False)
-        if len(pair.ids) - 1 > self.config.max_length_per_device:
-            raise SequenceTooLong(row.origin, len(pair.ids) - 1, self.config.max_length_per_device)
+        if len(pair.ids) - 1 > self.config.longest:
+            raise SequenceTooLong(row.origin, len(pair.ids) - 1, self.config.longest)
         return Document("sft", pair.ids, [bool(bit) for bit in pair.mask])
 
 
@@ -349,7 +349,7 @@ def rl_settings(config: LearnerConfig, seed: int) -> RlSettings:
         kl_loss_estimator=config.kl.loss_estimator,
         entropy_coef=config.entropy_coef,
         temperature=config.temperature or 1.0,
-        max_length_per_device=config.max_length_per_device,
+        max_length_per_device=config.longest,
     )
 
 

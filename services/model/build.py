@@ -59,6 +59,28 @@ class Build:
             raise ValueError(f"head_dim must be even for rotary positions, got {self.head_dim}")
 
 
+def model_config(build: Build | Mapping[str, Any], tokenizer: Tokenizer) -> Any:
+    """The transformers configuration of a built model: its vocabulary size and special ids are the tokenizer's."""
+    shape = build if isinstance(build, Build) else Build(**build)
+    return _ARCHITECTURES[shape.architecture][0](
+        vocab_size=len(tokenizer),
+        hidden_size=shape.hidden_size,
+        num_hidden_layers=shape.num_hidden_layers,
+        num_attention_heads=shape.num_attention_heads,
+        num_key_value_heads=shape.num_key_value_heads,
+        head_dim=shape.head_dim,
+        intermediate_size=shape.intermediate_size,
+        max_position_embeddings=shape.max_position_embeddings,
+        initializer_range=shape.init_std,
+        tie_word_embeddings=shape.tie_word_embeddings,
+        rope_parameters={"rope_type": "default", "rope_theta": _ROPE_THETA},
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        attention_dropout=0.0,
+    )
+
+
 def build_model(
     build: Build | Mapping[str, Any],
     tokenizer: Tokenizer,
@@ -121,25 +143,7 @@ def save_model(model: Model, tokenizer: Tokenizer, directory: str | Path) -> Non
 
 
 def _made(shape: Build, tokenizer: Tokenizer) -> Model:
-    config_class, model_class = _ARCHITECTURES[shape.architecture]
-    config = config_class(
-        vocab_size=len(tokenizer),
-        hidden_size=shape.hidden_size,
-        num_hidden_layers=shape.num_hidden_layers,
-        num_attention_heads=shape.num_attention_heads,
-        num_key_value_heads=shape.num_key_value_heads,
-        head_dim=shape.head_dim,
-        intermediate_size=shape.intermediate_size,
-        max_position_embeddings=shape.max_position_embeddings,
-        initializer_range=shape.init_std,
-        tie_word_embeddings=shape.tie_word_embeddings,
-        rope_parameters={"rope_type": "default", "rope_theta": _ROPE_THETA},
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        attention_dropout=0.0,
-    )
-    return model_class(config)
+    return _ARCHITECTURES[shape.architecture][1](model_config(shape, tokenizer))
 
 
 def _first_line(error: Exception) -> str:

@@ -11,6 +11,8 @@ from midflight.services.learner.policy import Policy
 from midflight.services.learner.step import RolloutBatch
 
 VOCAB = 29
+HOW_CUT = ("micro_batches", "pack/imbalance", "pack/fill")
+"""What a report says of its micro-batches; all else does not depend on them."""
 
 
 def tiny_lm(seed: int = 0, dtype: torch.dtype = torch.float64, kind: str = "qwen3", **overrides: Any) -> Any:

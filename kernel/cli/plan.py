@@ -1,0 +1,128 @@
+"""midflight plan TOPOLOGY: memory of its devices and traffic of its learner, without starting or loading anything.
+
+From the model's configuration alone (config.json or `build`; weights are never read) and the keys of the learner and
+rollouts. What cannot fit is refused with exit code 1, its largest term, and the keys that would help.
+"""
+
+import argparse
+import re
+from dataclasses import asdict
+from importlib import import_module
+from typing import Any
+
+import psutil
+
+from .common import print_json, table
+from .exits import FAILED, OK, USAGE, Stop
+from .up import load
+
+UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+GIB, MIB = 1 << 30, 1 << 20
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """The topology, its overlays and overrides, and what the devices have."""
+    parser.add_argument("topology", help="a file, or the name of one that comes with midflight, such as demo")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="e.g. services.learner.ranks=64")
+    parser.add_argument("-f", "--file", action="append", default=[], metavar="OVERLAY", help="merged over the topology")
+    parser.add_argument(
+        "--device-memory", metavar="SIZE", help="of a GPU, or of the host for a CPU, e.g. 80GiB; default: what is here"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout, in bytes")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit 1 when a device cannot hold its part."""
+    asked = parsed(arguments.device_memory) if arguments.device_memory else None
+    loaded = load(arguments.topology, arguments.file, arguments.overrides)
+    # By name: the kernel does not depend on services.
+    plans = import_module("midflight.services.learner.plan")
+    services = loaded.topology.services
+    planner = plans.Planner(loaded.data["model"], services, None)
+    planner.memory = asked or here(plans.on_gpu(planner.learner.device))
+    found = planner.plan(planner.learner)
+    ways = [] if found.fits else import_module("midflight.services.learner.remedies").remedies(planner, found)
+    if arguments.json:
+        print_json(as_json(found, ways))
+    else:
+        print("\n".join(shown(arguments.topology, loaded.data["model"], found, ways, plans.FILL)))
+    return OK if found.fits else FAILED
+
+
+def parsed(text: str) -> int:
+    """80GiB, 80G, 512MiB or a number of bytes."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])i?)?B?", text.strip(), re.IGNORECASE)
+    if not match or float(match[1]) == 0:
+        raise Stop(USAGE, f"--device-memory {text!r}: write a size such as 80GiB or 24576MiB")
+    return int(float(match[1]) * 2 ** UNITS[(match[2] or "").upper()])
+
+
+def here(gpu: bool) -> int | None:
+    """Bytes of a GPU of this machine, or of its memory; None when it has no GPU."""
+    if not gpu:
+        return int(psutil.virtual_memory().total)
+    cuda = import_module("torch").cuda
+    return int(cuda.get_device_properties(0).total_memory) if cuda.is_available() else None
+
+
+def as_json(plan: Any, ways: list[Any]) -> dict[str, Any]:
+    """All of it, in bytes."""
+    layout, work = plan.layout, plan.work
+    devices = [
+        {"name": one.name, "terms": [asdict(term) for term in one.terms], "needs": one.needs, "memory": one.memory}
+        | {"fits": one.fits, "largest": one.largest.name}
+        for one in plan.devices
+    ]
+    return {
+        "parameters": plan.model.numel,
+        "layout": asdict(layout) | {"shards": layout.shards, "data": layout.data},
+        "step": asdict(work) | {"tokens_per_device": plan.tokens},
+        "devices": devices,
+        "sent": [asdict(flow) for flow in plan.flows],
+        "fits": plan.fits,
+        "remedies": [asdict(way) for way in ways],
+    }
+
+
+def shown(name: str, section: dict[str, Any], plan: Any, ways: list[Any], fill: float) -> list[str]:
+    """Lines for people."""
+    layout, work = plan.layout, plan.work
+    dtype = section["dtype"]
+    lines = [
+        f"{name}: {plan.model.numel:,} parameters ({dtype}) in {len(plan.model.layers)} layers",
+        f"ranks: {layout.ranks} = ddp {layout.copies} x fsdp {layout.shards} x tp {layout.tensor}"
+        + (f", of the fsdp ranks sp {layout.sequence}" if layout.sequence > 1 else ""),
+        f"a step: {work.samples:,} samples of at most {work.length + 1:,} tokens; updates: {work.updates}, "
+        f"micro-batches of a rank in each: {work.rounds}, positions of one on a device: {plan.tokens:,}",
+    ]
+    for device in plan.devices:
+        rows = [["", device.name, ""]]
+        for term in device.terms:
+            about = term.about if term.counted else f"{term.about}; not at the same time, not counted".lstrip("; ")
+            rows.append([size(term.bytes), term.name, about])
+        rows.append([size(device.needs), "at the peak", verdict(device, fill)])
+        lines += ["", table([[cell.rjust(9), *rest] for cell, *rest in rows])]
+    if plan.flows:
+        rows = [["A RANK SENDS", "A MICRO-BATCH", "A STEP"]]
+        rows += [[flow.name, size(flow.micro_batch), size(flow.step)] for flow in plan.flows]
+        lines += ["", table(rows)]
+    for device in plan.devices:
+        if not device.fits:
+            most = f"most of it is {device.largest.name}, {size(device.largest.bytes)}"
+            lines += ["", f"{device.name}: does not fit; {most}"]
+    for way in ways:
+        keys = ", ".join(f"{key}: {str(value).lower()}" for key, value in way.keys.items())
+        lines.append(f"{'it fits' if way.fits else 'it comes nearest'} with {keys}: {size(way.needs)}")
+    return lines
+
+
+def verdict(device: Any, fill: float) -> str:
+    """What the device has, and whether that is enough."""
+    if device.memory is None:
+        return "the device's memory is not known: give --device-memory"
+    return f"of {size(device.memory)}, {'fits' if device.fits else 'DOES NOT FIT'} (at most {fill:.0%} is planned)"
+
+
+def size(number: int) -> str:
+    """In GiB, or MiB below one."""
+    return f"{number / GIB:,.1f} GiB" if number >= GIB else f"{number / MIB:,.1f} MiB"

@@ -1,0 +1,147 @@
+"""`midflight plan`: what it prints, refuses and advises; its page shows what it prints."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import planned
+import pytest
+
+from midflight.kernel.cli.main import main
+from midflight.kernel.cli.plan import parsed
+from midflight.kernel.config import load_topology
+from midflight.kernel.mistake import UserMistake
+from midflight.services.learner.config import LearnerConfig
+from midflight.services.learner.plan import FILL, Plan, Planner
+from midflight.services.learner.remedies import remedies
+from midflight.services.rollout.config import RolloutConfig
+
+ROOT = Path(__file__).parents[2]
+LARGE = ROOT / "examples" / "plan" / "72b.yaml"
+GIB = 1 << 30
+
+
+def planner(memory: int | None, *overrides: str, learner: dict[str, Any] | None = None) -> Planner:
+    loaded = load_topology(str(LARGE), [], list(overrides))
+    services = dict(loaded.topology.services)
+    services["learner"] = LearnerConfig(**{**services["learner"].model_dump(), **(learner or {})})
+    return Planner(loaded.data["model"], services, memory)
+
+
+def planned_with(**learner: Any) -> Plan:
+    found = planner(80 * GIB, learner=learner)
+    return found.plan(found.learner)
+
+
+def test_the_page_shows_what_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every command of docs/planning.md prints what stands below it; `python docs/planned.py` mends it."""
+    monkeypatch.chdir(ROOT)
+    text = planned.PAGE.read_text()
+    assert planned.page(text) == text
+    assert "DOES NOT FIT" in text
+    assert "exit code 1" in text
+
+
+def test_a_demo_fits_and_is_told_in_bytes(capsys: pytest.CaptureFixture[str]) -> None:
+    """--json names every term, and the sum is that of those that count."""
+    assert main(["plan", "demo", "--device-memory", "1GiB", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    (host,) = found["devices"]
+    assert host["fits"]
+    assert host["needs"] == sum(term["bytes"] for term in host["terms"] if term["counted"])
+    names = {term["name"] for term in host["terms"]}
+    assert {"weights", "reference model", "rollout: keys and values", "published weights"} <= names
+    # 128 slots of 48 tokens, 2 layers, 2 heads of 16 numbers, keys and values, 4 bytes.
+    cache = next(term["bytes"] for term in host["terms"] if term["name"] == "rollout: keys and values")
+    assert cache == 128 * 48 * 2 * 2 * 16 * 2 * 4
+    assert found["sent"] == []
+    assert (found["step"]["samples"], found["step"]["length"], found["parameters"]) == (128, 47, 115_712)
+
+
+@pytest.mark.parametrize("wrong", ["much", "0GiB", "-1GiB", "80XB"])
+def test_a_size_is_a_number_with_a_unit(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Anything else is a wrong argument; a bare number is bytes."""
+    assert main(["plan", "demo", f"--device-memory={wrong}"]) == 2
+    assert "80GiB" in capsys.readouterr().err
+    assert [parsed(text) for text in ("80", "1.5 KiB", "2g")] == [80, 1536, 2 << 30]
+
+
+def test_a_remedy_is_a_plan_that_fits() -> None:
+    """Each proposal, set in the topology, is what it says; recomputation is among them where it is enough."""
+    small = planner(80 * GIB, learner={"max_length_per_device": 4096, "ranks": 64})
+    found = small.plan(small.learner)
+    assert not found.fits
+    assert found.devices[0].largest.name == "activations"
+    ways = remedies(small, found)
+    assert ways
+    assert ways[0].keys == {"learner.gradient_checkpointing": True}
+    for way in ways:
+        keys = {key.partition(".")[2]: value for key, value in way.keys.items()}
+        again = small.plan(small.learner.model_copy(update=keys))
+        assert again.fits == way.fits
+        assert again.devices[0].needs == way.needs <= FILL * 80 * GIB
+
+
+def test_nothing_helps_is_said_too() -> None:
+    """On devices that are far too small the nearest is told, and that it does not fit."""
+    tiny = planner(GIB)
+    (way,) = remedies(tiny, tiny.plan(tiny.learner))
+    assert not way.fits
+    assert len(way.keys) > 2
+
+
+def test_cutting_layers_and_sequences_shares_memory() -> None:
+    """A 72B model at tensor 8 x sequence 2 x data 4: weights are shared by all, activations by some; all send."""
+    options = {"gradient_checkpointing": True, "ranks": 64}
+    whole, cut = planned_with(**options), planned_with(**options, tp_size=8, sp_size=2, max_length_per_device=1024)
+    assert (cut.layout.shards, cut.layout.data, cut.layout.tensor) == (8, 4, 8)
+    assert cut.tokens == whole.tokens
+    by_name = [{term.name: term.bytes for term in plan.devices[0].terms} for plan in (whole, cut)]
+    # Only norms and biases of rows are whole on each of the eight: a little more than a 64th.
+    assert by_name[0]["weights"] <= by_name[1]["weights"] < 1.01 * by_name[0]["weights"]
+    assert by_name[1]["gathered weights"] < by_name[0]["gathered weights"] / 7
+    # Hidden states are whole on each rank of a layer; only what is within attention and the MLP is cut.
+    assert by_name[1]["a layer at work"] < by_name[0]["a layer at work"]
+    assert {flow.name for flow in cut.flows} == {
+        "FSDP all-gather",
+        "FSDP reduce-scatter",
+        "TP all-reduce",
+        "SP ring",
+    }
+
+
+def test_what_cannot_be_arranged_is_a_mistake() -> None:
+    """Heads that a size does not divide, a sequence that nothing holds."""
+    with pytest.raises(UserMistake, match="tp_size 16 does not divide"):
+        planned_with(tp_size=16, ranks=64)
+    with pytest.raises(UserMistake, match=r"rollout\.max_length 4096 makes sequences of 4095 positions"):
+        planned_with(max_length_per_device=1024)
+
+
+def test_the_limit_of_a_sequence_is_that_of_all_ranks_that_share_it() -> None:
+    """max_length_per_device x sp_size x tp_size positions; one more is refused, with what to raise."""
+    learner = LearnerConfig(ranks=4, tp_size=2, sp_size=2, max_length_per_device=32)
+    assert learner.longest == 128
+    assert list(learner.conflicts({"rollout": RolloutConfig(max_length=129)})) == []
+    ((field, why),) = learner.conflicts({"rollout": RolloutConfig(max_length=130)})
+    assert field == "max_length_per_device"
+    assert "4 ranks that share it" in why
+    assert "raise it to at least 33" in why
+
+
+def test_a_rollout_on_the_learners_gpu_is_counted_with_it() -> None:
+    """An embedded rollout takes GPU 0, where rank 0 is, unless it names another one."""
+    demo = load_topology(
+        str(ROOT / "configs" / "demo.yaml"), [], ["services.learner.device=cuda", "services.rollout.device=cuda"]
+    )
+    apart = load_topology(
+        str(ROOT / "configs" / "demo.yaml"), [], ["services.learner.device=cuda", "services.rollout.device=cuda:1"]
+    )
+    shared, other = (Planner(one.data["model"], one.topology.services, None) for one in (demo, apart))
+    (together,) = shared.plan(shared.learner).devices
+    assert together.fits
+    assert "rollout: keys and values" in {term.name for term in together.terms}
+    assert [device.name for device in other.plan(other.learner).devices] == [
+        "each of the learner's 1 GPUs",
+        "a GPU of rollout",
+    ]
