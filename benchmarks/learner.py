@@ -30,8 +30,9 @@ from midflight.services.learner.head import chunked_logprob
 from midflight.services.learner.optim import OptimSettings, PolicyOptimizer
 from midflight.services.learner.packing import Document, microbatches
 from midflight.services.learner.policy import Policy
+from midflight.services.learner.saving import save
 from midflight.services.learner.settings import RlSettings
-from midflight.services.learner.snapshot import load_learner, save_learner
+from midflight.services.learner.snapshot import load_learner, snapshot
 from midflight.services.learner.step import RolloutBatch, rl_update
 
 VOCAB = 266
@@ -162,12 +163,12 @@ def checkpoint() -> None:
     with tempfile.TemporaryDirectory() as root:
         path = Path(root) / "step-00000001"
         start = time.perf_counter()
-        save_learner(Path(root), 1, policy, optimizer, {})
+        save(Path(root), 1, snapshot(policy, optimizer), {})
         saved = time.perf_counter()
         load_learner(path, policy, optimizer)
-        load, save = time.perf_counter() - saved, saved - start
+        loaded = time.perf_counter()
         size = sum(file.stat().st_size for file in path.iterdir())
-        show("checkpoint", mib=size / 2**20, save_s=save, load_s=load)
+        show("checkpoint", mib=size / 2**20, save_s=saved - start, load_s=loaded - saved)
 
 
 def show(part: str, **values: float | str) -> None:

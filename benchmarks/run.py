@@ -25,6 +25,7 @@ SIZES: dict[str, tuple[list[str], list[str]]] = {
     "data": (["--formats", "jsonl", "parquet"], ["--rows=20000", "--drawn=2000", "--formats", "jsonl", "parquet"]),
     "engine": ([], ["--rounds=3"]),
     "estimators": ([], ["--rounds=3"]),
+    "checkpoint": ([], ["--millions=5"]),
     "faults": ([], ["--n=2"]),
     "sandbox": ([], ["--calls=100", "--burst=500", "--rounds=1"]),
     "updates": ([], ["--seconds=10"]),
@@ -126,6 +127,8 @@ FIGURES = (
         "estimators, loop over time / kernels", "estimators", lambda r: estimator(r, "loop", "fast", worst=min), "", 20
     ),
     Figure("the same at 8 x 128", "estimators", lambda r: estimator(r, "loop", "fast", small=True, worst=min), "", 100),
+    Figure("training waits for a checkpoint, 600 MB", "checkpoint", lambda r: r["in_a_thread_s"], "s"),
+    Figure("the same, written before it goes on", "checkpoint", lambda r: r["waited_for_s"], "s"),
     Figure("service SIGKILL to replacement", "faults", lambda r: r["service_s"], "s", 1.0, least=False),
     Figure("kernel SIGKILL to all re-adopted", "faults", lambda r: r["kernel_s"], "s", 1.5, least=False),
     Figure("knob set to in force, steps (1: in training)", "live", lambda r: r["set_steps"], "", 2, least=False),

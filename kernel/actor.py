@@ -185,6 +185,11 @@ class Actor(Node):
             self._phase = outer
             self.beat()
 
+    @property
+    def in_phase(self) -> bool:
+        """Whether a phase is declared."""
+        return self._phase is not None
+
     def waiting(self, name: str, left_s: float | None) -> None:
         """Show a wait in `midflight ps`; `left_s` None means it is bounded by the life of its peer."""
         self._waits[name] = None if left_s is None else self.bus.now() + left_s

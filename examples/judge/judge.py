@@ -63,14 +63,13 @@ def asked_once(text: str) -> list[float]:
 
 def export(run: Path, to: Path) -> None:
     """Write the newest checkpoint of a run as a directory that SGLang, or anything else, can load."""
-    from safetensors.torch import load_file
-
+    from midflight.services.learner.stored import whole_model
     from midflight.services.model.build import save_model
     from midflight.services.model.open import open_model
 
     config = json.loads((run / "config.json").read_text())
     tokenizer, model = open_model(config["model"], config["seed"])
-    model.load_state_dict(load_file(max((run / "checkpoints").glob("step-*")) / "model.safetensors"), strict=False)
+    model.load_state_dict(whole_model(max((run / "checkpoints").glob("step-*"))), strict=False)
     save_model(model, tokenizer, to)
 
 

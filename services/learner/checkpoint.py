@@ -2,9 +2,10 @@
 
     <root>/step-00000020/{model.safetensors, optimizer.safetensors, state.json, manifest.json}
 
-A save writes `.tmp-step-00000020-<pid>` beside the others: every file is hashed while written and fsynced, the
-manifest (sizes, hashes, step, the caller's `extra`, and a digest of itself) comes last, then one rename, then
-an fsync of the parent. A crash leaves at most a `.tmp-*`, which `sweep` removes. Reading verifies every byte.
+A save (`saving.save`) writes `.tmp-step-00000020-<pid>` beside the others: every file is hashed while written and
+fsynced, by the rank whose it is; the manifest (sizes, hashes, step, the caller's `extra`, and a digest of itself)
+comes last, then one rename, then an fsync of the parent. A crash leaves at most a `.tmp-*`, which `sweep` removes.
+Verifying reads every byte.
 """
 
 import hashlib
@@ -12,7 +13,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +25,11 @@ from midflight.kernel.mistake import UserMistake
 from .durable import Chunk, FileRecord, fsync_directory, hash_file, write_file
 from .failpoint import failpoint
 
-FORMAT = 1
+FORMAT = 2
+FORMATS = (1, 2)
+"""That are read. Format 1 was written by one rank, and held the random states of one."""
+HASHERS = 4
+"""Files that are verified at a time."""
 MANIFEST = "manifest.json"
 
 _STEP = re.compile(r"step-(\d{8})")
@@ -59,46 +66,64 @@ class Found:
     skipped: tuple[str, ...]
 
 
-def save(
-    root: Path, step: int, files: Mapping[str, Iterable[Chunk]], extra: Mapping[str, Any], keep: int = 2
-) -> Manifest:
-    """Write step `step` durably, then delete all but the newest `keep` verified checkpoints.
+NOTHING = Found(None, None, ())
 
-    Raises CheckpointError when the disk refuses (full, read-only); earlier checkpoints stay as they were.
+
+@contextmanager
+def draft(root: Path, step: int) -> Iterator[Path]:
+    """A folder for the files of a step; it is gone at the end, unless `seal` has made it a checkpoint.
+
+    Raises CheckpointError for whatever the disk refuses (full, read-only); earlier checkpoints stay as they were.
     """
-    name = step_name(step)
-    temporary = root / f".tmp-{name}-{os.getpid()}"
+    temporary = root / f".tmp-{step_name(step)}-{os.getpid()}"
     try:
         root.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        records = {file: write_file(temporary / file, chunks) for file, chunks in files.items()}
-        body = {"format": FORMAT, "step": step, "files": _plain(records), "extra": dict(extra)}
-        manifest = Manifest(step, records, dict(extra), _digest(body))
-        write_file(temporary / MANIFEST, [_encode({**body, "digest": manifest.digest})])
-        fsync_directory(temporary)
-        _install(temporary, root / name)
+        yield temporary
     except OSError as error:
-        raise CheckpointError(f"cannot write checkpoint {root / name}: {error}; older ones remain") from error
+        raise CheckpointError(
+            f"cannot write checkpoint {root / step_name(step)}: {error}; older ones remain"
+        ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    prune(root, keep)
+
+
+def fill(folder: Path, files: Mapping[str, Iterable[Chunk]]) -> dict[str, FileRecord]:
+    """Write files, each durable when this returns. Raises OSError."""
+    return {name: write_file(folder / name, chunks) for name, chunks in files.items()}
+
+
+def seal(folder: Path, step: int, records: Mapping[str, FileRecord], extra: Mapping[str, Any]) -> Manifest:
+    """Write the manifest of a full draft, and rename it into place. Raises OSError."""
+    body = {"format": FORMAT, "step": step, "files": _plain(records), "extra": dict(extra)}
+    manifest = Manifest(step, dict(records), dict(extra), _digest(body))
+    write_file(folder / MANIFEST, [_encode({**body, "digest": manifest.digest})])
+    fsync_directory(folder)
+    _install(folder, folder.parent / step_name(step))
     return manifest
 
 
 def verify(path: Path) -> Manifest:
     """Read and hash everything under `path`; raises CheckpointError naming the first thing that is wrong."""
+    manifest = read_manifest(path)
+    with ThreadPoolExecutor(HASHERS) as pool:
+        for problem in pool.map(lambda file: _problem(path, *file), manifest.files.items()):
+            if problem:
+                raise CheckpointError(problem)
+    return manifest
+
+
+def read_manifest(path: Path) -> Manifest:
+    """What should be under `path`; the files are not looked at. Raises CheckpointError."""
     try:
         body = json.loads((path / MANIFEST).read_bytes())
         digest = body.pop("digest")
-        if body["format"] != FORMAT:
-            raise CheckpointError(f"{path / MANIFEST}: format {body['format']}, this version reads {FORMAT}")
+        if body["format"] not in FORMATS:
+            raise CheckpointError(f"{path / MANIFEST}: format {body['format']}, this version reads {list(FORMATS)}")
         if _digest(body) != digest or step_name(body["step"]) != path.name:
             raise CheckpointError(f"{path / MANIFEST}: does not match its own digest or its directory")
         records = {name: FileRecord(**record) for name, record in body["files"].items()}
-        for name, record in records.items():
-            if Path(name).name != name or hash_file(path / name) != record:
-                raise CheckpointError(f"{path / name}: size or BLAKE2b differs from the manifest")
         return Manifest(body["step"], records, body["extra"], digest)
     except OSError as error:
         raise CheckpointError(f"{error.filename or path}: unreadable: {error.strerror}") from error
@@ -115,6 +140,11 @@ def latest_verified(root: Path) -> Found:
         except CheckpointError as error:
             skipped.append(str(error))
     return Found(None, None, tuple(skipped))
+
+
+def named(path: Path) -> Found:
+    """A checkpoint that another rank has verified; its files are not read."""
+    return Found(path, read_manifest(path), ())
 
 
 def sweep(root: Path) -> list[Path]:
@@ -169,6 +199,15 @@ def _install(temporary: Path, target: Path) -> None:
     fsync_directory(target.parent)
     failpoint()
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _problem(folder: Path, name: str, record: FileRecord) -> str:
+    """What is wrong with a file of a checkpoint; empty when nothing is."""
+    try:
+        sound = Path(name).name == name and hash_file(folder / name) == record
+    except OSError as error:
+        return f"{folder / name}: unreadable: {error.strerror}"
+    return "" if sound else f"{folder / name}: size or BLAKE2b differs from the manifest"
 
 
 def _verifies(path: Path) -> bool:

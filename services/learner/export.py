@@ -30,7 +30,8 @@ from .checkpoint import CheckpointError, UnusableCheckpoint, verify
 from .config import LoraConfig
 from .durable import fsync_directory
 from .lora import merged
-from .snapshot import model_of, model_tensors
+from .snapshot import model_tensors
+from .stored import whole_model
 
 SHARD_BYTES = 5_000_000_000
 """Above this the weights are several files and an index."""
@@ -71,7 +72,7 @@ def export(
     tokenizer, model = open_frame(section)
     wanted = DTYPES[dtype] if dtype else None
     adapters = LoraConfig.model_validate(extra["lora"]) if extra.get("lora") else None
-    tensors = merged(dict(model_of(checkpoint)), adapters)
+    tensors = merged(whole_model(checkpoint), adapters)
     fill(model, {name: cast(tensor, wanted) for name, tensor in tensors.items()}, checkpoint)
     stage = str(extra["stage"])
     done = Exported(

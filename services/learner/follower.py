@@ -2,7 +2,7 @@
 
 Takes   orders over the group's store (`orders`): what a trainer does, in the order in which rank 0 does it.
 Sends   nothing but its share of the collectives.
-Stores  nothing: rank 0 writes checkpoints and publishes.
+Stores  its part of each checkpoint; rank 0 makes a checkpoint of the parts, and publishes.
 Dies    any time, and the group with it: rank 0 sees a peer's end, leaves, and the next one begins from the newest
         checkpoint. When rank 0 ends, this process ends by the signal of its parent's death.
 """
@@ -18,6 +18,7 @@ import torch
 from midflight.kernel.process import die_with_parent
 from midflight.kernel.settings import Settings
 
+from .checkpoint import NOTHING, named
 from .config import completed
 from .mesh import Mesh
 from .orders import Orders, unpacked
@@ -44,7 +45,7 @@ def follow(trainer: Trainer, orders: Orders) -> None:
     """Do what is ordered until that is to leave."""
 
     can: dict[str, Callable[[Any], object]] = {
-        "restore": lambda _: trainer.restore(),
+        "restore": lambda name: trainer.go_on_from(named(trainer.root / name) if name else NOTHING),
         "read_examples": lambda _: trainer.read_examples(),
         "sft_step": lambda _: trainer.sft_step(),
         "rl_step": lambda body: trainer.rl_step(unpacked(body)),

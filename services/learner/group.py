@@ -4,6 +4,7 @@ Any rank's end is the end of the group: rank 0 leaves with the reason, and the n
 checkpoint, at a port of its own.
 """
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,8 @@ from .launch import Launched
 from .lead import Lead
 from .mesh import Mesh
 from .trainer import Trainer
+
+CLOSE_S = 2.0
 
 
 class Group:
@@ -35,8 +38,10 @@ class Group:
             self.trainer.reconfigure(config)  # fields set while the run went on are not in the others' files
 
     def watches(self) -> dict[int, Callable[[], None]]:
-        """Descriptors that are readable when a rank has ended."""
-        return dict.fromkeys(self._others.handles.values(), self._ended) if self._others else {}
+        """Descriptors that are readable when a rank has ended, or a save."""
+        saver = self.trainer.saver
+        ends = dict.fromkeys(self._others.handles.values(), self._ended) if self._others else {}
+        return {**ends, saver.done: saver.heard}
 
     def _ended(self) -> None:
         """Between steps; in a step the collective in which it is missed says so first."""
@@ -45,7 +50,9 @@ class Group:
             raise RuntimeError(f"{why}; the group begins again from the newest checkpoint")
 
     def close(self) -> None:
-        """All leave."""
+        """All leave; a checkpoint that is almost on disk gets there."""
+        with contextlib.suppress(RuntimeError):
+            self.trainer.saver.settle(CLOSE_S)
         if isinstance(self.trainer, Lead):
             self.trainer.leave()
         if self._others:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from .checkpoint import Found
 from .config import LearnerConfig
 from .metrics import StepReport
 from .orders import Orders, packed
@@ -57,15 +58,15 @@ class Lead(Trainer):
         self._orders.give("weights")
         return super().weights()
 
-    def save(self, extra: Mapping[str, Any]) -> str:
-        """Put together from all ranks and written by this one."""
+    def save(self, extra: Mapping[str, Any]) -> None:
+        """Every rank copies and writes its part."""
         self._orders.give("save")
-        return super().save(extra)
+        super().save(extra)
 
-    def restore(self) -> Restored:
-        """All load the same checkpoint."""
-        self._orders.give("restore")
-        return super().restore()
+    def go_on_from(self, found: Found) -> Restored:
+        """All load the checkpoint that this rank has verified."""
+        self._orders.give("restore", found.path.name if found.path else "")
+        return super().go_on_from(found)
 
     def leave(self) -> None:
         """No more steps."""

@@ -24,6 +24,7 @@ from .config import LearnerConfig
 from .orders import Orders
 from .peers import ALONE, Peers, Place
 from .rank import Rank
+from .reports import Reports
 from .sharding import shard
 from .tensor_parallel import slice_model, whole_on_each
 
@@ -62,6 +63,7 @@ class Mesh:
     tp: Place = ALONE
     devices: DeviceMesh | None = None
     orders: Orders | None = None
+    reports: Reports | None = None
 
     @property
     def leads(self) -> bool:
@@ -94,10 +96,13 @@ class Mesh:
         dist.init_process_group(
             backend, store=PrefixStore("group", store), rank=rank.rank, world_size=rank.world, timeout=timeout
         )
-        return cls.arranged(own, sizes, Orders(PrefixStore("orders", store)))
+        reports = Reports(PrefixStore("saves", store.clone()), rank.rank, rank.world)
+        return cls.arranged(own, sizes, Orders(PrefixStore("orders", store)), reports)
 
     @classmethod
-    def arranged(cls, device: torch.device, sizes: Sizes, orders: Orders | None = None) -> Self:
+    def arranged(
+        cls, device: torch.device, sizes: Sizes, orders: Orders | None = None, reports: Reports | None = None
+    ) -> Self:
         """The ranks of the default process group."""
         logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)  # warns of each norm
         fsdp = sizes.fsdp(dist.get_world_size())
@@ -108,7 +113,7 @@ class Mesh:
         work = view(sizes.ddp * fsdp, sizes.sp, sizes.tp, names=WORK)
         data, sp, tp = ((work.get_local_rank(name), work[name].size(), work.get_group(name)) for name in WORK)
         devices = view(sizes.ddp, fsdp * sizes.sp, sizes.tp, names=PARAMETERS)
-        return cls(device, Peers(*data), Place(*sp), Place(*tp), devices, orders)
+        return cls(device, Peers(*data), Place(*sp), Place(*tp), devices, orders, reports)
 
     def meet(self) -> None:
         """Wait for all ranks."""

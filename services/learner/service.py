@@ -3,8 +3,8 @@
 Takes   `batch` (a whole batch under lease, in pieces), `knob.apply`, `restored`, `weights.ok`, `ok`.
 Sends   `restore` at its start, `weights.publish` after every step, `trained`, `commit` after a durable checkpoint, and
         the step's metrics as an event.
-Stores  checkpoints/ (verified, the last two kept); weights in shared memory (the last two versions); samples/ (a few
-        groups of each of the newest steps, for people).
+Stores  checkpoints/ (verified, the last two kept, written while it trains); weights in shared memory (the last two
+        versions); samples/ (a few groups of each of the newest steps, for people).
 Dies    any time: the next one restores the newest verified checkpoint, and the ledger re-opens what was trained after
         it. A batch that the ledger no longer grants to this learner ends it, so that no sample counts twice.
 """
@@ -13,7 +13,7 @@ import math
 import time
 from array import array
 from collections.abc import Callable
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import structlog
 import torch
@@ -36,14 +36,13 @@ from midflight.services.model.weights import retain, write_weights
 
 from .archive import Archive
 from .batches import Assembly, lacking, objective_means, rollout_batch, turn_metrics
-from .checkpoint import CheckpointError
+from .commits import Commits, State
 from .config import LearnerConfig, completed
 from .group import Group
 from .knobs import declarations
 from .remarks import Remarks
 
 ANSWER_S = 5.0
-RETRY_S = 2.0
 PHASE_S = 600.0
 KNOWN_VERSIONS = 256
 
@@ -71,9 +70,6 @@ class Learner(Worker):
         """Values set in live fields of the configuration."""
         self._waited = bus.now()
         self._finish_by: float | None = None
-        self._saved: tuple[int, int] | None = None
-        self._digest = ""
-        self._retry_at = 0.0
         self._remarks = Remarks(self._note)
         self._group: Group | None = None
         self._log = structlog.get_logger()
@@ -101,8 +97,7 @@ class Learner(Worker):
         for name, value in self._knobs.items():
             self.trainer.turn_knob(name, value)
         self.stats = {"step": self.trainer.step}
-        if loaded.digest:
-            self._saved, self._digest = self.trainer.mark, loaded.digest
+        self.commits = Commits(self.trainer, self, self._note, loaded.digest)
         self._log.info("learner loaded", source=loaded.name, stage=self.trainer.stage, step=self.trainer.step)
         for why in loaded.skipped:
             self._note("warning", f"checkpoint passed over, going on from {loaded.name}: {why}")
@@ -112,7 +107,7 @@ class Learner(Worker):
             self._note("info", f"nothing left to do: {done}; {hint}")
 
     def watches(self) -> dict[int, Callable[[], None]]:
-        """Besides an actor's own: the ends of the other ranks."""
+        """Besides an actor's own: the ends of the other ranks, and of a checkpoint's writing."""
         return super().watches() | (self._group.watches() if self._group else {})
 
     def close(self) -> None:
@@ -162,6 +157,8 @@ class Learner(Worker):
         """The warm start, then: restore, publish, train."""
         if self.draining:
             return self._wind_up()
+        if self.commits.due is not None:
+            return False
         if self.trainer.stage == "sft":
             self._sft_step()
             return True
@@ -209,8 +206,8 @@ class Learner(Worker):
         return super().lacks_work() and self.version is not None and self.trainer.step < self.config.steps
 
     def idle(self) -> bool:
-        """Batches still held at a drain return to the ledger when we leave."""
-        return True
+        """Batches still held at a drain return to the ledger when we leave; a checkpoint is waited for."""
+        return self.commits.writing is None
 
     def _sft_step(self) -> None:
         trainer, examples = self.trainer, self.trainer.examples
@@ -222,7 +219,7 @@ class Learner(Worker):
         if trainer.sft_done % 20 == 0 or trainer.stage == "rl":
             self.event("sft", {**report.metrics, "of": sft.steps}, trainer.sft_done)
         if trainer.stage == "rl" or trainer.sft_done % sft.checkpoint_every == 0:
-            self._checkpoint()
+            self.commits.begin(self._besides)
         for why in examples.bad if examples else ():
             self._note("warning", f"row refused: {why}")
         if examples:
@@ -255,8 +252,8 @@ class Learner(Worker):
             self.holding.exhausted = False  # what was said before does not know of the samples re-opened
             self._log.info("restored", step=answer.step, reopened=answer.reopened, version=answer.version)
             self._publish()
-            if self._saved == self.trainer.mark:
-                self._commit()
+            if (saved := self.commits.saved) and saved.mark == self.trainer.mark:
+                self._commit(saved)
             self.want()
         elif isinstance(answer, Refused):
             raise UserMistake(f"the ledger cannot go on from this checkpoint: {answer.why}")
@@ -327,7 +324,7 @@ class Learner(Worker):
             "version": self.version,
         }
         if trainer.step % self.config.checkpoint_every == 0 or trainer.step >= self.config.steps:
-            self._checkpoint()
+            self.commits.begin(self._besides)
         self._waited = self.bus.now()
 
     def _publish(self, last: bool = False) -> None:
@@ -344,24 +341,20 @@ class Learner(Worker):
         )
         retain(self.run_settings.shm_dir, keep=2)
 
-    def _checkpoint(self) -> bool:
-        """Save and commit; False when the disk refuses, which costs no more than what a crash would."""
-        try:
-            with self.phase("checkpoint", PHASE_S):
-                self._digest = self.trainer.save({"version": self.version, "knobs": self._knobs})
-        except CheckpointError as error:
-            self._note("warning", f"{error}; going on without")
-            return False
-        self._saved = self.trainer.mark
-        self.event("checkpoint", {"step": self.trainer.step, "stage": self.trainer.stage, "digest": self._digest})
-        if self.version is not None:
-            self._commit()
-        return True
+    def on_turn(self, now: float) -> float:
+        """Also in a pause, a checkpoint may have come to be on disk."""
+        if self.ready and (saved := self.commits.tend(now)) and self.version is not None:
+            self._commit(saved)
+        return super().on_turn(now)
 
-    def _commit(self) -> None:
+    @property
+    def _besides(self) -> dict[str, Any]:
+        """What a checkpoint holds besides the trainer's own."""
+        return {"version": self.version, "knobs": self._knobs}
+
+    def _commit(self, saved: State) -> None:
         """What is in a durable checkpoint needs no payload any more."""
-        step = self.trainer.step
-        self.mail.post("data", ("commit", step), Commit(step=step, digest=self._digest))
+        self.mail.post("data", ("commit", saved.step), Commit(step=saved.step, digest=saved.digest))
 
     @handles(Committed)
     def _on_committed(self, message: Committed, letter: Letter) -> None:
@@ -371,10 +364,6 @@ class Learner(Worker):
 
     def _wind_up(self) -> bool:
         """Checkpoint what is not yet in one, then leave once everything is acknowledged."""
-        unsaved = self._saved != self.trainer.mark and self.trainer.mark != (0, 0)
-        if unsaved and self.bus.now() >= self._retry_at and not self._checkpoint():
-            self._retry_at = self.bus.now() + RETRY_S
-            self.waiting("room for a checkpoint", None)
-        elif not unsaved and not self.mail.unsettled():
+        if self.commits.finish(self._besides, self.bus.now()) and not self.mail.unsettled():
             self.leave(0)
         return False

@@ -1,4 +1,4 @@
-"""Parameters cut over the ranks of a mesh (FSDP2), and what is whole again for files, engines and people.
+"""Parameters cut over the ranks of a mesh (FSDP2), and what is whole again for engines.
 
 Gradients are summed, not averaged, in float32: a loss is divided by the denominator of the whole batch before.
 """
@@ -41,16 +41,16 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def wholes(tensors: Mapping[str, Tensor], *, keep: bool = True) -> dict[str, Tensor]:
+def wholes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """All of them, asked for in the order given, which is every rank's; one tensor under two names stays one.
 
-    What was cut comes to the host, one after another; keep: False on a rank that only takes part.
+    What was cut comes to the host, one after another.
     """
     made: dict[int, Tensor] = {}
     for tensor in tensors.values():
         if id(tensor) not in made:
             joined = whole(tensor)
-            made[id(tensor)] = tensor if joined is tensor else joined.cpu() if keep else joined.new_empty(0)
+            made[id(tensor)] = tensor if joined is tensor else joined.cpu()
     return {name: made[id(tensor)] for name, tensor in tensors.items()}
 
 

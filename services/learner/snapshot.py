@@ -1,25 +1,29 @@
-"""What a learner checkpoint contains: weights, optimizer, random states, and the caller's extra."""
+"""What a learner checkpoint contains: weights, optimizer, random states, and the caller's extra.
+
+Each rank gives the parts it holds and nobody else writes, so nothing is gathered; a load reads what this rank needs, by
+whatever number of ranks it was written, however they were arranged.
+"""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from . import rng
-from .checkpoint import Manifest, UnusableCheckpoint, save, verify
+from .checkpoint import CheckpointError, Manifest, UnusableCheckpoint, verify
 from .critic import CriticTraining
-from .durable import Chunk
 from .optim import PolicyOptimizer
-from .sharding import cut_like, wholes
+from .saving import Files, Share
+from .sharding import cut_like
+from .slices import Slice, like, local, writes
+from .stored import Shapes, Stored, file_name
 from .tensorfile import tensor_chunks
 
-MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
-CRITIC, CRITIC_OPTIMIZER = "critic.safetensors", "critic-optimizer.safetensors"
+MODEL, OPTIMIZER, STATE = "model", "optimizer", "state.json"
+CRITIC, CRITIC_OPTIMIZER = "critic", "critic-optimizer"
 REMEDY = "set `model` and the learner's critic, optim and lora back to what the run began with, or start a new run"
 
 
@@ -30,87 +34,140 @@ def model_tensors(module: nn.Module) -> dict[str, Tensor]:
     return tensors | {name: b for name, b in module.named_buffers() if name in persistent}
 
 
-def save_learner(
-    root: Path,
-    step: int,
+@torch.no_grad()
+def snapshot(
     module: nn.Module,
     optimizer: PolicyOptimizer,
-    extra: Mapping[str, Any],
-    keep: int = 2,
     critic: CriticTraining | None = None,
-) -> Manifest:
-    """Checkpoint everything that the next step depends on; see `checkpoint.save` for errors and durability.
+    rank: int = 0,
+    world: int = 1,
+) -> Share:
+    """Copy to the host what this rank writes of everything that the next step depends on.
 
-    In a group one rank does this, while the others take part by `join`.
+    That is all that training waits for. From a GPU it is copied into pinned memory, all at once (not run on one yet).
     """
-    state = {"optimizer": optimizer.values(), "rng": rng.capture()}
-    files: dict[str, Iterable[Chunk]] = {
-        MODEL: tensor_chunks(wholes(model_tensors(module))),
-        OPTIMIZER: tensor_chunks(wholes(optimizer.tensors())),
-    }
+    state = {"optimizer": optimizer.values()}
+    kinds = {MODEL: model_tensors(module), OPTIMIZER: optimizer.tensors()}
     if critic:
         state["critic"] = critic.optimizer.values()
-        files[CRITIC] = tensor_chunks(wholes(model_tensors(critic.module)))
-        files[CRITIC_OPTIMIZER] = tensor_chunks(wholes(critic.optimizer.tensors()))
-    files[STATE] = [json.dumps(state, allow_nan=False).encode()]
-    return save(root, step, files, extra, keep)
+        kinds |= {CRITIC: model_tensors(critic.module), CRITIC_OPTIMIZER: critic.optimizer.tensors()}
+    files: dict[str, Iterable[bytes | memoryview]] = {}
+    for stem, tensors in kinds.items():
+        own = {name: tensor for name, tensor in tensors.items() if writes(tensor, rank == 0)}
+        slices = {name: part for name, tensor in own.items() if (part := Slice.of(tensor)).size != part.shape}
+        if own or not rank:
+            copies = {name: on_host(local(tensor)) for name, tensor in own.items()}
+            files[file_name(stem, rank, world)] = tensor_chunks(copies, slices)
+    if any(tensor.is_cuda for tensors in kinds.values() for tensor in tensors.values()):
+        torch.cuda.synchronize()
+    shapes = {stem: {name: tuple(x.shape) for name, x in tensors.items()} for stem, tensors in kinds.items()}
+
+    def last(folder: Path, names: Iterable[str], told: list[Any]) -> Files:
+        check_whole(folder, list(names), shapes)
+        return {STATE: [json.dumps({**state, "rng": told}, allow_nan=False).encode()]}
+
+    return Share(files, rng.capture(), last)
 
 
-def join(module: nn.Module, optimizer: PolicyOptimizer, critic: CriticTraining | None = None) -> None:
-    """Give this rank's shards to the one that saves, in its order."""
-    sources = [model_tensors(module), optimizer.tensors()]
-    if critic:
-        sources += [model_tensors(critic.module), critic.optimizer.tensors()]
-    for tensors in sources:
-        wholes(tensors, keep=False)
+def on_host(tensor: Tensor) -> Tensor:
+    """A copy in host memory. One of a GPU's tensor is there after `torch.cuda.synchronize`."""
+    if tensor.device.type == "cpu":
+        return tensor.clone(memory_format=torch.contiguous_format)
+    pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    return pinned.copy_(tensor, non_blocking=True)
+
+
+def check_whole(folder: Path, names: list[str], shapes: Mapping[str, Shapes]) -> None:
+    """Raises CheckpointError unless the files are tensors of exactly these names and shapes, none with a hole."""
+    for stem, expected in shapes.items():
+        if (found := Stored(folder, stem, names).shapes) != expected:
+            raise CheckpointError(f"{folder}: {stem} is not what was to be written: {differing(found, expected)}")
 
 
 def load_learner(
-    path: Path, module: nn.Module, optimizer: PolicyOptimizer, critic: CriticTraining | None = None
+    path: Path,
+    module: nn.Module,
+    optimizer: PolicyOptimizer,
+    critic: CriticTraining | None = None,
+    manifest: Manifest | None = None,
+    rank: int = 0,
+    world: int = 1,
 ) -> Manifest:
-    """Verify `path` and put its whole content back in place; training goes on bit for bit on a CPU.
+    """Put the whole content of `path` back in place; training goes on bit for bit on a CPU and as many ranks.
 
-    Raises CheckpointError when it does not verify or belongs to another model; nothing is changed then.
+    manifest: that of `path`, if it has been verified; else it is here. Raises CheckpointError when it does not verify
+    or belongs to another model; nothing is changed then.
     """
-    manifest = verify(path)
-    stored = _stored(path / MODEL, module)
+    manifest = manifest or verify(path)
+    stored = _stored(path, MODEL, manifest, module)
     state = json.loads((path / STATE).read_bytes())
-    if critic and CRITIC not in manifest.files:
-        raise UnusableCheckpoint(f"{path}: written without a critic; {REMEDY}")
-    valued = _stored(path / CRITIC, critic.module) if critic else {}
+    valued = None
+    if critic:
+        if "critic" not in state:
+            raise UnusableCheckpoint(f"{path}: written without a critic; {REMEDY}")
+        valued = _stored(path, CRITIC, manifest, critic.module)
     try:
-        optimizer.load(load_file(path / OPTIMIZER), state["optimizer"])
+        optimizer.load(_moments(path, OPTIMIZER, manifest, optimizer), state["optimizer"])
         if critic:
-            critic.optimizer.load(load_file(path / CRITIC_OPTIMIZER), state["critic"])
+            critic.optimizer.load(_moments(path, CRITIC_OPTIMIZER, manifest, critic.optimizer), state["critic"])
     except (ValueError, KeyError) as error:
         raise UnusableCheckpoint(f"{path}: {error}; {REMEDY}") from error
-    put(stored, module)
-    if critic:
-        put(valued, critic.module)
-    rng.restore(state["rng"])
+    _fetch(stored, module)
+    if critic and valued:
+        _fetch(valued, critic.module)
+    rng.restore(own_state(state["rng"], rank, world))
     return manifest
 
 
-def load_model_tensors(path: Path, module: nn.Module) -> None:
-    """Verify `path` and put only its model in place; raises CheckpointError as `load_learner` does."""
-    verify(path)
-    put(_stored(path / MODEL, module), module)
+def own_state(states: Any, rank: int, world: int) -> dict[str, Any]:
+    """A rank's random states: its own when there are as many ranks as there were, else those of the first.
+
+    The ranks of a group draw alike, so that what they do by themselves on the same numbers agrees.
+    """
+    states = states if isinstance(states, list) else [states]  # format 1 held one
+    found: dict[str, Any] = states[rank if len(states) == world else 0]
+    return found
 
 
-def model_of(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """The model in a checkpoint, a whole tensor at a time, by the names of `model_tensors`. Verify `path` first."""
-    with safe_open(path / MODEL, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118 (not a mapping)
-            yield name, file.get_tensor(name)
+def load_model_tensors(path: Path, module: nn.Module, manifest: Manifest | None = None) -> None:
+    """Put only the model of `path` in place; as `load_learner`, which says what is verified and raised."""
+    _fetch(_stored(path, MODEL, manifest or verify(path), module), module)
 
 
-def _stored(path: Path, module: nn.Module) -> dict[str, Tensor]:
-    """A file of tensors, if it has exactly those of `module`."""
-    current, stored = model_tensors(module), load_file(path)
-    if {k: v.shape for k, v in current.items()} != {k: v.shape for k, v in stored.items()}:
-        differing = sorted(set(current) ^ set(stored)) or ["shapes"]
-        raise UnusableCheckpoint(f"{path}: written by another model, differs in {differing[:3]}; {REMEDY}")
+def _stored(path: Path, stem: str, manifest: Manifest, module: nn.Module) -> Stored:
+    """Files of tensors, if these are exactly those of `module`."""
+    expected = {name: tuple(tensor.shape) for name, tensor in model_tensors(module).items()}
+    stored = Stored(path, stem, manifest.files)
+    if stored.shapes != expected:
+        where = f"{path / file_name(stem)}: written by another model"
+        raise UnusableCheckpoint(f"{where}, differs in {differing(stored.shapes, expected)}; {REMEDY}")
     return stored
+
+
+def _moments(path: Path, stem: str, manifest: Manifest, optimizer: PolicyOptimizer) -> dict[str, Tensor]:
+    """An optimizer's state: what has a parameter's shape is cut as that is, anything else is whole on every rank."""
+    parameters = {name: parameter for parameter, name in optimizer.names.items()}
+    stored = Stored(path, stem, manifest.files)
+    found = {}
+    for full, shape in stored.shapes.items():
+        parameter = parameters.get(full.rpartition("/")[0])
+        if parameter is not None and shape == tuple(parameter.shape):
+            found[full] = like(stored.held(full, parameter), parameter)
+        else:
+            found[full] = stored.whole(full)
+    return found
+
+
+def differing(found: Shapes, expected: Shapes) -> list[str]:
+    """A few names of tensors in one and not in the other; `shapes` when the names agree."""
+    return sorted(found.keys() ^ expected.keys())[:3] or ["shapes"]
+
+
+@torch.no_grad()
+def _fetch(stored: Stored, module: nn.Module) -> None:
+    """Read this rank's parts into a module's tensors."""
+    for name, tensor in model_tensors(module).items():
+        local(tensor).copy_(stored.held(name, tensor))
 
 
 @torch.no_grad()

@@ -1,7 +1,8 @@
 """Tensors as a safetensors file, streamed: no second copy in memory, so it can be hashed while written.
 
 Layout (safetensors 0.x): header length u64 little-endian, JSON header padded with spaces to 8 bytes, then the
-tensors' bytes in header order. Read back by the library itself.
+tensors' bytes in header order. Read back by the library itself. Where a tensor is a part of a larger one, the metadata
+say of which: key SLICES, JSON {name: [shape of the whole, offset]}.
 """
 
 import json
@@ -11,7 +12,9 @@ import torch
 from torch import Tensor
 
 from .durable import Chunk
+from .slices import Slice
 
+SLICES = "slices"
 DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
@@ -26,9 +29,15 @@ DTYPES = {
 }
 
 
-def tensor_chunks(tensors: Mapping[str, Tensor]) -> Iterator[Chunk]:
-    """The file, piece by piece: the header, then one piece per tensor in name order."""
+def tensor_chunks(tensors: Mapping[str, Tensor], slices: Mapping[str, Slice] | None = None) -> Iterator[Chunk]:
+    """The file, piece by piece: the header, then one piece per tensor in name order.
+
+    slices: of those that are parts.
+    """
     header: dict[str, object] = {}
+    if slices:
+        places = {name: [part.shape, part.offset] for name, part in sorted(slices.items())}
+        header["__metadata__"] = {SLICES: json.dumps(places, separators=(",", ":"))}
     offset = 0
     names = sorted(tensors)
     for name in names:

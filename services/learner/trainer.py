@@ -22,7 +22,7 @@ from midflight.services.data.identity import Identity, difference, identity
 from midflight.services.model.chat import supervised
 from midflight.services.model.open import open_model, pick_device
 
-from .checkpoint import UnusableCheckpoint, latest_verified, sweep
+from .checkpoint import Found, UnusableCheckpoint, latest_verified, named, step_name, sweep
 from .config import LagRow, LearnerConfig, LimitsConfig, OptimConfig
 from .critic import Critic, CriticTraining
 from .examples import Examples
@@ -33,10 +33,12 @@ from .optim import PolicyOptimizer
 from .optim_choice import critics, optim_settings
 from .packing import Document, SequenceTooLong
 from .policy import Policy, recompute_activations
+from .saver import Saver
+from .saving import Share, save
 from .settings import CriticSettings, RlSettings
 from .sft import sft_update
 from .sharding import wholes
-from .snapshot import join, load_learner, load_model_tensors, model_tensors, put, save_learner
+from .snapshot import load_learner, load_model_tensors, model_tensors, put, snapshot
 from .step import RolloutBatch, rl_update
 from .watched import Watched
 
@@ -70,6 +72,7 @@ class Trainer:
         self.mesh = mesh or Mesh(pick_device(config.device))
         torch.manual_seed(seed)
         self._model = model
+        self.saver = Saver(self.mesh.reports)
         self.tokenizer, lm = self._opened()
         self.policy = self._placed(lm)
         self.reference: Policy | Unadapted | None = None
@@ -169,8 +172,8 @@ class Trainer:
         """The policy's parameters by their Hugging Face names, adapters merged; copied only where merged or cut."""
         return merged(wholes(self.policy.lm.state_dict(keep_vars=True)), self.config.lora)
 
-    def save(self, extra: Mapping[str, Any]) -> str:
-        """Write a checkpoint and keep the newest verified ones; -> its digest, empty where this rank does not write."""
+    def save(self, extra: Mapping[str, Any]) -> None:
+        """Copy everything that the next step depends on, and have `saver` write it as a checkpoint."""
         values = {
             "stage": self.stage,
             "step": self.step,
@@ -183,18 +186,24 @@ class Trainer:
             "recent": [[sample, step] for sample, step in self.recent.items()],
             **extra,
         }
-        number, keep = self.sft_done + self.step, self.config.keep_checkpoints
-        return self._save(self.root, number, self.policy.lm, values, keep, self.critic)
+        share = self._share(self.policy.lm, self.critic)
+        self.saver.start(self.root, self.sft_done + self.step, share, values, self.config.keep_checkpoints)
+
+    def newest(self) -> Found:
+        """The checkpoint to go on from; what a crash left beside it is removed."""
+        for root in (self.root, self.root / "reference"):
+            sweep(root)
+        return latest_verified(self.root)
 
     def restore(self) -> Restored:
         """Load the newest verified checkpoint, if there is one.
 
         Raises UnusableCheckpoint when it belongs to another model.
         """
-        if self.mesh.leads:
-            sweep(self.root)
-        self.mesh.meet()  # the others look when that is done
-        found = latest_verified(self.root)
+        return self.go_on_from(self.newest())
+
+    def go_on_from(self, found: Found) -> Restored:
+        """Load what is `found`; see `restore`."""
         if found.path is None or found.manifest is None:
             return Restored("scratch", "", found.skipped)
         values = found.manifest.extra
@@ -209,7 +218,7 @@ class Trainer:
         if self.stage == "rl":
             self.optimizer = self._optimizer(self.config.optim, self.config.steps)
             self._make_critic()
-        load_learner(found.path, self.policy.lm, self.optimizer, self.critic)
+        load_learner(found.path, self.policy.lm, self.optimizer, self.critic, found.manifest, *self.saver.place)
         if self.stage == "rl" and self.config.sft:
             self._load_reference()
         self._apply_live()
@@ -246,7 +255,8 @@ class Trainer:
         self._make_critic()
         self._apply_live()
         if isinstance(self.reference, Policy):
-            self._save(self.root / "reference", 0, self.reference.lm, {})
+            self.saver.settle()
+            save(self.root / "reference", 0, self._share(self.reference.lm), {}, reports=self.mesh.reports)
 
     def _freeze_reference(self) -> None:
         if self.config.kl.type is None:
@@ -270,12 +280,13 @@ class Trainer:
 
     def _load_reference(self) -> None:
         self._freeze_reference()
-        found = latest_verified(self.root / "reference")
         if not isinstance(self.reference, Policy):
             return
+        root = self.root / "reference"
+        found = latest_verified(root) if self.mesh.leads else named(root / step_name(0))
         if found.path is None:
-            raise UnusableCheckpoint(f"{self.root / 'reference'}: the reference policy is gone: {found.skipped}")
-        load_model_tensors(found.path, self.reference.lm)
+            raise UnusableCheckpoint(f"{root}: the reference policy is gone: {found.skipped}")
+        load_model_tensors(found.path, self.reference.lm, found.manifest)
 
     def _placed(self, lm: Any) -> Policy:
         """A policy on this rank's device, cut over the group if there is one."""
@@ -283,19 +294,8 @@ class Trainer:
         self.mesh.cut(policy, lm)
         return policy
 
-    def _save(
-        self,
-        root: Path,
-        number: int,
-        lm: nn.Module,
-        values: Mapping[str, Any],
-        keep: int = 2,
-        critic: CriticTraining | None = None,
-    ) -> str:
-        if not self.mesh.leads:
-            join(lm, self.optimizer, critic)
-            return ""
-        return save_learner(root, number, lm, self.optimizer, values, keep, critic).digest
+    def _share(self, lm: nn.Module, critic: CriticTraining | None = None) -> Share:
+        return snapshot(lm, self.optimizer, critic, *self.saver.place)
 
     def _opened(self) -> tuple[Any, Any]:
         tokenizer, lm = open_model(self._model, self.seed)

@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.checkpoints import save_files
 
 from midflight.services.learner import checkpoint
-from midflight.services.learner.checkpoint import CheckpointError, latest_verified, prune, save, steps, sweep, verify
+from midflight.services.learner.checkpoint import CheckpointError, latest_verified, prune, steps, sweep, verify
 
 SIZE = 3 << 20
 """Bytes of the larger file: several blocks, so that a kill can fall inside it."""
@@ -20,11 +21,12 @@ SAVER = """
 import sys
 from pathlib import Path
 from midflight.services.learner import failpoint
-from midflight.services.learner.checkpoint import CheckpointError, save
+from midflight.services.learner.checkpoint import CheckpointError
+from midflight.services.learner.saving import Share, save
 root, first, last, size = Path(sys.argv[1]), *map(int, sys.argv[2:5])
 for step in range(first, last + 1):
     try:
-        save(root, step, {"a.bin": [bytes([step]) * size], "b.json": [b"{}"]}, {"ledger": step})
+        save(root, step, Share({"a.bin": [bytes([step]) * size], "b.json": [b"{}"]}), {"ledger": step})
     except CheckpointError as error:
         sys.exit(f"refused: {error}")
 print(next(failpoint._passed))
@@ -41,7 +43,7 @@ def run_saver(root: Path, first: int, last: int, size: int = SIZE, crash_at: int
 
 
 def put(root: Path, step: int, content: bytes = b"weights") -> Path:
-    save(root, step, {"a.bin": [content, content], "b.json": [b"[1]"]}, {"step": step}, keep=99)
+    save_files(root, step, {"a.bin": [content, content], "b.json": [b"[1]"]}, {"step": step}, keep=99)
     return root / checkpoint.step_name(step)
 
 
@@ -159,7 +161,7 @@ def test_an_unwritable_extra_leaves_no_trace(tmp_path: Path) -> None:
     """NaN in `extra` is not JSON: refused, and the temporary directory is gone."""
     put(tmp_path, 1)
     with pytest.raises(ValueError, match="JSON"):
-        save(tmp_path, 2, {"a.bin": [b"x"]}, {"knob": float("nan")})
+        save_files(tmp_path, 2, {"a.bin": [b"x"]}, {"knob": float("nan")})
     assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
 
 
@@ -179,7 +181,7 @@ def test_pruning_counts_verified_steps_only(tmp_path: Path) -> None:
 
 def test_saving_keeps_the_last_two(tmp_path: Path) -> None:
     """Five saves leave steps 4 and 5, both verified; the digest names the content."""
-    manifests = [save(tmp_path, s, {"a.bin": [bytes(s)]}, {"s": s}) for s in range(1, 6)]
+    manifests = [save_files(tmp_path, s, {"a.bin": [bytes(s)]}, {"s": s}) for s in range(1, 6)]
     assert [p.name for p in steps(tmp_path)] == ["step-00000005", "step-00000004"]
     assert verify(tmp_path / "step-00000004") == manifests[3]
     assert len({m.digest for m in manifests}) == 5

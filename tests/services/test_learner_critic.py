@@ -7,6 +7,7 @@ from typing import Any, Literal
 import pytest
 import torch
 from support import slow_estimators as slow
+from support.checkpoints import save_learner
 from support.learner_toys import HOW_CUT, gradients, random_batch, tiny_lm, tiny_policy
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from midflight.services.learner.packing import Document
 from midflight.services.learner.policy import Policy
 from midflight.services.learner.prepare import plan, score
 from midflight.services.learner.settings import CriticEstimator, CriticSettings, RlSettings
-from midflight.services.learner.snapshot import load_learner, save_learner
+from midflight.services.learner.snapshot import load_learner
 from midflight.services.learner.step import RolloutBatch, rl_update
 
 STILL = OptimSettings(lr=0.0, weight_decay=0.0, warmup_steps=0, max_grad_norm=1e9)

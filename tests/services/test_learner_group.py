@@ -1,5 +1,6 @@
 """A group of ranks trains as one process does: reports, gradient norms and weights agree."""
 
+import json
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from support.group_runs import CASES, SLICED, by_ranks, end, parts, started, trained, went_on
 from support.learner_toys import HOW_CUT
 
+from midflight.services.learner.checkpoint import verify
 from midflight.services.learner.mesh import Mesh, Sizes
 
 ALONE = Mesh(torch.device("cpu"))
@@ -68,6 +70,17 @@ def test_a_checkpoint_is_of_any_number_of_ranks(tmp_path: Path) -> None:
             norms = [[report["grad_norm"] for report in one["reports"]] for one in (found[name], expected)]
             assert norms[0] == pytest.approx(norms[1], rel=1e-5), (world, name)
             assert found[name]["weights"] == pytest.approx(expected["weights"], rel=1e-5, abs=1e-6), (world, name)
+
+
+def test_a_resumed_group_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    """N and N steps by two ranks are 2 N steps, with training going on while the checkpoint is written."""
+    names = ["ppo", "vtrace, a model"]
+    for name, found in by_ranks(2, Sizes(), names, tmp_path, resume=True).items():
+        assert found["resumed"] == found["straight"], name
+        (path,) = (tmp_path / name).iterdir()
+        files = {f"{stem}-rank-{rank}-of-2.safetensors" for stem in ("model", "optimizer") for rank in (0, 1)}
+        assert files < verify(path).files.keys()
+        assert len(json.loads((path / "state.json").read_text())["rng"]) == 2
 
 
 def test_a_rank_that_hangs_ends_the_wait_of_the_others() -> None:

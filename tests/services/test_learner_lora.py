@@ -200,12 +200,14 @@ def test_a_run_goes_on_bit_for_bit(tmp_path: Path, critic: str) -> None:
         report = first.rl_step(random_batch(seed)).metrics
     assert report["kl"] > 0
     first.save({})
+    first.saver.take()
     second = trainer(tmp_path, **choices)
     assert second.restore().name == "step-00000002"
     for seed in range(2, 4):
         assert second.rl_step(random_batch(seed)).metrics == first.rl_step(random_batch(seed)).metrics
     weights = second.weights()
     second.save({})
+    second.saver.take()
     file, manifest = (tmp_path / "step-00000004" / name for name in ("model.safetensors", "manifest.json"))
     from_disk = merged(load_file(file), LoraConfig(**json.loads(manifest.read_text())["extra"]["lora"]))
     assert all(torch.equal(tensor, weights[name]) for name, tensor in from_disk.items())
@@ -238,6 +240,7 @@ def test_the_reference_is_the_policy_after_a_warm_start(tmp_path: Path) -> None:
     first.rl_step(random_batch(0))
     first.rl_step(random_batch(1))
     first.save({})
+    first.saver.take()
     second = trainer(tmp_path / "sft", sft=sft)
     second.restore()
     assert isinstance(second.reference, Policy)

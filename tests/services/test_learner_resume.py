@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, load_file
+from support.checkpoints import save_learner
 from support.learner_toys import random_batch, tiny_lm, tiny_policy
 
 from midflight.services.learner import rng
@@ -15,7 +16,7 @@ from midflight.services.learner.checkpoint import CheckpointError, verify
 from midflight.services.learner.optim import OptimSettings, PolicyOptimizer
 from midflight.services.learner.policy import Policy
 from midflight.services.learner.settings import RlSettings
-from midflight.services.learner.snapshot import load_learner, load_model_tensors, model_tensors, save_learner
+from midflight.services.learner.snapshot import load_learner, load_model_tensors, model_tensors
 from midflight.services.learner.step import rl_update
 from midflight.services.learner.tensorfile import DTYPES, tensor_chunks
 

@@ -12,9 +12,9 @@ from midflight.services.learner.config import LoraConfig
 from midflight.services.learner.lora import adapt, merged
 from midflight.services.learner.optim import OptimSettings, PolicyOptimizer
 from midflight.services.learner.policy import Policy
-from midflight.services.learner.snapshot import save_learner
 from midflight.services.model.build import Model
 from midflight.services.model.open import open_model
+from support.checkpoints import save_learner
 
 SHAPE: dict[str, Any] = {
     "architecture": "qwen3",

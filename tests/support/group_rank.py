@@ -1,6 +1,6 @@
 """The ranks of a learner group: the cases given, trained by the real update; rank 0 prints what came out.
 
-    WORLD_SIZE=.. MASTER_ADDR=.. MASTER_PORT=.. [CHECKPOINTS=..] python group_rank.py DDP,SP,TP CASE...
+    WORLD_SIZE=.. MASTER_ADDR=.. MASTER_PORT=.. [CHECKPOINTS=.. [RESUME=1]] python group_rank.py DDP,SP,TP CASE...
 
 See `group_runs` for the cases. One process imports and is then as many as there are ranks.
 """
@@ -16,7 +16,7 @@ import torch
 from midflight.kernel.process import die_with_parent
 from midflight.services.learner.mesh import Mesh, Sizes
 from midflight.services.learner.rank import Rank
-from support.group_runs import CASES, part, went_on
+from support.group_runs import CASES, part, resumed, went_on
 
 
 def main(sizes: Sizes, names: list[str]) -> None:
@@ -29,7 +29,10 @@ def main(sizes: Sizes, names: list[str]) -> None:
     os.environ["RANK"] = str(rank)
     mesh = Mesh.join(Rank.from_environment(), sizes, "cpu", timedelta(seconds=60))
     root = os.environ.get("CHECKPOINTS")
-    found = {name: went_on(CASES[name], mesh, Path(root) / name if root else None) for name in names}
+    if root and "RESUME" in os.environ:
+        found = {name: resumed(CASES[name], mesh, Path(root) / name) for name in names}
+    else:
+        found = {name: went_on(CASES[name], mesh, Path(root) / name if root else None) for name in names}
     if mesh.leads:
         print(json.dumps(found))
     part()

@@ -1,7 +1,9 @@
 """The same few updates by one process and by a group of ranks."""
 
+import hashlib
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -9,10 +11,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
+from midflight.services.learner import rng
 from midflight.services.learner.checkpoint import latest_verified
 from midflight.services.learner.config import LoraConfig
 from midflight.services.learner.critic import Critic, CriticTraining
@@ -21,10 +25,11 @@ from midflight.services.learner.mesh import Mesh, Sizes
 from midflight.services.learner.optim import LookaheadSettings, OptimSettings, PolicyOptimizer
 from midflight.services.learner.packing import Document
 from midflight.services.learner.policy import Policy, Scorer, recompute_activations
+from midflight.services.learner.saver import Saver
 from midflight.services.learner.settings import CriticSettings, RlSettings
 from midflight.services.learner.sft import sft_update
 from midflight.services.learner.sharding import wholes
-from midflight.services.learner.snapshot import join, load_learner, model_tensors, save_learner
+from midflight.services.learner.snapshot import load_learner, model_tensors, snapshot
 from midflight.services.learner.step import rl_update
 from midflight.services.rollout.sglang.process import free_port
 from support.learner_toys import random_batch, tiny_lm
@@ -127,19 +132,53 @@ def _policy(seed: int, case: Case, mesh: Mesh) -> Policy:
 def went_on(case: Case, mesh: Mesh, root: Path | None) -> dict[str, Any]:
     """A few steps from the newest checkpoint under `root`, if there is one, which end with another."""
     these = parts(case, mesh)
+    saver = Saver(mesh.reports)
     newest = latest_verified(root).path if root else None
     if newest:
-        load_learner(newest, these.policy.lm, these.optimizer, these.critic)
+        load_learner(newest, these.policy.lm, these.optimizer, these.critic, None, *saver.place)
     found = trained(these, case, mesh)
-    if root and mesh.leads:
-        save_learner(root, these.optimizer.step, these.policy.lm, these.optimizer, {}, critic=these.critic)
-    elif root:
-        join(these.policy.lm, these.optimizer, these.critic)
+    if root:
+        share = snapshot(these.policy.lm, these.optimizer, these.critic, *saver.place)
+        saver.start(root, these.optimizer.step, share, {}, keep=9)
+        saver.take()
     return found
 
 
+def draws() -> list[float]:
+    """What the global generators give next; they stand as before."""
+    state = rng.capture()
+    found = [float(torch.rand(())), random.random(), float(np.random.rand())]
+    rng.restore(state)
+    return found
+
+
+def resumed(case: Case, mesh: Mesh, root: Path) -> dict[str, Any]:
+    """As many steps again as `STEPS`: in one go, and by new objects from a checkpoint in between, random states too."""
+    torch.use_deterministic_algorithms(True)
+    saver = Saver(mesh.reports)
+    straight = parts(case, mesh)
+    before = trained(straight, case, mesh)
+    one_go = trained(straight, case, mesh)
+    first = parts(case, mesh)
+    again = trained(first, case, mesh)
+    expected = draws()
+    share = snapshot(first.policy.lm, first.optimizer, first.critic, *saver.place)
+    saver.start(root, first.optimizer.step, share, {}, keep=2)
+    trained(first, case, mesh)  # while it is written
+    saver.take()
+    mesh.peers.total(())
+    second = parts(case, mesh)
+    torch.manual_seed(99)
+    newest = latest_verified(root).path
+    assert newest
+    load_learner(newest, second.policy.lm, second.optimizer, second.critic, None, *saver.place)
+    drawn = draws()
+    return {"straight": [before, one_go, expected], "resumed": [again, trained(second, case, mesh), drawn]}
+
+
 def trained(these: Parts, case: Case, mesh: Mesh) -> dict[str, Any]:
-    """The reports of a few steps, and of each trained tensor its norm and a sum in which every place counts."""
+    """The reports of a few steps, of each trained tensor its norm and a sum in which every place counts, and a digest
+    of all."""
     settings = RlSettings(**case.settings, max_length_per_device=case.cap)
     reports = []
     for seed in range(these.optimizer.step, these.optimizer.step + STEPS):
@@ -155,7 +194,8 @@ def trained(these: Parts, case: Case, mesh: Mesh) -> dict[str, Any]:
     modules = [these.policy, *([these.critic.module] if these.critic else [])]
     weights = [x.detach().flatten() for module in modules for x in wholes(model_tensors(module)).values()]
     placed = [float(x @ torch.arange(len(x), dtype=x.dtype).cos()) for x in weights]
-    return {"reports": reports, "weights": [*(float(x.norm()) for x in weights), *placed]}
+    digest = hashlib.blake2b(b"".join(x.numpy().tobytes() for x in weights)).hexdigest()
+    return {"reports": reports, "weights": [*(float(x.norm()) for x in weights), *placed], "digest": digest}
 
 
 def _prompted(document: Document, tokens: int) -> Document:
@@ -179,12 +219,17 @@ def part() -> None:
     os._exit(0)
 
 
-def by_ranks(world: int, sizes: Sizes, names: Sequence[str], root: Path | None = None) -> dict[str, Any]:
-    """What rank 0 of so many real processes over gloo says. root: of their checkpoints, a folder a case."""
+def by_ranks(
+    world: int, sizes: Sizes, names: Sequence[str], root: Path | None = None, resume: bool = False
+) -> dict[str, Any]:
+    """What rank 0 of so many real processes over gloo says. root: of their checkpoints, a folder a case.
+
+    resume: see `resumed`.
+    """
     given = ",".join(str(size) for size in (sizes.ddp, sizes.sp, sizes.tp))
-    environment = {**_environment(world), **({"CHECKPOINTS": str(root)} if root else {})}
+    more = ({"CHECKPOINTS": str(root)} if root else {}) | ({"RESUME": "1"} if resume else {})
     command = [sys.executable, str(ENTRY), given, *names]
-    ranks = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    ranks = subprocess.Popen(command, env=_environment(world) | more, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         said, error = ranks.communicate(timeout=480)
     finally:
