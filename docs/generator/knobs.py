@@ -27,10 +27,13 @@ A live key of a service's configuration is a knob named after its slot: `ledger.
 ([configuration.md](configuration.md)). Bounds widen to the value that a topology sets.
 """
 
+ON_ROWS: Final[dict[str, Any]] = {"data": "task:sort6-10", "steps": 300, "evaluation": {"data": "task:sort6-10"}}
 REQUIRED: Final[Mapping[str, dict[str, Any]]] = {
     "ledger": {"data": {"train": "task:rev6-10"}},
     "constraints": {"limits": {"name": {"metric": "kl", "at_most": 0.1, "knob": "kl.coef"}}},
     "objectives": {"objective_weights": {"name": 1.0, "other": 1.0}},
+    **dict.fromkeys(("sft", "reward_model", "dpo"), ON_ROWS),
+    "distill": {**ON_ROWS, "teacher": "teacher"},
     "reward": {"file": str(Path(__file__).resolve().parents[2] / "configs/rewards/exact.py")},
 }
 """What a kind's configuration cannot do without."""
@@ -47,6 +50,11 @@ CHANGE: Final[Mapping[str, str]] = {
     "there with the estimators that have a critic, `adv.norm_var` with the others; `kl.coef` where `kl.type` is set; "
     f"`{REWARD_KNOB}NAME` for every reward that `objective_weights` names. `steps` that are trained already are "
     "refused.",
+    **dict.fromkeys(
+        ("sft", "reward_model", "dpo", "distill"),
+        "Between two steps. `optim.lr`, `optim.weight_decay` and `optim.max_grad_norm` are knobs as with `learner`; "
+        "`steps` is one where the topology gives it, `evaluation.every` with held-out data.",
+    ),
 }
 """What happens to work in hand when a knob of the kind changes."""
 

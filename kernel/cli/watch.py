@@ -30,6 +30,8 @@ POLL_MS = 200
 ENDING_S = 5.0
 """So often it is told what an end waits for."""
 SPARKS = " .:-=+*#%@"
+LINES, TOLD = 20, 5
+"""Of a trainer without rewards: steps that get a line, and numbers in it."""
 
 
 class Watch:
@@ -159,13 +161,23 @@ class Watch:
         reward = event.body.get("reward_mean")
         if isinstance(reward, int | float):
             self.rewards.append(float(reward))
-        if not self._live:
+        if not self._live and not isinstance(reward, int | float):
+            self._trained(event)
+        elif not self._live:
             b = event.body
             self._print(
                 f"step {event.step} reward {_f(b.get('reward_mean'))} loss {_f(b.get('loss'))} kl {_f(b.get('kl'))} "
                 f"lag {_f(b.get('lag_mean'), 2)} max {_f(b.get('lag_max'), 0)} train {_f(b.get('train_s'))}s "
                 f"wait {_f(b.get('wait_s'))}s"
             )
+
+    def _trained(self, event: Event) -> None:
+        """A step of a trainer that takes no rewards: about twenty lines a run, of the numbers that come first."""
+        step, of = event.step or 0, int(_number(event.body.get("of")))
+        if step % max(1, of // LINES) and step != of:
+            return
+        told = [f"{name} {_f(value)}" for name, value in list(event.body.items())[:TOLD]]
+        self._print(f"step {step}/{of} {' '.join(told)} train {_f(event.body.get('train_s'))}s")
 
     def _on_overlap(self, event: Event) -> None:
         self.overlap = dict(event.body)
@@ -183,9 +195,8 @@ class Watch:
         told = " ".join(f"{name.removeprefix('eval/')} {_f(value)}" for name, value in values.items())
         n, refused = event.body.get("n"), event.body.get("refused")
         if n:
-            self._print(
-                f"held-out {told} at step {event.step} ({n} prompts{f', {refused} refused' if refused else ''})"
-            )
+            of = f"{n} {'rows' if value is None else 'prompts'}{f', {refused} refused' if refused else ''}"
+            self._print(f"held-out {told} at step {event.step} ({of})")
         else:
             self._print(f"held-out: all {refused} samples were refused, at step {event.step}")
 
@@ -251,6 +262,8 @@ class Watch:
         if "step" in self.last:
             b = self.last
             one = f"step {b['step']}  reward {_f(b.get('reward_mean'))} [{spark(list(self.rewards)[-40:])}]"
+            if not self.rewards:
+                one = f"step {b['step']}/{_f(b.get('of'), 0)}  loss {_f(b.get('loss'))}"
             two = (
                 f"  {age}  lag {_f(b.get('lag_mean'), 2)} (max {_f(b.get('lag_max'), 0)})  kl {_f(b.get('kl'))}  "
                 f"train {_f(b.get('train_s'))}s  wait {_f(b.get('wait_s'))}s"

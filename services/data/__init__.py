@@ -30,6 +30,7 @@ __all__ = [
     "Typed",
     "demonstrations",
     "preference_rows",
+    "preferences",
     "prompt_rows",
     "prompts",
     "sft_rows",
@@ -78,6 +79,11 @@ def sft_rows(source: str) -> Iterator[SftRow | BadRow]:
     return each(demonstrations(source))
 
 
+def preferences(source: str) -> Typed[PreferenceRow]:
+    """The preference pairs of a source, by number; otherwise as `prompts`."""
+    return Typed(source, "preference", parse_preference)
+
+
 def preference_rows(source: str) -> Iterator[PreferenceRow | BadRow]:
-    """Yield the preference pairs of a source; otherwise as `prompt_rows`."""
-    return each(Typed(source, "preference", parse_preference))
+    """Yield what `preferences` gives, in its order. Raises DataError at once."""
+    return each(preferences(source))

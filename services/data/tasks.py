@@ -75,10 +75,26 @@ def sft_rows(task: str, split: str, count: int, seed: int, noise: float) -> Iter
         yield {"messages": [_say("user", prompt), _say("assistant", said)]}
 
 
-def preference_rows(task: str, split: str, count: int, seed: int) -> Iterator[dict[str, object]]:
-    """Yield `count` rows {messages: [user], chosen: the answer, rejected: the answer corrupted}."""
+def shuffle(answer: str, rng: random.Random) -> str:
+    """Another order of the characters of `answer`, which is corrupted when there is none."""
+    if len(set(answer)) == 1:
+        return corrupt(answer, rng)
+    letters = answer
+    while letters == answer:
+        letters = "".join(sorted(answer, key=lambda _: rng.random()))
+    return letters
+
+
+REJECTED: dict[str, Callable[[str, random.Random], str]] = {"corrupted": corrupt, "shuffled": shuffle}
+"""How a right answer becomes the rejected one of a pair."""
+
+
+def preference_rows(
+    task: str, split: str, count: int, seed: int, rejected: str = "corrupted"
+) -> Iterator[dict[str, object]]:
+    """Yield `count` rows {messages: [user], chosen: the answer, rejected: the answer corrupted, or shuffled}."""
     for prompt, answer, rng in _draws(task, split, count, seed):
-        yield {"messages": [_say("user", prompt)], "chosen": answer, "rejected": corrupt(answer, rng)}
+        yield {"messages": [_say("user", prompt)], "chosen": answer, "rejected": REJECTED[rejected](answer, rng)}
 
 
 def read_task(source: str, kind: str) -> Iterator[RawRow]:
@@ -93,7 +109,11 @@ def read_task(source: str, kind: str) -> Iterator[RawRow]:
     if name == TOOLS:
         yield from _tool_rows(source, kind, count, noise)
         return
-    kinds = {"prompt": prompt_rows(*place), "sft": sft_rows(*place, noise), "preference": preference_rows(*place)}
+    kinds = {
+        "prompt": prompt_rows(*place),
+        "sft": sft_rows(*place, noise),
+        "preference": preference_rows(*place, options["rejected"]),
+    }
     for number, fields in enumerate(kinds[kind], 1):
         yield RawRow(f"{PREFIX}{name}/{options['split']}:{number}", fields)
 
@@ -123,7 +143,13 @@ def task_options(source: str) -> tuple[str, dict[str, str]]:
         DataError: an unknown task or option, or a value out of range.
     """
     name, _, query = source.removeprefix(PREFIX).partition("?")
-    options: dict[str, str] = {"rows": "4096", "seed": "0", "noise": "0", "split": "train"}
+    options: dict[str, str] = {
+        "rows": "4096",
+        "seed": "0",
+        "noise": "0",
+        "split": "train",
+        "rejected": "corrupted",
+    }
     if name not in (*TASKS, TOOLS):
         raise DataError(f"{source}: unknown task {name!r}{_hint(name, (*TASKS, TOOLS))}")
     for key, value in parse_qsl(query, keep_blank_values=True):
@@ -137,6 +163,8 @@ def task_options(source: str) -> tuple[str, dict[str, str]]:
         raise DataError(f"{source}: rows and seed are whole numbers, noise is a number: {error}") from None
     if count < 1 or not 0 <= noise <= 1 or options["split"] not in ("train", "eval"):
         raise DataError(f"{source}: needs rows >= 1, 0 <= noise <= 1 and split=train or split=eval")
+    if options["rejected"] not in REJECTED:
+        raise DataError(f"{source}: rejected is one of {', '.join(REJECTED)}")
     return name, options
 
 

@@ -1,78 +1,14 @@
 """What the learner can be told. Names and defaults are RL2's, and those of the papers `services/algorithms` names."""
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from midflight.kernel.spec import DEVICE, Config, ServiceSpec, live
+from midflight.kernel.spec import Config, ServiceSpec, live
 from midflight.services.data.source import Source
 
-
-class LookaheadConfig(Config):
-    """Slow weights that follow the optimizer's, which start again from there."""
-
-    k: int = Field(5, ge=1, description="Optimizer updates between two moves of the slow weights.")
-    alpha: float = Field(0.5, gt=0, le=1, description="Share of the way to the fast weights that they go.")
-
-
-class OptimConfig(Config):
-    """An update rule with warm-up and a schedule; see docs/optimizers.md."""
-
-    name: Literal["adamw", "sgd", "muon", "lamb"] = Field(
-        "adamw",
-        description="Update rule. muon: hidden matrices only, AdamW for the rest. A critic's is always AdamW.",
-    )
-    lr: float = Field(1e-6, gt=0, description="Peak learning rate.")
-    weight_decay: float = Field(
-        0.01,
-        ge=0,
-        le=1,
-        description="Weight decay of matrices: decoupled; sgd adds it to the gradient, lamb to the step it scales.",
-    )
-    betas: list[Annotated[float, Field(ge=0, lt=1)]] = Field(
-        [0.9, 0.95], min_length=2, max_length=2, description="Moment decays of adamw and lamb."
-    )
-    momentum: float = Field(0.95, ge=0, lt=1, description="Of sgd and muon.")
-    warmup_steps: int = Field(5, ge=0, description="Steps of linear warm-up.")
-    schedule: Literal["constant", "cosine", "linear", "wsd"] = Field(
-        "constant", description="Shape after the warm-up. wsd: constant, then linear (warm-up, stable, decay)."
-    )
-    min_lr_ratio: float = Field(0.0, ge=0, le=1, description="Share of `lr` at which a falling schedule ends.")
-    decay_share: float = Field(
-        0.2, gt=0, le=1, description="wsd: share of all steps, the last ones, in which it falls."
-    )
-    max_grad_norm: float = Field(1.0, gt=0, description="Gradient norm is clipped to this.")
-    lookahead: LookaheadConfig | None = Field(None, description="Slow weights (Lookahead); none when omitted.")
-
-
-class LoraConfig(Config):
-    """Low-rank adapters, which train in place of the model's own weights; see docs/optimizers.md."""
-
-    r: int = Field(16, ge=1, le=4096, description="Rank.")
-    alpha: int = Field(32, ge=1, description="An adapter's output is scaled by alpha / r.")
-    rslora: bool = Field(False, description="Scale alpha / sqrt(r) in place of alpha / r.")
-    target_modules: list[str] = Field(
-        ["all-linear"],
-        min_length=1,
-        description="Names of the linear layers that get one; `all-linear`: all between embedding and head.",
-    )
-    dropout: float = Field(0.0, ge=0, lt=1, description="Only 0: another is refused, with the reason.")
-
-    @property
-    def scale(self) -> float:
-        """What B A x is multiplied with; rslora: Kalajdzievski 2023, arXiv 2312.03732."""
-        return self.alpha / (math.sqrt(self.r) if self.rslora else self.r)
-
-    @model_validator(mode="after")
-    def _no_dropout(self) -> Self:
-        if self.dropout:
-            raise ValueError(
-                "dropout: leave it at 0: with it the policy that is trained is not the one that the engine samples "
-                "from, ratios to it are noise, and what is computed depends on how a batch is cut over ranks"
-            )
-        return self
+from .training_config import LoraConfig, OptimConfig, TrainingConfig
 
 
 class SftConfig(Config):
@@ -216,54 +152,23 @@ class SamplesConfig(Config):
     )
 
 
-class LearnerConfig(ServiceSpec):
+class LearnerConfig(TrainingConfig):
     """Optimizes the policy, publishes weights, checkpoints."""
 
     entry: ClassVar[str] = "midflight.services.learner.service:Learner"
     follows: ClassVar[tuple[str, ...]] = ("ledger",)
-    takeover: ClassVar[Literal["beside", "after", "restart", "never"]] = "restart"
 
     kind: Literal["learner"] = "learner"
-    significant: bool = Field(True, description="Its normal exit ends the run; see ServiceSpec.")
-    restart: Literal["permanent", "transient", "temporary"] = Field("transient", description="See ServiceSpec.")
-    replicas: int = Field(1, ge=1, le=1, description="One: a learner speaks for its whole group.")
     steps: int = Field(
         100,
         ge=1,
         description="Batches to train on; the run ends after them. A falling schedule is stretched to them.",
         json_schema_extra=live(1, 1_000_000_000, "steps"),
     )
-    device: str = Field(
-        "auto", pattern=DEVICE, description="`cpu`, `cuda`, `cuda:N`, or `auto`: the GPU if torch sees one."
-    )
-    ranks: int = Field(
-        1,
-        ge=1,
-        le=1024,
-        description="Processes on this host that train together, each with its share of every batch and `threads` "
-        "threads; with GPUs one each.",
-    )
-    ddp_size: int = Field(
-        1,
-        ge=1,
-        description="Copies of the parameters in the group; each is cut over what the other sizes leave of it (FSDP).",
-    )
-    sp_size: int = Field(
-        1, ge=1, description="Ranks that share the sequences of one micro-batch (zigzag ring attention)."
-    )
-    tp_size: int = Field(
-        1,
-        ge=1,
-        description="Ranks that share each layer's heads and matrices, and the vocabulary (tensor parallel).",
-    )
-    collective_timeout_s: float = Field(
-        120.0, gt=0, description="How long a rank waits for one that does not answer before the group begins again."
-    )
-    sft: SftConfig | None = Field(None, description="Supervised warm start.")
-    optim: OptimConfig = OptimConfig()
     lora: LoraConfig | None = Field(
         None, description="Train low-rank adapters only, warm start included; all weights when omitted."
     )
+    sft: SftConfig | None = Field(None, description="Supervised warm start.")
     loss: Loss = Field("decoupled_ppo", description="Off-policy policy-gradient loss.")
     masks: list[Mask] = Field([], description="Masks that take tokens or sequences out of the policy loss.")
     limits: LimitsConfig = LimitsConfig()
@@ -309,14 +214,6 @@ class LearnerConfig(ServiceSpec):
         description="Whether the warm start renders conversations by the chat template; as the rollout when omitted.",
     )
     objective_weights: dict[str, float] = Field({}, description="Weight of each named reward; 1 when omitted.")
-    max_length_per_device: int = Field(16384, ge=16, description="Tokens of a micro-batch.")
-    gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass.")
-    recompute_every: int = Field(
-        1, ge=1, description="With `gradient_checkpointing`: of so many layers one is recomputed, 1 is all of them."
-    )
-    bf16: Literal["auto", "on", "off"] = Field(
-        "auto", description="bfloat16 autocast; masters and log-probs stay fp32. auto: where it was measured to pay."
-    )
     prefetch: int = Field(
         1,
         ge=1,
@@ -330,12 +227,6 @@ class LearnerConfig(ServiceSpec):
         ge=0,
         description="After the last step, longest wait for an evaluation round to finish, in seconds.",
         json_schema_extra=live(0.0, 86400.0, "s", "end of the run"),
-    )
-    checkpoint_every: int = Field(
-        20, ge=1, description="Steps between checkpoints.", json_schema_extra=live(1, 1_000_000, "steps")
-    )
-    keep_checkpoints: int = Field(
-        2, ge=2, description="Verified checkpoints kept.", json_schema_extra=live(2, 1000, when="next checkpoint")
     )
     samples: SamplesConfig = SamplesConfig()
     logprob_gap_alarm: float | None = Field(
@@ -359,20 +250,9 @@ class LearnerConfig(ServiceSpec):
             raise ValueError("adv.estimator ema knows nothing of a KL in the reward: set kl.type to loss or advantage")
         if self.proximal == "loglinear" and self.by_lag is None and self.loss not in ("decoupled_ppo", "ppo"):
             raise ValueError(f"proximal: loglinear is for losses that read pi_old, and {self.loss} does not")
-        taken = self.ddp_size * self.sp_size * self.tp_size
-        if self.ranks % taken:
-            raise ValueError(
-                f"ddp_size {self.ddp_size} x sp_size {self.sp_size} x tp_size {self.tp_size} = {taken} does not divide "
-                f"the group of {self.ranks} ranks: set ranks to a multiple of {taken}, or the sizes lower"
-            )
         if self.adv.c_bar > self.adv.rho_bar:
             raise ValueError(f"adv.c_bar {self.adv.c_bar:g} must not exceed adv.rho_bar {self.adv.rho_bar:g}")
         return self
-
-    @property
-    def longest(self) -> int:
-        """Positions of a micro-batch, and so of a sequence: `max_length_per_device` of each rank that shares it."""
-        return self.max_length_per_device * self.sp_size * self.tp_size
 
     def conflicts(self, others: Mapping[str, ServiceSpec]) -> Iterator[tuple[str, str]]:
         """What the rollouts draw must be what is learned from, and fit."""

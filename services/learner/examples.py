@@ -1,59 +1,78 @@
-"""The warm start's examples, read and tokenized as they are drawn: memory does not grow with their number.
+"""Examples to learn from, read and tokenized as they are drawn: memory does not grow with their number.
 
 Rows come in seeded epochs. One that cannot be used is told once, in the first epoch, and passed over; so how many rows
 were drawn is part of the learner's state. Of a source without such rows it is the number of documents.
 """
 
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final, Generic, Protocol, TypeVar
 
-from midflight.services.data import BadRow, DataError, PromptStream, SftRow, Typed, demonstrations
+from midflight.services.data import BadRow, DataError, PromptStream, Typed
+from midflight.services.data.identity import Identity, difference, identity
 
-from .packing import Document
 
+class Sourced(Protocol):
+    """A row that knows where it came from."""
+
+    @property
+    def origin(self) -> str:
+        """`file:row`."""
+        ...
+
+
+Row = TypeVar("Row", bound=Sourced)
+Item = TypeVar("Item")
 LOOKED_AT: Final = 256
 """Rows that are tried at the start, so that a source of which nothing can be used ends the run there."""
 
 
-class Examples:
-    """Documents of a source, without end.
+class Examples(Generic[Row, Item]):
+    """What there is to learn in the rows of a source, without end.
 
-    tokenize: a document of a row; raises ValueError with the reason when the row cannot be used.
+    rows: the source, opened. tokenize: an item (never a text) of a row; raises
+    ValueError with the reason when the row cannot be used.
     Raises DataError when the source cannot be read, or none of its first rows can be used.
     """
 
-    def __init__(self, source: str, seed: int, tokenize: Callable[[SftRow], Document], drawn: int = 0) -> None:
+    def __init__(
+        self,
+        source: str,
+        rows: Callable[[str], Typed[Row]],
+        seed: int,
+        tokenize: Callable[[Row], Item],
+        drawn: int = 0,
+    ) -> None:
         self.drawn = drawn
         """Rows drawn so far."""
         self.bad: list[str] = []
         """Why rows were passed over, those not told yet."""
-        self._source, self._tokenize = source, tokenize
-        self.rows: Typed[SftRow] = demonstrations(source)
+        self.source, self._tokenize = source, tokenize
+        self.rows = rows(source)
         self._stream = PromptStream(self.rows, seed)
-        looked = [self._document(self.rows[number]) for number in range(min(len(self.rows), LOOKED_AT))]
+        looked = [self._item(self.rows[number]) for number in range(min(len(self.rows), LOOKED_AT))]
         why = [one for one in looked if isinstance(one, str)]
         if len(why) == len(looked):
             raise DataError(f"{source}: none of its first {len(looked)} rows can be used; the first: {why[0]}")
 
-    def next(self, number: int) -> list[Document]:
+    def next(self, number: int) -> list[Item]:
         """The next so many. Raises DataError when a whole epoch has none."""
-        found: list[Document] = []
+        found: list[Item] = []
         in_vain = 0
         while len(found) < number:
-            one = self._document(self._stream.prompt_at(self.drawn))
+            one = self._item(self._stream.prompt_at(self.drawn))
             self.drawn += 1
             if isinstance(one, str):
                 in_vain += 1
                 if self.drawn <= len(self.rows):
                     self.bad.append(one)
                 if in_vain > len(self.rows):
-                    raise DataError(f"{self._source}: no row can be used any more; the last: {one}")
+                    raise DataError(f"{self.source}: no row can be used any more; the last: {one}")
             else:
                 in_vain = 0
                 found.append(one)
         return found
 
-    def _document(self, row: SftRow | BadRow) -> Document | str:
+    def _item(self, row: Row | BadRow) -> Item | str:
         """What there is to learn in a row, or why it cannot be used."""
         if isinstance(row, BadRow):
             return str(row)
@@ -61,3 +80,17 @@ class Examples:
             return self._tokenize(row)
         except ValueError as error:
             return f"{row.origin}: {error}"
+
+
+def still_the_same(
+    key: str, examples: Examples[Any, Any], before: Identity | None, changed: str, slot: str
+) -> Identity:
+    """What the data are now. Raises DataError when the run began with others, unless `changed` accepts that."""
+    now = identity(examples.source, len(examples.rows), before)
+    why = difference(before, now) if before else ""
+    if why and changed == "refuse":
+        raise DataError(
+            f"{key} is not what this run began with - {why} - put the old data back, start a new run, or go on with "
+            f"what is there now by services.{slot}.changed=accept"
+        )
+    return now

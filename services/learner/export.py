@@ -27,11 +27,11 @@ from midflight.services.model.open import DTYPES, open_frame
 
 from .card import card, measured
 from .checkpoint import CheckpointError, UnusableCheckpoint, verify
-from .config import LoraConfig
 from .durable import fsync_directory
 from .lora import merged
 from .snapshot import model_tensors
 from .stored import whole_model
+from .training_config import LoraConfig
 
 SHARD_BYTES = 5_000_000_000
 """Above this the weights are several files and an index."""

@@ -8,33 +8,35 @@ import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from midflight.kernel.settings import Settings
 
-from .config import LearnerConfig
+from .base import C, TrainerBase
 from .launch import Launched
-from .lead import Lead
+from .lead import Leading
 from .mesh import Mesh
-from .trainer import Trainer
 
 CLOSE_S = 2.0
+T = TypeVar("T", bound=TrainerBase[Any])
 
 
-class Group:
+class Group(Generic[T]):
     """A `trainer` that moves all ranks, and the processes of those that are not this one.
 
+    alone, lead: its class in a process by itself, and as rank 0 of several.
     Raises ValueError when model and configuration do not go together, RuntimeError when the others do not come.
     """
 
-    def __init__(self, config: LearnerConfig, settings: Settings, root: Path) -> None:
+    def __init__(self, config: C, settings: Settings, root: Path, alone: type[T], lead: type[T]) -> None:
         self._others: Launched | None = None
         if config.ranks > 1:
             self._others = Launched(config.ranks, settings.run_dir / "logs", settings.name)
             os.environ.update(self._others.contract | {"RANK": "0", "LOCAL_RANK": "0"})
         mesh = Mesh.configured(config)
-        make = Trainer if mesh.orders is None else Lead
+        make = alone if mesh.orders is None else lead
         self.trainer = make(config, settings.model, settings.seed, root, mesh)
-        if isinstance(self.trainer, Lead):
+        if mesh.orders is not None:
             self.trainer.reconfigure(config)  # fields set while the run went on are not in the others' files
 
     def watches(self) -> dict[int, Callable[[], None]]:
@@ -53,7 +55,7 @@ class Group:
         """All leave; a checkpoint that is almost on disk gets there."""
         with contextlib.suppress(RuntimeError):
             self.trainer.saver.settle(CLOSE_S)
-        if isinstance(self.trainer, Lead):
+        if isinstance(self.trainer, Leading):
             self.trainer.leave()
         if self._others:
             self._others.close()

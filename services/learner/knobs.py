@@ -6,6 +6,7 @@ from midflight.kernel.spec import knob_prefix, live_knobs
 from midflight.messages.knobs import MOST_REWARD_WEIGHT, REWARD_KNOB, REWARD_NAME, KnobDeclaration
 
 from .config import CriticEstimatorName, LearnerConfig
+from .training_config import OptimConfig
 
 LEAST_NORM: Final = 1e-6
 MOST_NORM: Final = 1e6
@@ -23,33 +24,31 @@ def declarations(config: LearnerConfig, slot: str) -> tuple[KnobDeclaration, ...
 
 def steered(config: LearnerConfig) -> tuple[KnobDeclaration, ...]:
     """What controllers steer, under names that do not depend on the slot's."""
-
-    def knob(name: str, unit: str, default: float, low: float, high: float, text: str) -> KnobDeclaration:
-        return KnobDeclaration(
-            name=name, kind="float", unit=unit, default=default, low=low, high=high, description=text
-        )
-
-    lr, norm = config.optim.lr, config.optim.max_grad_norm
-    kl = knob("kl.coef", "loss per nat", config.kl.coef, 0.0, 100.0, "Weight of the KL to the reference policy.")
+    kl = _knob("kl.coef", "loss per nat", config.kl.coef, 0.0, 100.0, "Weight of the KL to the reference policy.")
+    most = MOST_REWARD_WEIGHT
     return (
         *([kl] if config.kl.type else []),
         *(
-            knob(
-                REWARD_KNOB + name, "", weight, -MOST_REWARD_WEIGHT, MOST_REWARD_WEIGHT, f"Weight of the reward {name}."
-            )
+            _knob(REWARD_KNOB + name, "", weight, -most, most, f"Weight of the reward {name}.")
             for name, weight in sorted(config.objective_weights.items())
             if REWARD_NAME.fullmatch(name)
         ),
-        knob("clip.range", "ratio", config.clip, 0.0, 1.0, "PPO clip range around the proximal policy."),
-        knob("entropy.coef", "loss per nat", config.entropy_coef, 0.0, 1.0, "Weight of the entropy bonus."),
-        knob("optim.lr", "", lr, 0.0, max(1.0, lr), "Peak learning rate, before warm-up and schedule."),
-        knob("optim.weight_decay", "", config.optim.weight_decay, 0.0, 1.0, "Weight decay of matrices."),
-        knob(
-            "optim.max_grad_norm",
-            "",
-            norm,
-            min(LEAST_NORM, norm),
-            max(MOST_NORM, norm),
-            "Gradient norm is clipped to this.",
-        ),
+        _knob("clip.range", "ratio", config.clip, 0.0, 1.0, "PPO clip range around the proximal policy."),
+        _knob("entropy.coef", "loss per nat", config.entropy_coef, 0.0, 1.0, "Weight of the entropy bonus."),
+        *optimizer_knobs(config.optim),
     )
+
+
+def optimizer_knobs(optim: OptimConfig) -> tuple[KnobDeclaration, ...]:
+    """Those of every trainer."""
+    lr, norm = optim.lr, optim.max_grad_norm
+    low, high = min(LEAST_NORM, norm), max(MOST_NORM, norm)
+    return (
+        _knob("optim.lr", "", lr, 0.0, max(1.0, lr), "Peak learning rate, before warm-up and schedule."),
+        _knob("optim.weight_decay", "", optim.weight_decay, 0.0, 1.0, "Weight decay of matrices."),
+        _knob("optim.max_grad_norm", "", norm, low, high, "Gradient norm is clipped to this."),
+    )
+
+
+def _knob(name: str, unit: str, default: float, low: float, high: float, text: str) -> KnobDeclaration:
+    return KnobDeclaration(name=name, kind="float", unit=unit, default=default, low=low, high=high, description=text)

@@ -5,69 +5,75 @@ from typing import Any
 
 import torch
 
+from .base import C, Restored, TrainerBase
 from .checkpoint import Found
 from .config import LearnerConfig
 from .metrics import StepReport
 from .orders import Orders, packed
 from .step import RolloutBatch
-from .trainer import Restored, Trainer
+from .trainer import Trainer
 from .watched import Watched
 
 
-class Lead(Trainer):
-    """A `Trainer` whose every step is the whole group's."""
+class Leading(TrainerBase[C]):
+    """What every trainer does for the whole group; mixed into one, before it."""
 
     @property
-    def _orders(self) -> Orders:
+    def orders(self) -> Orders:
+        """To the others."""
         assert self.mesh.orders is not None
         return self.mesh.orders
 
     def read_examples(self) -> None:
         """All read the same rows, and take the same ones."""
-        self._orders.give("read_examples")
+        self.orders.give("read_examples")
         super().read_examples()
-
-    def sft_step(self) -> StepReport:
-        """One supervised step."""
-        self._orders.give("sft_step")
-        report = super().sft_step()
-        self._orders.done()
-        return report
-
-    def rl_step(self, batch: RolloutBatch, watched: Watched | None = None) -> StepReport:
-        """One RL batch, which every rank gets whole."""
-        self._orders.give("rl_step", packed(batch))
-        report = super().rl_step(batch, watched)
-        self._orders.done()
-        return report
 
     def turn_knob(self, name: str, value: float) -> int:
         """For all."""
         step = super().turn_knob(name, value)  # first: what cannot be used here is used nowhere
-        self._orders.give("turn_knob", [name, value])
+        self.orders.give("turn_knob", [name, value])
         return step
 
-    def reconfigure(self, config: LearnerConfig) -> int:
+    def reconfigure(self, config: C) -> int:
         """For all."""
         step = super().reconfigure(config)
-        self._orders.give("reconfigure", config.model_dump(mode="json"))
+        self.orders.give("reconfigure", config.model_dump(mode="json"))
         return step
 
     def weights(self) -> dict[str, torch.Tensor]:
         """Put together from all ranks."""
-        self._orders.give("weights")
+        self.orders.give("weights")
         return super().weights()
 
     def save(self, extra: Mapping[str, Any]) -> None:
         """Every rank copies and writes its part."""
-        self._orders.give("save")
+        self.orders.give("save")
         super().save(extra)
 
     def go_on_from(self, found: Found) -> Restored:
         """All load the checkpoint that this rank has verified."""
-        self._orders.give("restore", found.path.name if found.path else "")
+        self.orders.give("restore", found.path.name if found.path else "")
         return super().go_on_from(found)
 
     def leave(self) -> None:
         """No more steps."""
-        self._orders.give("leave")
+        self.orders.give("leave")
+
+
+class Lead(Leading[LearnerConfig], Trainer):
+    """A `Trainer` whose every step is the whole group's."""
+
+    def sft_step(self) -> StepReport:
+        """One supervised step."""
+        self.orders.give("sft_step")
+        report = super().sft_step()
+        self.orders.done()
+        return report
+
+    def rl_step(self, batch: RolloutBatch, watched: Watched | None = None) -> StepReport:
+        """One RL batch, which every rank gets whole."""
+        self.orders.give("rl_step", packed(batch))
+        report = super().rl_step(batch, watched)
+        self.orders.done()
+        return report

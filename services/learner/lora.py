@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from midflight.kernel.mistake import UserMistake
 
 from .checkpoint import UnusableCheckpoint
-from .config import LoraConfig
 from .packing import ActionTokens, PackedBatch
 from .policy import Policy
+from .training_config import LoraConfig
 
 NAME: Final = "default"
 """peft's name of the one adapter."""

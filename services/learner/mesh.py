@@ -20,13 +20,13 @@ from torch._C._distributed_c10d import PrefixStore
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.rendezvous import rendezvous
 
-from .config import LearnerConfig
 from .orders import Orders
 from .peers import ALONE, Peers, Place
 from .rank import Rank
 from .reports import Reports
 from .sharding import shard
 from .tensor_parallel import slice_model, whole_on_each
+from .training_config import TrainingConfig
 
 WORK, PARAMETERS = ("data", "sp", "tp"), ("ddp", "fsdp", "tp")
 
@@ -71,7 +71,7 @@ class Mesh:
         return not (self.peers.rank or self.sp.rank or self.tp.rank)
 
     @classmethod
-    def configured(cls, config: LearnerConfig) -> Self:
+    def configured(cls, config: TrainingConfig) -> Self:
         """Meet the others of the environment's contract. Raises as `join`."""
         sizes = Sizes(config.ddp_size, config.sp_size, config.tp_size)
         limit = timedelta(seconds=config.collective_timeout_s)

@@ -1,7 +1,7 @@
 """The configured optimizer as plain values."""
 
-from .config import OptimConfig
 from .optim import LookaheadSettings, OptimSettings
+from .training_config import OptimConfig
 
 
 def optim_settings(config: OptimConfig, steps: int) -> OptimSettings:

@@ -24,7 +24,8 @@ def quadratic_length(lm: Any) -> float:
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     tables = lm.get_input_embeddings().weight
     matrices = sum(p.numel() for p in lm.parameters() if p.dim() > 1)
-    if lm.get_output_embeddings().weight is not tables:
+    head = lm.get_output_embeddings()
+    if head is None or head.weight is not tables:
         matrices -= tables.numel()  # looked up, not multiplied
     return float(matrices / (config.num_hidden_layers * config.num_attention_heads * size))
 

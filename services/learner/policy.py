@@ -38,7 +38,7 @@ def recompute_activations(lm: Any, every: int = 1) -> None:
         layer.training = number % every == 0
 
 
-class Scorer(Protocol):
+class Likelihood(Protocol):
     """What can say how likely tokens are; a reference need be no more."""
 
     def score(self, batch: PackedBatch, actions: ActionTokens, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -61,7 +61,7 @@ class Policy(nn.Module):
         head = lm.get_output_embeddings()
         config = lm.config
         changed = [k for k, v in LOGIT_CHANGES.items() if getattr(config, k, v) not in (None, v)]
-        if changed or head.bias is not None:
+        if changed or getattr(head, "bias", None) is not None:
             what = ", ".join(changed) or "a bias on the output layer"
             raise ValueError(f"{type(lm).__name__} has {what}, which the learner's head does not compute")
         mixers = sorted(set(getattr(config, "layer_types", None) or ()) - ATTENDING)

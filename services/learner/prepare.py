@@ -18,7 +18,7 @@ from .critic import Critic
 from .packing import ActionTokens, Document, PackedBatch, microbatches
 from .partition import QUADRATIC_LENGTH
 from .peers import ALONE, Peers
-from .policy import Policy, Scorer
+from .policy import Likelihood, Policy
 from .settings import RlSettings
 
 
@@ -100,7 +100,7 @@ def _micro(pack: PackedBatch) -> Micro:
 @torch.no_grad()
 def score(
     policy: Policy,
-    reference: Scorer | None,
+    reference: Likelihood | None,
     critic: Critic | None,
     updates: list[list[Micro]],
     settings: RlSettings,
@@ -133,7 +133,7 @@ def score(
 
 
 def _scored(
-    micro: Micro, policy: Policy | None, reference: Scorer | None, critic: Critic | None, temperature: float
+    micro: Micro, policy: Policy | None, reference: Likelihood | None, critic: Critic | None, temperature: float
 ) -> Tensor:
     """Columns [K, A]: log-probs under the reference and the policy, then values, of those that are there."""
     columns = []

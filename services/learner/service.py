@@ -40,7 +40,9 @@ from .commits import Commits, State
 from .config import LearnerConfig, completed
 from .group import Group
 from .knobs import declarations
+from .lead import Lead
 from .remarks import Remarks
+from .trainer import Trainer
 
 ANSWER_S = 5.0
 PHASE_S = 600.0
@@ -71,7 +73,7 @@ class Learner(Worker):
         self._waited = bus.now()
         self._finish_by: float | None = None
         self._remarks = Remarks(self._note)
-        self._group: Group | None = None
+        self._group: Group[Trainer] | None = None
         self._log = structlog.get_logger()
 
     def knobs(self) -> tuple[KnobDeclaration, ...]:
@@ -87,7 +89,7 @@ class Learner(Worker):
             root = settings.run_dir / "checkpoints"
             root.mkdir(exist_ok=True)
             try:
-                self._group = Group(self.config, settings, root)
+                self._group = Group(self.config, settings, root, Trainer, Lead)
                 self.trainer = self._group.trainer
             except ValueError as error:
                 raise UserMistake(f"learner: {error}") from error

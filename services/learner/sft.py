@@ -1,15 +1,62 @@
-"""One supervised step: negative log-likelihood of the marked tokens, mean over all of them."""
+"""Supervised learning: negative log-likelihood of the marked tokens, mean over all of them."""
 
+import math
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
+from .head import CHUNK_ELEMENTS
 from .metrics import StepReport
+from .objective import Objective, Sums, by_document, update
 from .optim import PolicyOptimizer
-from .packing import Document, balance, microbatches
+from .packing import Document, PackedBatch
 from .partition import quadratic_length
 from .peers import ALONE, Peers
 from .policy import Policy
+from .sharding import whole
+
+
+class Imitation(Objective):
+    """-sum log p of marked tokens. Metrics: loss and nll (nats a token), perplexity, entropy; of held-out data also
+    token_accuracy, the share of tokens that are the most likely one, and greedy, the share of documents of which all
+    are: exactly those responses that decoding without sampling would give.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+
+    def loss(self, batch: PackedBatch) -> tuple[Tensor, Sums]:
+        """Summed over marked tokens."""
+        logp, entropy = self.policy.score(batch, batch.actions())
+        n = len(logp)
+        return -logp.sum(), {"nll": (-logp.detach().sum(), n), "entropy": (entropy.detach().sum(), n)}
+
+    def measure(self, batch: PackedBatch) -> Sums:
+        """Also whether the tokens are the most likely ones."""
+        actions = batch.actions()
+        logp, entropy, hidden = self.policy.score_and_hidden(batch, actions)
+        right = most_likely(hidden, whole(self.policy.lm.get_output_embeddings().weight)) == actions.targets
+        wrong = by_document((~right).float(), actions.sequence, batch.documents)
+        n = len(logp)
+        return {
+            "nll": (-logp.sum(), n),
+            "entropy": (entropy.sum(), n),
+            "token_accuracy": (right.sum(), n),
+            "greedy": ((wrong == 0).sum(), batch.documents),
+        }
+
+    def report(self, means: dict[str, float]) -> dict[str, float]:
+        """With the perplexity."""
+        return {**means, "perplexity": math.exp(min(means["nll"], 700.0))}
+
+
+def most_likely(hidden: Tensor, weight: Tensor) -> Tensor:
+    """The most likely token at each of A positions, int64 [A]; hidden [A, H], weight [V, H]."""
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    table = weight.to(wide).t()
+    rows = max(1, CHUNK_ELEMENTS // weight.shape[0])
+    return torch.cat([(part.to(wide) @ table).argmax(-1) for part in torch.split(hidden, rows)])
 
 
 def sft_update(
@@ -19,39 +66,6 @@ def sft_update(
     max_length_per_device: int,
     peers: Peers = ALONE,
 ) -> StepReport:
-    """One optimizer update on `documents`; tokens to learn are those with action_mask true.
-
-    The loss is -sum log p / number of marked tokens in the whole batch, so it does not depend on how
-    micro-batches are cut, nor on how many `peers`, each with the whole batch, divide them. Metrics: loss (nats a
-    token), entropy, grad_norm, lr, tokens, action_tokens, and those of `packing.balance`. Raises ValueError when
-    nothing is marked, SequenceTooLong naming the sample.
-    """
-    device = next(policy.parameters()).device
+    """One optimizer update on `documents`; tokens to learn are those with action_mask true. See `objective.update`."""
     quadratic = quadratic_length(policy.lm)
-    cut = microbatches(documents, range(len(documents)), max_length_per_device, peers.count, quadratic)
-    packs = [p.to(device) for p in cut]
-    marked = sum(int(p.action_mask.sum()) for p in packs)
-    if not marked:
-        raise ValueError("no token of the batch is marked for learning: check the assistant mask")
-    rate = optimizer.advance()
-    optimizer.zero_grad()
-    losses: list[float] = []
-    entropies: list[float] = []
-    for at, mine in peers.rounds(len(packs)):
-        logp, entropy = policy.score(packs[at], packs[at].actions())
-        loss = -logp.sum() / marked
-        torch.autograd.backward(loss if mine else loss * 0.0)
-        losses += [loss.item()] if mine else []
-        entropies += [entropy.sum().item()] if mine else []
-    norm = optimizer.update()
-    return StepReport(
-        {
-            "loss": peers.total(losses),
-            "entropy": peers.total(entropies) / marked,
-            "grad_norm": norm,
-            "lr": rate,
-            "tokens": float(sum(p.ids.numel() for p in packs)),
-            "action_tokens": float(marked),
-            **balance([packs], max_length_per_device, peers.count, quadratic),
-        }
-    )
+    return update(Imitation(policy), policy, optimizer, documents, max_length_per_device, peers, quadratic)

@@ -35,6 +35,13 @@ def shard(module: nn.Module, layers: list[nn.Module], mesh: DeviceMesh) -> None:
             part.set_force_sum_reduction_for_comms(True)
 
 
+def cut_again(module: nn.Module) -> None:
+    """Let go what a forward pass without a backward pass has gathered."""
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+
+
 def whole(tensor: Tensor) -> Tensor:
     """The tensor without cuts; all ranks must ask."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -26,7 +26,7 @@ from .optim import PolicyOptimizer
 from .packing import balance
 from .partition import quadratic_length
 from .peers import ALONE, Peers
-from .policy import Policy, Scorer
+from .policy import Likelihood, Policy
 from .prepare import Micro, RolloutBatch, assign_advantages, assign_masks, plan, score
 from .records import everyones
 from .settings import RlSettings
@@ -37,7 +37,7 @@ __all__ = ["RolloutBatch", "rl_update"]
 
 def rl_update(
     policy: Policy,
-    reference: Scorer | None,
+    reference: Likelihood | None,
     optimizer: PolicyOptimizer,
     batch: RolloutBatch,
     settings: RlSettings,

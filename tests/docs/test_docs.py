@@ -25,7 +25,8 @@ from midflight.messages.catalogue import CATALOGUE, TOPICS
 from midflight.messages.envelope import Envelope
 from midflight.services.controllers.constraints import Method
 from midflight.services.controllers.kl import ControllerType
-from midflight.services.learner.config import AdvantageConfig, Loss, Mask, OptimConfig
+from midflight.services.learner.config import AdvantageConfig, Loss, Mask
+from midflight.services.learner.training_config import OptimConfig
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -23,6 +23,7 @@ class Launch:
     [
         ({"eval/reward": 0.5, "n": 16, "refused": 0}, "held-out reward 0.500 at step 5 (16 prompts)"),
         ({"eval/reward": 0.5, "n": 12, "refused": 4}, "held-out reward 0.500 at step 5 (12 prompts, 4 refused)"),
+        ({"eval/nll": 0.25, "n": 12, "refused": 0}, "held-out nll 0.250 at step 5 (12 rows)"),
         ({"n": 0, "refused": 16}, "held-out: all 16 samples were refused, at step 5"),
     ],
 )
@@ -63,3 +64,16 @@ def test_a_swapped_service_has_its_kind() -> None:
     """Where it is not what the topology says."""
     assert _cells(service("rollout", "running", kind="sglang", part="rollout.1"))[0] == "rollout#2 (sglang)"
     assert _cells(service("rollout", "running"))[0] == "rollout#2"
+
+
+@pytest.mark.parametrize(("step", "printed"), [(5, True), (7, False), (103, True)])
+def test_a_trainer_without_rewards_gets_about_twenty_lines(
+    step: int, printed: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The numbers that come first, and the last step in any case."""
+    watch = Watch(cast(Launched, Launch()))
+    body = {"loss": 0.5, "accuracy": 0.75, "a": 1.0, "b": 1.0, "c": 1.0, "lr": 1.0, "of": 103.0, "train_s": 0.1}
+    watch._on_metrics(Event(**{**Event.EXAMPLE, "topic": "metrics", "step": step, "body": body}))
+    lines = capsys.readouterr().out.splitlines()
+    told = "loss 0.500 accuracy 0.750 a 1.000 b 1.000 c 1.000 train 0.100s"
+    assert lines == ([f"step {step}/103 {told}"] if printed else [])

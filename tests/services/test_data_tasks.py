@@ -44,6 +44,17 @@ def test_noise_spoils_its_share_of_demonstrations_by_one_or_two_characters(task:
     assert 430 < wrong < 570
 
 
+def test_shuffled_rejections_are_another_order() -> None:
+    """Of the same characters; where there is no other order they are corrupted."""
+    for row in preference_rows("task:sort6-10?rows=200&rejected=shuffled"):
+        assert isinstance(row, PreferenceRow)
+        assert row.rejected != row.chosen
+        assert sorted(row.rejected) == list(row.chosen)
+    for row in preference_rows("task:rep12?rows=20&rejected=shuffled"):
+        assert isinstance(row, PreferenceRow)
+        assert row.rejected != row.chosen
+
+
 def test_train_and_eval_are_different_streams() -> None:
     """The eval prompts of rev6-10 are not among 4,096 training prompts, even with the same seed."""
     train, held_out = (

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from midflight.services.data import BadRow, DataError, PromptStream, SftRow, sft_rows
+from midflight.services.data import BadRow, DataError, PromptStream, SftRow, demonstrations, sft_rows
 from midflight.services.learner.examples import Examples
 from midflight.services.learner.packing import Document
 
@@ -35,7 +35,7 @@ def test_batches_are_those_of_a_source_read_at_once(tmp_path: Path, count: int) 
     source = write(tmp_path / "rows.jsonl", count, first=1000)
     documents = [tokenize(row) for row in sft_rows(source) if not isinstance(row, BadRow)]
     stream = PromptStream(documents, 3)
-    examples = Examples(source, 3, tokenize)
+    examples = Examples(source, demonstrations, 3, tokenize)
     for first in range(0, 120, 8):
         assert examples.next(8) == [stream.prompt_at(first + n) for n in range(8)]
     assert examples.bad == []
@@ -44,12 +44,12 @@ def test_batches_are_those_of_a_source_read_at_once(tmp_path: Path, count: int) 
 def test_a_restart_goes_on_at_the_same_row(tmp_path: Path) -> None:
     """Also among rows that are passed over, each told once."""
     source = write(tmp_path / "rows.jsonl", 40, bad=(3, 17, 38))
-    whole = Examples(source, 1, tokenize)
+    whole = Examples(source, demonstrations, 1, tokenize)
     batches = [whole.next(8) for _ in range(12)]
-    again = Examples(source, 1, tokenize)
+    again = Examples(source, demonstrations, 1, tokenize)
     for batch in batches[:5]:
         assert again.next(8) == batch
-    again = Examples(source, 1, tokenize, again.drawn)
+    again = Examples(source, demonstrations, 1, tokenize, again.drawn)
     assert [again.next(8) for _ in range(7)] == batches[5:]
     assert sorted(why.split(":")[1] for why in whole.bad) == ["18", "39", "4"]
 
@@ -57,7 +57,7 @@ def test_a_restart_goes_on_at_the_same_row(tmp_path: Path) -> None:
 def test_an_epoch_has_every_usable_row_once(tmp_path: Path) -> None:
     """Rows refused by the tokenizer are passed over like those that are no JSON."""
     source = write(tmp_path / "rows.jsonl", 120, bad=(5,))
-    examples = Examples(source, 2, tokenize)
+    examples = Examples(source, demonstrations, 2, tokenize)
     usable = {"".join(map(chr, one.ids)) for one in examples.next(115)}
     assert len(usable) == 115
     assert len(examples.bad) <= 5
@@ -69,8 +69,8 @@ def test_a_source_of_which_nothing_can_be_used_ends_the_run(tmp_path: Path) -> N
     """At once, or when an epoch has come and gone."""
     source = write(tmp_path / "rows.jsonl", 3, bad=(0, 1, 2))
     with pytest.raises(DataError, match=r"none of its first 3 rows can be used; the first: .*rows.jsonl:1: not JSON"):
-        Examples(source, 0, tokenize)
-    examples = Examples(write(tmp_path / "rows.jsonl", 3), 0, tokenize)
+        Examples(source, demonstrations, 0, tokenize)
+    examples = Examples(write(tmp_path / "rows.jsonl", 3), demonstrations, 0, tokenize)
     examples.next(4)
     write(tmp_path / "rows.jsonl", 3, bad=(0, 1, 2))
     with pytest.raises(DataError, match="no row can be used any more"):

@@ -15,7 +15,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from midflight.kernel.mistake import UserMistake
 from midflight.services.learner.checkpoint import CheckpointError
-from midflight.services.learner.config import LearnerConfig, LoraConfig
+from midflight.services.learner.config import LearnerConfig
 from midflight.services.learner.lora import Unadapted, adapt, merged
 from midflight.services.learner.optim import OptimSettings, PolicyOptimizer
 from midflight.services.learner.packing import Document, PackedBatch, pack
@@ -23,6 +23,7 @@ from midflight.services.learner.policy import Policy, recompute_activations
 from midflight.services.learner.settings import RlSettings
 from midflight.services.learner.step import rl_update
 from midflight.services.learner.trainer import Trainer
+from midflight.services.learner.training_config import LoraConfig
 
 MODEL = {
     "build": {

@@ -18,21 +18,25 @@ from torch.distributed import distributed_c10d
 
 from midflight.services.learner import rng
 from midflight.services.learner.checkpoint import latest_verified
-from midflight.services.learner.config import LoraConfig
 from midflight.services.learner.critic import Critic, CriticTraining
 from midflight.services.learner.lora import Unadapted, adapt
 from midflight.services.learner.mesh import Mesh, Sizes
+from midflight.services.learner.objective import Objective, evaluate, update
 from midflight.services.learner.optim import LookaheadSettings, OptimSettings, PolicyOptimizer
 from midflight.services.learner.packing import Document
-from midflight.services.learner.policy import Policy, Scorer, recompute_activations
+from midflight.services.learner.pairs import DirectPreference
+from midflight.services.learner.policy import Likelihood, Policy, recompute_activations
 from midflight.services.learner.saver import Saver
+from midflight.services.learner.scorer import Preference, Scorer
 from midflight.services.learner.settings import CriticSettings, RlSettings
 from midflight.services.learner.sft import sft_update
 from midflight.services.learner.sharding import wholes
 from midflight.services.learner.snapshot import load_learner, model_tensors, snapshot
 from midflight.services.learner.step import rl_update
+from midflight.services.learner.student import Distillation, Student
+from midflight.services.learner.training_config import LoraConfig
 from midflight.services.rollout.sglang.process import free_port
-from support.learner_toys import random_batch, tiny_lm
+from support.learner_toys import random_batch, tiny_lm, tiny_policy, tiny_scorer
 
 ENTRY = Path(__file__).with_name("group_rank.py")
 MOVING = OptimSettings(lr=1e-2, weight_decay=0.0, warmup_steps=0, max_grad_norm=0.5)
@@ -41,8 +45,8 @@ STEPS = 2
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """An update: settings of the RL step, or the supervised one; `critic` is its kind, `optim` changes MOVING, `lora`
-    trains adapters of its rank, and compares with the base.
+    """An update: settings of the RL step, the supervised one, or an objective on pairs; `critic` is its kind, `optim`
+    changes MOVING, `lora` trains adapters of its rank, and compares with the base.
 
     prompt: tokens that all samples begin with. model: what differs from `tiny_lm`.
     """
@@ -50,6 +54,7 @@ class Case:
     settings: dict[str, Any] = field(default_factory=dict)
     critic: str = ""
     sft: bool = False
+    objective: str = ""
     groups: int = 3
     cap: int = 30
     optim: dict[str, Any] = field(default_factory=dict)
@@ -76,6 +81,14 @@ CASES: dict[str, Case] = {
     "lora, muon": Case({"loss": "bypass_ppo"}, optim={"name": "muon"}, lora=4),
 }
 
+PAIRS: dict[str, Case] = {
+    "reward model": Case(objective="reward_model", cap=60),
+    "dpo": Case(objective="dpo", cap=60),
+    "distill": Case(objective="distill"),
+    "fewer pairs than ranks": Case(objective="dpo", groups=1, cap=60),
+}
+"""Of trainers on rows of data."""
+
 SLICED: dict[str, Case] = {
     "recomputed": Case({"loss": "decoupled_ppo", "update_per_rollout": 2}, recompute=True),
     "a prompt computed once": Case({"loss": "bypass_ppo"}, prompt=9, cap=60),
@@ -91,7 +104,7 @@ SLICED: dict[str, Case] = {
     "gemma": Case({"loss": "bypass_ppo"}, model={"kind": "gemma"}),
 }
 """What slicing a model meets besides."""
-CASES |= SLICED
+CASES |= PAIRS | SLICED
 
 
 @dataclass(slots=True)
@@ -99,7 +112,7 @@ class Parts:
     """What is trained."""
 
     policy: Policy
-    reference: Scorer | None
+    reference: Likelihood | None
     optimizer: PolicyOptimizer
     critic: CriticTraining | None
 
@@ -131,6 +144,8 @@ def _policy(seed: int, case: Case, mesh: Mesh) -> Policy:
 
 def went_on(case: Case, mesh: Mesh, root: Path | None) -> dict[str, Any]:
     """A few steps from the newest checkpoint under `root`, if there is one, which end with another."""
+    if case.objective:
+        return on_pairs(case, mesh)
     these = parts(case, mesh)
     saver = Saver(mesh.reports)
     newest = latest_verified(root).path if root else None
@@ -207,6 +222,38 @@ def _prompted(document: Document, tokens: int) -> Document:
         behaviour_logp=[0.0] * tokens + list(document.behaviour_logp),
         versions=[0] * tokens + list(document.versions),
     )
+
+
+def on_pairs(case: Case, mesh: Mesh) -> dict[str, Any]:
+    """Reports of a few steps of an objective and of what it measures then, and sums over the trained weights."""
+    policy: Policy = Scorer(tiny_scorer(1)) if case.objective == "reward_model" else tiny_policy(1)
+    module = Student(policy, "reverse_kl", 1.0) if case.objective == "distill" else policy
+    frozen = tiny_policy(2).requires_grad_(False)
+    mesh.cut(module, policy.lm)
+    mesh.cut(frozen, frozen.lm)
+    objective: Objective
+    if isinstance(policy, Scorer):
+        objective = Preference(policy, 0.0)
+    elif isinstance(module, Student):
+        objective = Distillation(module, frozen)
+    else:
+        objective = DirectPreference(policy, frozen, "sigmoid", 0.3, nll_coef=0.5)
+    optimizer = PolicyOptimizer(module, MOVING)
+    reports = []
+    for seed in range(STEPS):
+        documents = random_batch(seed, groups=case.groups, members=2).documents
+        if case.objective == "reward_model":
+            documents = [Document(d.name, d.ids, [False] * (len(d.ids) - 1) + [True]) for d in documents]
+        reports.append(update(objective, module, optimizer, documents, case.cap, mesh.peers).metrics)
+        reports.append(evaluate(objective, module, documents, case.cap, mesh.peers))
+    weights = wholes(model_tensors(policy.lm)).values()
+    return {"reports": reports, "weights": [float(tensor.detach().double().norm()) for tensor in weights]}
+
+
+def found_alone(case: Case) -> dict[str, Any]:
+    """What one process finds."""
+    mesh = Mesh(torch.device("cpu"))
+    return on_pairs(case, mesh) if case.objective else trained(parts(case, mesh), case, mesh)
 
 
 def part() -> None:

@@ -4,7 +4,7 @@ import random
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from midflight.services.learner.packing import Document
 from midflight.services.learner.policy import Policy
@@ -40,6 +40,17 @@ def tiny_lm(seed: int = 0, dtype: torch.dtype = torch.float64, kind: str = "qwen
 def tiny_policy(seed: int = 0, dtype: torch.dtype = torch.float64) -> Policy:
     """`tiny_lm` as a Policy."""
     return Policy(tiny_lm(seed, dtype))
+
+
+def tiny_scorer(seed: int = 0, dtype: torch.dtype = torch.float64) -> Any:
+    """transformers' sequence classifier with the body of `tiny_lm`, one label, and pad token 0."""
+    causal = tiny_lm(seed, dtype)
+    causal.config.num_labels, causal.config.pad_token_id = 1, 0
+    made: Any = AutoModelForSequenceClassification.from_config(causal.config).to(dtype)  # type: ignore[no-untyped-call]
+    made.base_model.load_state_dict(causal.base_model.state_dict())
+    with torch.no_grad():
+        made.score.weight.copy_(torch.linspace(-1, 1, made.score.weight.numel())[None])
+    return made
 
 
 def random_document(rng: random.Random, name: str, shortest: int = 2, longest: int = 12) -> Document:

@@ -1,0 +1,29 @@
+"""Distillation: how far a student's next-token distributions are from a teacher's, on given text.
+
+On text of the teacher this is classical distillation (Hinton et al. 2015, arXiv 1503.02531; Kim and Rush 2016), on text
+of the student itself on-policy distillation (Agarwal et al. 2023, arXiv 2306.13649, GKD): the loss is the same.
+"""
+
+from typing import Literal
+
+from torch import Tensor
+
+Divergence = Literal["forward_kl", "reverse_kl", "logprob"]
+
+
+def divergence(kind: Divergence, student: Tensor, teacher: Tensor, targets: Tensor) -> Tensor:
+    """Of each of A positions (nats, or nats^2 for logprob) [A]; student, teacher: log-probs [A, V]; targets: int64 [A].
+
+    forward_kl: KL(teacher || student), which covers all that the teacher would say (GKD with beta 0).
+    reverse_kl: KL(student || teacher), which keeps to what it would say (GKD with beta 1; Gu et al. 2023, arXiv
+    2306.08543).
+    logprob: (log student - log teacher)^2 / 2 of the target token alone. On the student's own samples its gradient is
+    an unbiased estimate of that of KL(student || teacher), as that of k2 is (Schulman 2020, "Approximating KL
+    divergence"); only a teacher's log-probs of the tokens are needed.
+    """
+    if kind == "forward_kl":
+        return (teacher.exp() * (teacher - student)).sum(-1)
+    if kind == "reverse_kl":
+        return (student.exp() * (student - teacher)).sum(-1)
+    gap = (student - teacher).gather(-1, targets[:, None]).squeeze(-1)
+    return gap.square() / 2

@@ -1,0 +1,210 @@
+"""What every trainer stands on: a model on its mesh, its optimizer, live values, and checkpoints of all that.
+
+Knows nothing of messages. The state between two steps is exactly what `save` writes, so a restored trainer goes on bit
+for bit (on a CPU, with the same data).
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Generic, TypeVar
+
+import torch
+from torch import nn
+
+from midflight.services.model.open import open_model, pick_device
+
+from .checkpoint import NOTHING, Found, latest_verified, named, sweep
+from .critic import CriticTraining
+from .mesh import Mesh
+from .optim import PolicyOptimizer
+from .optim_choice import optim_settings
+from .policy import Policy, recompute_activations
+from .saver import Saver
+from .saving import Share
+from .sharding import wholes
+from .snapshot import load_learner, model_tensors, put, snapshot
+from .training_config import OptimConfig, TrainingConfig
+
+BF16: Final = {"auto": None, "on": True, "off": False}
+KNOBS: Final = {
+    "kl.coef": "kl_coef",
+    "clip.range": "clip_low",
+    "entropy.coef": "entropy_coef",
+    "optim.lr": "lr",
+    "optim.weight_decay": "weight_decay",
+    "optim.max_grad_norm": "max_grad_norm",
+}
+"""Knob -> the field it sets."""
+C = TypeVar("C", bound=TrainingConfig)
+Obeys = dict[str, Callable[[Any], object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """Which checkpoint was loaded, its digest, and why newer ones were passed over. Without any: `scratch`, empty."""
+
+    name: str
+    digest: str
+    skipped: tuple[str, ...]
+
+
+class TrainerBase(Generic[C]):
+    """A policy, and what there is besides it in a subclass.
+
+    model: the topology's section. root: of the checkpoints. Raises UserMistake when the model cannot be had.
+    """
+
+    optimizer: PolicyOptimizer
+
+    def __init__(self, config: C, model: Mapping[str, Any], seed: int, root: Path, mesh: Mesh | None = None) -> None:
+        self.config, self.seed, self.root = config, seed, root
+        self.mesh = mesh or Mesh(pick_device(config.device))
+        torch.manual_seed(seed)
+        self._model = model
+        self.saver = Saver(self.mesh.reports)
+        self.tokenizer, lm = self._open()
+        self.policy = self._trained(lm)
+        self.critic: CriticTraining | None = None
+        self.step = 0
+        """Batches trained."""
+        self.live: dict[str, float] = {}
+        """Values set while running, by field or knob."""
+
+    def obeys(self) -> Obeys:
+        """Order -> what a rank that does not speak does for it; see `orders`."""
+        return {
+            "restore": lambda name: self.go_on_from(named(self.root / name) if name else NOTHING),
+            "read_examples": lambda _: self.read_examples(),
+            "turn_knob": lambda body: self.turn_knob(*body),
+            "reconfigure": lambda body: self.reconfigure(type(self.config).model_validate(body)),
+            "weights": lambda _: self.weights(),
+            "save": lambda _: self.save({}),
+        }
+
+    def read_examples(self) -> None:
+        """Open the data, if there is any to be read here. May take long."""
+
+    def turn_knob(self, name: str, value: float) -> int:
+        """Use a new value from the next step on; -> that step's number."""
+        self.live[KNOBS.get(name, name)] = value
+        self._apply_live()
+        return self.step + 1
+
+    def reconfigure(self, config: C) -> int:
+        """Go on with other values of the live fields from the next step on; -> that step's number.
+
+        Raises ValueError, changing nothing, for values that do not go together.
+        """
+        total = self._steps(config)
+        stretched = [replace(one.settings, total_steps=total) for one in self._optimizers()]
+        for optimizer, its in zip(self._optimizers(), stretched, strict=True):
+            optimizer.settings = its
+        self.config = config
+        self._apply_live()
+        return self.step + 1
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """The policy's parameters by their Hugging Face names; not copied where they are not cut."""
+        return wholes(self.policy.lm.state_dict(keep_vars=True))
+
+    def save(self, extra: Mapping[str, Any]) -> None:
+        """Copy everything that the next step depends on, and have `saver` write it as a checkpoint."""
+        values = {"step": self.step, "live": self.live, **self._state(), **extra}
+        share = self._share(self.policy.lm, self.critic)
+        self.saver.start(self.root, self._number(), share, values, self.config.keep_checkpoints)
+
+    def newest(self) -> Found:
+        """The checkpoint to go on from; what a crash left beside it is removed."""
+        for root in (self.root, self.root / "reference"):
+            sweep(root)
+        return latest_verified(self.root)
+
+    def restore(self) -> Restored:
+        """Load the newest verified checkpoint, if there is one.
+
+        Raises UnusableCheckpoint when it belongs to another model.
+        """
+        return self.go_on_from(self.newest())
+
+    def go_on_from(self, found: Found) -> Restored:
+        """Load what is `found`; see `restore`."""
+        if found.path is None or found.manifest is None:
+            return Restored("scratch", "", found.skipped)
+        values = found.manifest.extra
+        self.step = int(values["step"])
+        self.live = {name: float(value) for name, value in values["live"].items()}
+        self._set_state(values)
+        load_learner(found.path, self.policy.lm, self.optimizer, self.critic, found.manifest, *self.saver.place)
+        self._loaded()
+        self._apply_live()
+        return Restored(found.path.name, found.manifest.digest, found.skipped)
+
+    # what a subclass has besides
+
+    def _open(self) -> tuple[Any, Any]:
+        """(tokenizer, model) of the topology, as it is trained; the same every time."""
+        tokenizer, lm = self._opened()
+        if self.config.gradient_checkpointing:
+            recompute_activations(lm, self.config.recompute_every)
+        return tokenizer, lm
+
+    def _opened(self) -> tuple[Any, Any]:
+        return open_model(self._model, self.seed)
+
+    def _number(self) -> int:
+        """Of the next checkpoint."""
+        return self.step
+
+    def _state(self) -> dict[str, Any]:
+        """What else a checkpoint says, JSON."""
+        return {}
+
+    def _set_state(self, values: Mapping[str, Any]) -> None:
+        """The same, read; also what must be there before tensors are put into it."""
+
+    def _loaded(self) -> None:
+        """The tensors are in place."""
+
+    def _steps(self, config: C) -> int:
+        """Where a schedule ends."""
+        raise AssertionError("a trainer says how many steps it has")
+
+    def _optimizers(self) -> list[PolicyOptimizer]:
+        return [self.optimizer, *([self.critic.optimizer] if self.critic else [])]
+
+    def _apply_live(self) -> None:
+        """Use what was set while running."""
+        for field, value in self.live.items():
+            if field == "max_grad_norm":
+                for optimizer in self._optimizers():
+                    optimizer.settings = replace(optimizer.settings, max_grad_norm=value)
+            elif field in ("lr", "weight_decay"):
+                setattr(self.optimizer, field, value)
+
+    # models and optimizers
+
+    def _trained(self, lm: Any) -> Policy:
+        """The policy that is trained."""
+        return self._placed(lm)
+
+    def _placed(self, lm: Any) -> Policy:
+        """A policy on this rank's device, cut over the group if there is one."""
+        policy = Policy(lm.to(self.mesh.device), bf16=BF16[self.config.bf16], sp=self.mesh.sp)
+        self.mesh.cut(policy, lm)
+        return policy
+
+    def _share(self, lm: nn.Module, critic: CriticTraining | None = None) -> Share:
+        return snapshot(lm, self.optimizer, critic, *self.saver.place)
+
+    def _twin(self) -> Any:
+        """A model of its own with the policy's weights, whole on this rank's device."""
+        if not self.mesh.devices:
+            return copy.deepcopy(self.policy.lm)
+        _, lm = self._open()
+        put(wholes(model_tensors(self.policy.lm)), lm)
+        return lm.to(self.mesh.device)
+
+    def _optimizer(self, config: OptimConfig, steps: int, module: nn.Module | None = None) -> PolicyOptimizer:
+        return PolicyOptimizer(module or self.policy, optim_settings(config, steps))

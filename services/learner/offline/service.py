@@ -1,0 +1,212 @@
+"""offline: trains a model on rows of data, evaluates, checkpoints, leaves the model in a folder, and ends the run.
+
+The kinds sft, reward_model, dpo and distill; no rollout, reward or ledger beside it.
+
+Takes   `knob.apply`.
+Sends   the step's metrics, evaluations and checkpoints as events.
+Stores  checkpoints/ (verified, the last two kept); at the end the trained model, in model/ or where `save_to` says.
+Dies    any time: the next one restores the newest verified checkpoint and goes on at the row after it.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import structlog
+import torch
+
+from midflight.kernel.actor import Actor
+from midflight.kernel.mail import Bus
+from midflight.kernel.mistake import UserMistake
+from midflight.kernel.settings import Settings
+from midflight.kernel.spec import knob_prefix, live_knobs, with_live, with_values
+from midflight.messages.base import Scalar
+from midflight.messages.knobs import KnobDeclaration
+from midflight.services.learner.checkpoint import CheckpointError
+from midflight.services.learner.group import Group
+from midflight.services.learner.knobs import optimizer_knobs
+
+from .config import OfflineConfig
+from .lead import OfflineLead
+from .trainer import OfflineTrainer
+
+PHASE_S = 600.0
+RETRY_S = 2.0
+
+
+class Offline(Actor):
+    """Rank 0, or the only one; the other ranks of a group do not speak."""
+
+    def __init__(self, identity: str, bus: Bus, settings: Settings) -> None:
+        super().__init__(identity, bus)
+        self.run_settings = settings
+        self.config = cast(OfflineConfig, settings.config)
+        self._declared = (*optimizer_knobs(self.config.optim), *live_knobs(self.config, settings.slot))
+        self._knobs: dict[str, float] = {}
+        self._fields: dict[str, Scalar] = {}
+        """Values set in live fields of the configuration."""
+        self._group: Group[OfflineTrainer] | None = None
+        self._saved = self._evaluated = -1
+        """Steps done at the newest checkpoint and evaluation."""
+        self._left = False
+        """Whether the trained model is in its folder."""
+        self._retry_at = 0.0
+        self._log = structlog.get_logger()
+
+    def knobs(self) -> tuple[KnobDeclaration, ...]:
+        """What can be steered while it trains."""
+        return self._declared
+
+    def start(self) -> None:
+        """Load the model, the newest verified checkpoint and the data."""
+        try:
+            self.config = with_values(self.config, self._fields)
+        except ValueError as error:
+            self._note("warning", f"values set before are not in force, for they do not fit this topology: {error}")
+        torch.set_num_threads(self.config.threads)
+        settings = self.run_settings
+        with self.phase("load model", PHASE_S):
+            root = settings.run_dir / "checkpoints"
+            root.mkdir(exist_ok=True)
+            try:
+                self._group = Group(self.config, settings, root, OfflineTrainer, OfflineLead)
+                self.trainer = self._group.trainer
+                loaded = self.trainer.restore()
+                self.trainer.read_examples()
+            except ValueError as error:
+                raise UserMistake(f"{settings.name}: {error}") from error
+        for name, value in self._knobs.items():
+            self.trainer.turn_knob(name, value)
+        if loaded.digest:
+            self._saved = self._evaluated = self.trainer.step
+        self._log.info("loaded", source=loaded.name, step=self.trainer.step, of=self.trainer.total)
+        for why in loaded.skipped:
+            self._note("warning", f"checkpoint passed over, going on from {loaded.name}: {why}")
+        for why in self.trainer.bad:
+            self._note("warning", f"held-out row refused: {why}")
+        if self.trainer.step >= self.trainer.total:
+            self._note("info", f"nothing left to do: step {self.trainer.step} of {self.trainer.total} is trained")
+
+    def watches(self) -> dict[int, Callable[[], None]]:
+        """Besides an actor's own: the ends of the other ranks."""
+        return super().watches() | (self._group.watches() if self._group else {})
+
+    def close(self) -> None:
+        """The other ranks leave with this one."""
+        if self._group:
+            self._group.close()
+
+    def apply_knob(self, name: str, value: Scalar) -> int:
+        """Messages are handled between steps, so a new value holds for the whole next step."""
+        field = name.removeprefix(knob_prefix(self.run_settings.slot))
+        if field == name:
+            self._knobs[name] = float(cast(float, value))
+            return self.trainer.turn_knob(name, self._knobs[name]) if self.ready else 0
+        if not self.ready:
+            self._fields[field] = value
+            return 0
+        if field == "steps" and cast(int, value) <= self.trainer.step:
+            raise ValueError(f"{self.trainer.step} steps are trained already: `midflight down` ends the run here")
+        config = with_live(self.config, field, value)
+        step = self.trainer.reconfigure(config)
+        self.config = config
+        return step
+
+    def work(self, now: float) -> bool:
+        """One piece: an evaluation that is due, a step, or at the end what is left to write."""
+        trainer = self.trainer
+        if self.draining:
+            return self._wind_up(now)
+        done, held_out = trainer.step >= trainer.total, self.config.evaluation
+        if held_out and self._evaluated != trainer.step and (done or trainer.step % held_out.every == 0):
+            self._evaluate()
+            return True
+        if done:
+            return self._wind_up(now)
+        self._train()
+        return True
+
+    def idle(self) -> bool:
+        """What is trained is in a checkpoint."""
+        return self._saved == self.trainer.step or not self.trainer.step
+
+    def _train(self) -> None:
+        trainer = self.trainer
+        began = time.perf_counter()
+        with self.phase("train", PHASE_S):
+            report = trainer.train_step()
+        body = {
+            **report.metrics,
+            "epoch": trainer.epoch,
+            "of": float(trainer.total),
+            "train_s": time.perf_counter() - began,
+        }
+        self.event("metrics", {name: value for name, value in body.items() if math.isfinite(value)}, trainer.step)
+        self.progress += 1
+        self.stats = {"step": trainer.step, "of": trainer.total, "loss": round(report.metrics["loss"], 4)}
+        assert trainer.examples is not None
+        for why in trainer.examples.bad:
+            self._note("warning", f"row refused: {why}")
+        trainer.examples.bad.clear()
+        if trainer.step % self.config.checkpoint_every == 0:
+            self._checkpoint()
+
+    def _evaluate(self) -> None:
+        with self.phase("evaluate", PHASE_S):
+            found = self.trainer.evaluate()
+        body: dict[str, Scalar] = {f"eval/{name}": value for name, value in found.items() if math.isfinite(value)}
+        self.event("evaluation", {**body, "n": self.trainer.held_out_rows, "refused": 0}, self.trainer.step)
+        self._evaluated = self.trainer.step
+        self.progress += 1
+
+    def _wind_up(self, now: float) -> bool:
+        """Checkpoint what is not yet in one, leave the model when it is trained to its end, then go."""
+        trainer = self.trainer
+        if now < self._retry_at:
+            return False
+        if self._saved != trainer.step and trainer.step and not self._checkpoint():
+            return self._later(now, "room for a checkpoint")
+        if trainer.step >= trainer.total and not self._left and not self._leave_model():
+            return self._later(now, "room for the model")
+        if not self.mail.unsettled():
+            self.leave(0)
+        return False
+
+    def _later(self, now: float, what: str) -> bool:
+        self._retry_at = now + RETRY_S
+        self.waiting(what, None)
+        return False
+
+    def _checkpoint(self) -> bool:
+        """False when the disk refuses, which costs no more than what a crash would."""
+        trainer = self.trainer
+        try:
+            with self.phase("checkpoint", PHASE_S):
+                trainer.save({"knobs": self._knobs})
+                manifest = trainer.saver.take()
+        except CheckpointError as error:
+            self._note("warning", f"{error}; going on without")
+            return False
+        self._saved = trainer.step
+        digest = manifest.digest if manifest else ""
+        self.event("checkpoint", {"step": trainer.step, "stage": self.config.kind, "digest": digest}, trainer.step)
+        return True
+
+    def _leave_model(self) -> bool:
+        folder = Path(self.config.save_to or self.run_settings.run_dir / "model")
+        try:
+            with self.phase("save model", PHASE_S):
+                self.trainer.leave_model(folder, self.trainer.weights())
+        except OSError as error:
+            self._note("warning", f"cannot write the trained model to {folder}: {error}")
+            return False
+        self._left = True
+        self._note("info", f"the trained model is in {folder}")
+        return True
+
+    def _note(self, level: str, text: str) -> None:
+        """Say something to people, in the log and as an event."""
+        (self._log.warning if level == "warning" else self._log.info)(text)
+        self.event("note", {"level": level, "text": text[:900]})

@@ -1,0 +1,169 @@
+"""A model trained on rows of data, how far it is, and what it leaves behind. Knows nothing of messages."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from midflight.services.data import BadRow, DataError
+from midflight.services.data.identity import Identity
+from midflight.services.learner.base import BF16, Obeys, TrainerBase
+from midflight.services.learner.documents import Reader
+from midflight.services.learner.examples import Examples, still_the_same
+from midflight.services.learner.mesh import Mesh
+from midflight.services.learner.metrics import StepReport
+from midflight.services.learner.objective import evaluate, update
+from midflight.services.learner.optim import PolicyOptimizer
+from midflight.services.learner.packing import Document
+from midflight.services.learner.partition import quadratic_length
+from midflight.services.learner.policy import Policy
+from midflight.services.learner.snapshot import put
+from midflight.services.model.build import save_model
+from midflight.services.model.open import open_model
+
+from .config import OfflineConfig
+from .objectives import Item, plan
+
+UNKNOWN: Final = 1 << 62
+"""Steps of `epochs` of rows that have not been read yet."""
+
+
+class OfflineTrainer(TrainerBase[OfflineConfig]):
+    """One step is one call of `train_step` after `read_examples`.
+
+    Raises UserMistake or ValueError when model, teacher and configuration do not go together.
+    """
+
+    module: nn.Module
+    """What is trained, the policy or what it is a part of."""
+
+    def __init__(
+        self, config: OfflineConfig, model: Mapping[str, Any], seed: int, root: Path, mesh: Mesh | None = None
+    ) -> None:
+        self._plan = plan(config)
+        super().__init__(config, model, seed, root, mesh)
+        self.objective = self._plan.makes(self.module, self._frozen)
+        self._reader = Reader(self.tokenizer, config.apply_chat_template, config.max_length_per_device)
+        self.examples: Examples[Any, Item] | None = None
+        self.held_out: list[Document] = []
+        self.bad: list[str] = []
+        """Held-out rows that cannot be used, until they are told."""
+        self._drawn = 0
+        self._data: Identity | None = None
+        self.optimizer: PolicyOptimizer = self._optimizer(config.optim, self.total, self.module)
+
+    def read_examples(self) -> None:
+        """Open the data and read what is held out. Raises DataError when they cannot be used."""
+        config, tokenize = self.config, self._plan.items(self._reader)
+        self.examples = Examples(config.data, self._plan.rows, self.seed, tokenize, self._drawn)
+        self._data = still_the_same("data", self.examples, self._data, config.changed, config.kind)
+        super().reconfigure(config)  # how many steps an epoch has is known now
+        if config.evaluation:
+            self._read_held_out(config.evaluation.data, config.evaluation.rows)
+
+    def _read_held_out(self, source: str, most: int) -> None:
+        rows, tokenize = self._plan.rows(source), self._plan.items(self._reader)
+        self.held_out, self.bad = [], []
+        for number in range(min(len(rows), most)):
+            row = rows[number]
+            try:
+                if isinstance(row, BadRow):
+                    raise ValueError(row.reason)
+                self.held_out += tokenize(row)
+            except ValueError as error:
+                self.bad.append(f"{row.origin}: {error}")
+        if not self.held_out:
+            why = f"; the first: {self.bad[0]}" if self.bad else ""
+            raise DataError(f"{source}: none of its first {min(len(rows), most)} rows can be used{why}")
+
+    def train_step(self) -> StepReport:
+        """One optimizer update on the next rows; `step` counts it."""
+        assert self.examples is not None
+        items = self.examples.next(self.config.batch_size)
+        self._drawn = self.examples.drawn
+        report = update(
+            self.objective,
+            self.module,
+            self.optimizer,
+            [document for item in items for document in item],
+            self.config.max_length_per_device,
+            self.mesh.peers,
+            quadratic_length(self.policy.lm),
+        )
+        self.step += 1
+        return report
+
+    def evaluate(self) -> dict[str, float]:
+        """What is reported of the held-out data, as it is now."""
+        cap, peers = self.config.max_length_per_device, self.mesh.peers
+        return evaluate(self.objective, self.module, self.held_out, cap, peers)
+
+    @property
+    def total(self) -> int:
+        """Steps until the end."""
+        return self._steps(self.config)
+
+    @property
+    def epoch(self) -> float:
+        """How often every row has been drawn."""
+        return self._drawn / len(self.examples.rows) if self.examples else 0.0
+
+    @property
+    def held_out_rows(self) -> int:
+        """How many are evaluated."""
+        return len(self.held_out) // self.objective.together
+
+    def leave_model(self, folder: Path, weights: Mapping[str, torch.Tensor]) -> None:
+        """Write the policy with these weights as a Hugging Face folder, all of it or nothing. Raises OSError."""
+        _, lm = self._plan.opens(self._model, self.seed)
+        put(weights, lm)
+        whole, old = (folder.with_name(f".{word}-{folder.name}-{os.getpid()}") for word in ("tmp", "old"))
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        save_model(lm, self.tokenizer, whole)
+        if folder.exists():
+            folder.rename(old)
+        whole.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def obeys(self) -> Obeys:
+        """Also the steps."""
+        return super().obeys() | {
+            "train_step": lambda _: self.train_step(),
+            "evaluate": lambda _: self.evaluate(),
+        }
+
+    def _opened(self) -> tuple[Any, Any]:
+        return self._plan.opens(self._model, self.seed)
+
+    def _trained(self, lm: Any) -> Policy:
+        policy = self._plan.wraps(lm.to(self.mesh.device), bf16=BF16[self.config.bf16])
+        self.module = self._plan.roots(policy)
+        self.mesh.cut(self.module, lm)
+        return policy
+
+    def _frozen(self, folder: str | None) -> Policy:
+        """Of a folder, whose tokenizer must be the student's, or a copy of the policy as it is now."""
+        if folder is None:
+            lm = self._twin()
+        else:
+            tokenizer, lm = open_model({"path": folder, "dtype": self._model.get("dtype")}, self.seed)
+            if tokenizer.get_vocab() != self.tokenizer.get_vocab():
+                raise ValueError(f"{folder}: its tokenizer is not that of the model which is trained")
+        policy = self._placed(lm)
+        policy.requires_grad_(False)
+        return policy
+
+    def _steps(self, config: OfflineConfig) -> int:
+        if config.steps:
+            return config.steps
+        return -(-len(self.examples.rows) * config.epochs // config.batch_size) if self.examples else UNKNOWN
+
+    def _state(self) -> dict[str, Any]:
+        return {"drawn": self._drawn, "data": self._data}
+
+    def _set_state(self, values: Mapping[str, Any]) -> None:
+        self._drawn, self._data = int(values["drawn"]), values["data"]

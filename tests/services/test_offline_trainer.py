@@ -1,0 +1,224 @@
+"""The trainers on rows of data: resume, checkpoints, folders that are left, and rows that cannot be used."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from midflight.kernel.config.registry import service_class
+from midflight.kernel.mistake import UserMistake
+from midflight.services.data import DataError
+from midflight.services.learner.offline.trainer import OfflineTrainer
+from midflight.services.model.chat import supervised
+
+MODEL = {
+    "build": {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "intermediate_size": 24,
+        "max_position_embeddings": 64,
+        "init_std": 0.2,
+    },
+    "tokenizer": "bytes",
+}
+ROWS = "task:sort6-10?rows=40&split=train&seed=1"
+KINDS = ["sft", "reward_model", "dpo", "distill"]
+
+
+def config(kind: str, tmp_path: Path, **fields: Any) -> Any:
+    given: dict[str, Any] = {
+        "kind": kind,
+        "data": ROWS,
+        "batch_size": 6,
+        "epochs": 2,
+        "device": "cpu",
+        "optim": {"lr": 1e-2, "warmup_steps": 2, "schedule": "cosine"},
+        "evaluation": {"data": "task:sort6-10?rows=10&split=eval", "rows": 8},
+    }
+    if kind == "distill":
+        given["teacher"] = str(teacher(tmp_path))
+    return service_class(kind).model_validate({**given, **fields})
+
+
+def teacher(tmp_path: Path) -> Path:
+    """The folder of a model with another seed."""
+    folder = tmp_path / "teacher"
+    if not folder.exists():
+        made = OfflineTrainer(config("sft", tmp_path), MODEL, 7, tmp_path / "none")
+        made.leave_model(folder, made.weights())
+    return folder
+
+
+def trainer(kind: str, tmp_path: Path, root: str = "checkpoints", **fields: Any) -> OfflineTrainer:
+    made = OfflineTrainer(config(kind, tmp_path, **fields), MODEL, 3, tmp_path / root)
+    made.restore()
+    made.read_examples()
+    return made
+
+
+def digest(one: OfflineTrainer) -> str:
+    """Of parameters and optimizer."""
+    tensors = {**one.weights(), **one.optimizer.tensors()}
+    return hashlib.sha256(b"".join(t.detach().numpy().tobytes() for _, t in sorted(tensors.items()))).hexdigest()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_resume_is_bit_for_bit(kind: str, tmp_path: Path) -> None:
+    """Seven steps, over the end of an epoch, equal four, a checkpoint, another process's trainer, and three more."""
+    whole = trainer(kind, tmp_path, "whole")
+    assert whole.total == 14  # 2 * 40 rows, 6 a step
+    reports = [whole.train_step().metrics for _ in range(7)]
+    first = trainer(kind, tmp_path)
+    assert [first.train_step().metrics for _ in range(4)] == reports[:4]
+    first.turn_knob("optim.lr", first.optimizer.lr)
+    first.save({})
+    first.saver.take()
+    second = trainer(kind, tmp_path)
+    assert second.step == 4
+    assert [second.train_step().metrics for _ in range(3)] == reports[4:]
+    assert digest(second) == digest(whole)
+    assert second.evaluate() == whole.evaluate()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_learns(kind: str, tmp_path: Path) -> None:
+    """The loss of the rows falls within 40 steps on them; an evaluation changes nothing."""
+    fields: dict[str, Any] = {"optim": {"lr": 1e-2, "warmup_steps": 0}, "steps": 40, "evaluation": {"data": ROWS}}
+    one = trainer(kind, tmp_path, **fields)
+    measure = {"sft": "nll", "reward_model": "pair_loss", "dpo": "pair_loss", "distill": "kl"}[kind]
+    before = digest(one)
+    first = one.evaluate()[measure]
+    assert digest(one) == before
+    for _ in range(one.total):
+        one.train_step()
+    assert one.evaluate()[measure] < first - 0.01
+
+
+def test_the_reward_model_that_is_left_is_transformers_own(tmp_path: Path) -> None:
+    """`AutoModelForSequenceClassification` gives every held-out conversation the score that was trained."""
+    one = trainer("reward_model", tmp_path)
+    for _ in range(6):
+        one.train_step()
+    one.leave_model(tmp_path / "model", one.weights())
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert (model.config.num_labels, model.config.pad_token_id) == (1, tokenizer.pad_token_id)
+    documents = [list(d.ids[:-1]) for d in one.held_out]
+    longest = max(map(len, documents))
+    padded = torch.tensor([[*ids, *[tokenizer.pad_token_id] * (longest - len(ids))] for ids in documents])
+    with torch.no_grad():
+        scores = model(input_ids=padded, attention_mask=(padded != tokenizer.pad_token_id).long()).logits[:, 0]
+    found = one.evaluate()
+    assert found["reward_chosen"] == pytest.approx(scores[0::2].mean().item(), abs=1e-5)
+    assert found["reward_rejected"] == pytest.approx(scores[1::2].mean().item(), abs=1e-5)
+    again = OfflineTrainer(config("reward_model", tmp_path), {"path": str(tmp_path / "model")}, 3, tmp_path / "other")
+    again.read_examples()
+    assert again.evaluate() == pytest.approx(found, abs=1e-5)
+
+
+def test_the_policy_that_is_left_goes_on_elsewhere(tmp_path: Path) -> None:
+    """A folder that transformers loads, in place of one that was there; DPO begins with it."""
+    one = trainer("sft", tmp_path)
+    one.train_step()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/old").touch()
+    one.leave_model(tmp_path / "model", one.weights())
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+    assert not (tmp_path / "model/old").exists()
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    weights = one.weights()
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+    direct = OfflineTrainer(config("dpo", tmp_path), {"path": str(tmp_path / "model")}, 3, tmp_path / "other")
+    direct.read_examples()
+    assert direct.evaluate()["pair_loss"] == pytest.approx(0.6931472, abs=1e-6)
+
+
+def test_only_the_response_is_learned_in_a_pair(tmp_path: Path) -> None:
+    """Not what the assistant said earlier in the prompt."""
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"messages": turns, "chosen": "right", "rejected": "no"}))
+    one = trainer("dpo", tmp_path, data=str(rows), evaluation={"data": str(rows)}, optim={})
+    chosen, rejected = one.held_out
+    ids = supervised(one.tokenizer, [{"role": "assistant", "content": "right"}]).ids
+    assert [i for i, mine in zip(chosen.ids, chosen.action_mask, strict=True) if mine] == ids[1:]
+    assert sum(rejected.action_mask) == len("no") + 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "why"),
+    [
+        ("dpo", {"prompt": "a", "chosen": "b"}, "rejected: must be text, not null"),
+        ("reward_model", {"prompt": "a", "chosen": "b", "rejected": "b"}, "rejected: is the same text as chosen"),
+        ("sft", {"prompt": "a", "chosen": "b", "rejected": "c"}, "messages: no assistant message to learn from"),
+        ("dpo", {"prompt": "a" * 90, "chosen": "b", "rejected": "c"}, "positions, the limit is 100"),
+    ],
+)
+def test_rows_that_cannot_be_used_are_one_error(kind: str, row: dict[str, str], why: str, tmp_path: Path) -> None:
+    """With file, line and reason; among good rows it is told once, and the others are trained on."""
+    good = {"prompt": "a", "response": "b", "chosen": "b", "rejected": "c"}
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps(row))
+    fields: dict[str, Any] = {"data": str(rows), "max_length_per_device": 100, "evaluation": None, "optim": {}}
+    with pytest.raises(DataError, match="none of its first 1 rows can be used") as told:
+        trainer(kind, tmp_path, **fields)
+    assert f"{rows}:1: " in str(told.value)
+    assert why in str(told.value)
+    rows.write_text("\n".join(json.dumps(one) for one in (good, row, good)))
+    one = trainer(kind, tmp_path, **fields)
+    one.train_step()
+    assert one.examples is not None
+    assert len(one.examples.bad) == 1
+    assert one.examples.bad[0].startswith(f"{rows}:2: ")
+
+
+def test_other_data_are_refused_when_a_run_goes_on(tmp_path: Path) -> None:
+    """Unless that is accepted."""
+    one = trainer("sft", tmp_path)
+    one.train_step()
+    one.save({})
+    one.saver.take()
+    other = "task:sort6-10?rows=41&split=train&seed=1"
+    with pytest.raises(DataError, match="data is not what this run began with"):
+        trainer("sft", tmp_path, data=other)
+    assert trainer("sft", tmp_path, data=other, changed="accept").step == 1
+
+
+def test_a_teacher_that_does_not_fit_is_refused(tmp_path: Path) -> None:
+    """No folder, or another tokenizer."""
+    with pytest.raises(UserMistake, match="cannot load"):
+        trainer("distill", tmp_path, teacher=str(tmp_path / "nowhere"))
+    folder = teacher(tmp_path)
+    text = json.loads((folder / "tokenizer.json").read_text())
+    vocabulary = text["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    (folder / "tokenizer.json").write_text(json.dumps(text))
+    with pytest.raises(ValueError, match="its tokenizer is not that of the model"):
+        trainer("distill", tmp_path)
+
+
+def test_an_epoch_is_known_once_the_rows_are(tmp_path: Path) -> None:
+    """Until then a cosine schedule has no end, also when the configuration is told anew, as in a group."""
+    one = OfflineTrainer(config("sft", tmp_path), MODEL, 3, tmp_path / "checkpoints")
+    one.reconfigure(one.config)
+    one.read_examples()
+    assert (one.total, one.optimizer.settings.total_steps) == (14, 14)
+    one.reconfigure(one.config.model_copy(update={"steps": 20}))
+    assert (one.total, one.optimizer.settings.total_steps) == (20, 20)
+
+
+def test_values_set_while_running_hold_and_are_kept(tmp_path: Path) -> None:
+    """A knob's learning rate is in the next step, and in the trainer that goes on."""
+    one = trainer("sft", tmp_path, optim={"lr": 1e-2, "warmup_steps": 0})
+    assert one.turn_knob("optim.lr", 5e-3) == 1
+    assert one.train_step().metrics["lr"] == 5e-3
+    one.save({})
+    one.saver.take()
+    assert trainer("sft", tmp_path, optim={"lr": 1e-2, "warmup_steps": 0}).train_step().metrics["lr"] == 5e-3
