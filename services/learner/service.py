@@ -213,7 +213,8 @@ class Learner(Worker):
 
     def _sft_step(self) -> None:
         trainer, examples = self.trainer, self.trainer.examples
-        report = trainer.sft_step()
+        with self.phase("warm start", PHASE_S):
+            report = trainer.sft_step()
         self.progress += 1
         sft = self.config.sft
         assert sft is not None
@@ -335,7 +336,8 @@ class Learner(Worker):
         self.steps[self.version] = self.trainer.step
         for old in sorted(self.steps)[:-KNOWN_VERSIONS]:
             del self.steps[old]
-        handle = write_weights(self.run_settings.shm_dir, self.version, self.trainer.weights())
+        with self.phase("publish", PHASE_S):
+            handle = write_weights(self.run_settings.shm_dir, self.version, self.trainer.weights())
         self.mail.post(
             "data",
             ("weights", self.version),
