@@ -69,6 +69,10 @@ def export(
         ) from error
     topology = json.loads(folder.config_json.read_text())
     section, extra = topology["model"], manifest.extra
+    if extra.get("kind") == "reward_model":
+        raise UserMistake(
+            f"{checkpoint} is of a reward model, which its run leaves in {folder.path / 'model'} when it ends"
+        )
     tokenizer, model = open_frame(section)
     wanted = DTYPES[dtype] if dtype else None
     adapters = LoraConfig.model_validate(extra["lora"]) if extra.get("lora") else None
@@ -84,7 +88,7 @@ def export(
         dtype=str(model.dtype).removeprefix("torch."),
         digest=manifest.digest,
     )
-    numbers = measured(folder.path, done.step) if stage == "rl" else {}
+    numbers = measured(folder.path, done.step) if stage != "sft" else {}
     with _replaced(out) as beside:
         _write(beside, model, tokenizer, section, shard_bytes)
         (beside / CARD).write_text(card(topology, done, numbers, _base_license(section)))

@@ -10,6 +10,8 @@ from midflight.kernel.mistake import UserMistake
 from .checkpoint import MANIFEST, CheckpointError, steps, verify
 
 NEWEST = "newest"
+ROWS = "rows"
+"""Stage of a trainer that has but one, on rows of data."""
 
 
 class NoSuchCheckpoint(UserMistake):
@@ -20,9 +22,9 @@ class NoSuchCheckpoint(UserMistake):
 class Look:
     """One checkpoint. What its manifest does not tell, because it cannot be read, is None.
 
-    stage: `sft` or `rl`. step: of that stage. version: the policy version that its weights were published as; None in
-    the warm start, whose weights are published only when RL begins. saved_s: wall clock, seconds. size: bytes on disk.
-    wrong: what does not verify; None when it was not looked at, empty when every byte is as it was written.
+    stage: `sft` or `rl` of a learner, or `rows`. step: of that stage. version: the policy version that its weights were
+    published as; None where nothing was published, as in the warm start. saved_s: wall clock, seconds. size: bytes on
+    disk. wrong: what does not verify; None when it was not looked at, empty when every byte is as it was written.
     """
 
     path: Path
@@ -57,20 +59,20 @@ def looks(root: Path, whole: bool = True) -> list[Look]:
 
 
 def find(root: Path, wanted: str = NEWEST) -> Path:
-    """The newest checkpoint, the one of an RL step, or the one of a name such as `step-00000420`.
+    """The newest checkpoint, the one of a step (a learner's: of RL), or the one of a name such as `step-00000420`.
 
     Raises NoSuchCheckpoint.
     """
     found = looks(root, whole=False)
     for one in found:
-        if wanted in (NEWEST, one.path.name) or (one.stage == "rl" and wanted == str(one.step)):
+        if wanted in (NEWEST, one.path.name) or (one.stage in ("rl", ROWS) and wanted == str(one.step)):
             return one.path
     there = ", ".join(_called(one) for one in found) or "none"
     raise NoSuchCheckpoint(f"{root}: no checkpoint {wanted!r}; there are: {there}")
 
 
 def _called(one: Look) -> str:
-    return f"{one.step} ({one.path.name})" if one.stage == "rl" else one.path.name
+    return f"{one.step} ({one.path.name})" if one.stage in ("rl", ROWS) else one.path.name
 
 
 def _wrong(path: Path) -> str:

@@ -5,6 +5,8 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from support.e2e_run import CONFIGS, Up, checkpoints, copy_run, events, hit, midflight, nothing_left, records
 
 from midflight.services.learner.checkpoint import verify
@@ -70,6 +72,19 @@ def test_a_chain(name: str, sft: Up, tmp_path: Path) -> None:
         assert up.wait() == 0, up.output
     assert steps(up.path) == list(range(1, STEPS + 1))
     assert (up.path / "model/model.safetensors").exists()
+
+
+def test_its_checkpoints_are_listed_and_exported(sft: Up, tmp_path: Path) -> None:
+    """By `midflight models`: what was left at the end is what the newest one is exported as."""
+    listed = midflight(tmp_path, "models", "ls", str(sft.path))
+    assert listed.code == 0, listed
+    assert f" rows   {STEPS} " in listed.out
+    assert listed.out.rstrip().endswith("yes")
+    done = midflight(tmp_path, "models", "export", str(sft.path), "--out", str(tmp_path / "out"), "--step", str(STEPS))
+    assert done.code == 0, done
+    one, other = (load_file(folder / "model.safetensors") for folder in (tmp_path / "out", sft.path / "model"))
+    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    assert "`sft` on `task:" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_two_ranks_train_as_one(sft: Up, tmp_path: Path) -> None:

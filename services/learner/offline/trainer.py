@@ -21,6 +21,7 @@ from midflight.services.learner.optim import PolicyOptimizer
 from midflight.services.learner.packing import Document
 from midflight.services.learner.partition import quadratic_length
 from midflight.services.learner.policy import Policy
+from midflight.services.learner.shelf import ROWS
 from midflight.services.learner.snapshot import put
 from midflight.services.model.build import save_model
 from midflight.services.model.open import open_model
@@ -163,7 +164,7 @@ class OfflineTrainer(TrainerBase[OfflineConfig]):
         return -(-len(self.examples.rows) * config.epochs // config.batch_size) if self.examples else UNKNOWN
 
     def _state(self) -> dict[str, Any]:
-        return {"drawn": self._drawn, "data": self._data}
+        return {"stage": ROWS, "kind": self.config.kind, "drawn": self._drawn, "data": self._data}
 
     def _set_state(self, values: Mapping[str, Any]) -> None:
         self._drawn, self._data = int(values["drawn"]), values["data"]
