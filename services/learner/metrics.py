@@ -64,7 +64,8 @@ class TokenRecord:
 class LogprobGap:
     """How far the engine's log-probs are from the learner's own, where both are of the very same weights.
 
-    Those are the tokens of lag 0 before the first update of a batch moves the policy.
+    Those are the tokens of sequences without lag, before the first update of a batch moves the policy. In a sequence
+    that was there at an update, later tokens are of new weights over keys and values of old ones.
     """
 
     tokens: int = 0
@@ -74,7 +75,9 @@ class LogprobGap:
 
     def add(self, r: TokenRecord) -> None:
         """Add a micro-batch of the first update."""
-        gap = (r.logp - r.behaviour)[r.mask & (r.lag == 0)].double()
+        stale = r.lag.new_zeros(int(r.sequence.max()) + 1 if len(r.sequence) else 0)
+        stale.scatter_reduce_(0, r.sequence, r.lag, "amax")
+        gap = (r.logp - r.behaviour)[r.mask & (stale[r.sequence] == 0)].double()
         if gap.numel():
             self.tokens += gap.numel()
             self.total += gap.abs().sum().item()
@@ -82,7 +85,7 @@ class LogprobGap:
             self.k3 += (torch.expm1(gap) - gap).sum().item()
 
     def report(self) -> dict[str, float]:
-        """Mean and largest absolute gap, and its k3, in nats; empty without a token of lag 0."""
+        """Mean and largest absolute gap, and its k3, in nats; empty without a sequence of lag 0."""
         if not self.tokens:
             return {}
         found = {"mean": self.total / self.tokens, "max": self.most, "k3": self.k3 / self.tokens}
