@@ -12,6 +12,8 @@ from typing import Any
 
 import psutil
 
+from midflight.kernel.mistake import UserMistake
+
 from .common import print_json, table
 from .exits import FAILED, OK, USAGE, Stop
 from .up import load
@@ -38,9 +40,12 @@ def run(arguments: argparse.Namespace) -> int:
     # By name: the kernel does not depend on services.
     plans = import_module("midflight.services.learner.plan")
     services = loaded.topology.services
-    planner = plans.Planner(loaded.data["model"], services, None)
-    planner.memory = asked or here(plans.on_gpu(planner.learner.device))
-    found = planner.plan(planner.learner)
+    try:
+        planner = plans.Planner(loaded.data["model"], services, None)
+        planner.memory = asked or here(plans.on_gpu(planner.learner.device))
+        found = planner.plan(planner.learner)
+    except UserMistake as mistake:
+        raise Stop(USAGE, str(mistake)) from mistake  # 1 is for what does not fit
     ways = [] if found.fits else import_module("midflight.services.learner.remedies").remedies(planner, found)
     if arguments.json:
         print_json(as_json(found, ways))

@@ -75,7 +75,9 @@ class Planner:
         self.model, self.services, self.memory = outline(section), dict(services), memory
         self.slot = next((name for name, spec in services.items() if isinstance(spec, LearnerConfig)), "")
         if not self.slot:
-            raise UserMistake("the topology has no learner: there is nothing to plan")
+            raise UserMistake(
+                "the topology has no learner; what trains on rows of data alone (sft, dpo, ...) cannot be planned yet"
+            )
         self._traced = cache(self._trace)
 
     @property

@@ -42,6 +42,12 @@ def test_the_page_shows_what_is_printed(monkeypatch: pytest.MonkeyPatch) -> None
     assert "exit code 1" in text
 
 
+def test_a_topology_without_a_learner_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
+    """With the exit code of one; 1 is for what does not fit."""
+    assert main(["plan", "sft"]) == 2
+    assert "midflight plan: the topology has no learner; what trains on rows" in capsys.readouterr().err
+
+
 def test_a_demo_fits_and_is_told_in_bytes(capsys: pytest.CaptureFixture[str]) -> None:
     """--json names every term, and the sum is that of those that count."""
     assert main(["plan", "demo", "--device-memory", "1GiB", "--json"]) == 0
