@@ -58,11 +58,11 @@ def test_every_token_is_of_the_version_it_says(lone: Lone, model: Path, tmp_path
 
 
 def test_its_cache_use_is_known_while_it_generates(remote: Fleet) -> None:
-    """What the controller of concurrency reads: requests of 93 tokens at most, and room for 32 of 108."""
-    remote.add(32, new=90)
+    """What the controller of concurrency reads, once a second: so many requests that they take several."""
+    remote.add(128, new=90)
     remote.until(lambda: remote.servers.kv_use > 0.0)
     assert 0.0 < remote.servers.kv_use <= 1.0
-    remote.finish(32)
+    remote.finish(128)
     remote.until(lambda: remote.servers.kv_use == 0.0)
 
 
