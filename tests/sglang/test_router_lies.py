@@ -17,17 +17,20 @@ def serving(fleet: Fleet) -> set[str]:
 
 def test_the_server_that_lies_is_discarded_and_no_other(python: str, model: Path, tmp_path: Path) -> None:
     """Every request is completed by the one that does not."""
-    with fake_sglang() as honest, fake_sglang() as liar:
-        with Fleet(model, tmp_path, python=python, urls=[honest.url, liar.url], router=True) as fleet:
-            fleet.begin(servers=2)
-            liar.answers["/generate"] = NONSENSE
-            fleet.add(16, new=3)
-            fleet.finish(16)
-            assert serving(fleet) == {honest.url}
-            assert all(one.tokens == [7, 7, 7] for one in fleet.done.values())
-            assert not fleet.lost
-            told = f"{liar.url} is given up: token 5000 lies outside"
-            fleet.until(lambda: any(told in said for said in fleet.said))
+    with (
+        fake_sglang() as honest,
+        fake_sglang() as liar,
+        Fleet(model, tmp_path, python=python, urls=[honest.url, liar.url], router=True) as fleet,
+    ):
+        fleet.begin(servers=2)
+        liar.answers["/generate"] = NONSENSE
+        fleet.add(16, new=3)
+        fleet.finish(16)
+        assert serving(fleet) == {honest.url}
+        assert all(one.tokens == [7, 7, 7] for one in fleet.done.values())
+        assert not fleet.lost
+        told = f"{liar.url} is given up: token 5000 lies outside"
+        fleet.until(lambda: any(told in said for said in fleet.said))
 
 
 def test_what_each_server_denies_discards_none(python: str, model: Path, tmp_path: Path) -> None:
