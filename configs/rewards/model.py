@@ -19,7 +19,9 @@ def _loaded() -> tuple[Any, Any]:
     if not os.path.isfile(os.path.join(folder, "config.json")):
         raise RuntimeError(f"REWARD_MODEL is {folder!r}: give the absolute path of a reward model's folder")
     torch.set_num_threads(1)
-    return AutoTokenizer.from_pretrained(folder), AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    safe: Any = {"trust_remote_code": False, "local_files_only": True}
+    model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True, **safe)
+    return AutoTokenizer.from_pretrained(folder, **safe), model.eval()
 
 
 def reward_fn(messages: list[dict[str, str]], answer: object) -> dict[str, float]:
