@@ -21,10 +21,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from torch import nn
 
-from midflight.services.learner.optim import OptimSettings, PolicyOptimizer
-from midflight.services.learner.saver import Saver
-from midflight.services.learner.saving import save
-from midflight.services.learner.snapshot import load_learner, snapshot
+from midflight.services.learner.checkpoints.saver import Saver
+from midflight.services.learner.checkpoints.saving import save
+from midflight.services.learner.checkpoints.snapshot import load_learner, snapshot
+from midflight.services.learner.optimizers.optim import OptimSettings, PolicyOptimizer
 
 WIDTH = 1024
 

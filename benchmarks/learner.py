@@ -25,14 +25,14 @@ from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from midflight.services.algorithms.losses import LossKind
-from midflight.services.learner.attention import Documents, packed_attention
-from midflight.services.learner.head import chunked_logprob
-from midflight.services.learner.optim import OptimSettings, PolicyOptimizer
-from midflight.services.learner.packing import Document, microbatches
-from midflight.services.learner.policy import Policy
-from midflight.services.learner.saving import save
+from midflight.services.learner.checkpoints.saving import save
+from midflight.services.learner.checkpoints.snapshot import load_learner, snapshot
+from midflight.services.learner.network.attention import Documents, packed_attention
+from midflight.services.learner.network.head import chunked_logprob
+from midflight.services.learner.network.policy import Policy
+from midflight.services.learner.optimizers.optim import OptimSettings, PolicyOptimizer
+from midflight.services.learner.packs.packing import Document, microbatches
 from midflight.services.learner.settings import RlSettings
-from midflight.services.learner.snapshot import load_learner, snapshot
 from midflight.services.learner.step import RolloutBatch, rl_update
 
 VOCAB = 266

@@ -28,13 +28,13 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from torch.distributed.device_mesh import init_device_mesh
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from midflight.services.learner.optim import OptimSettings, PolicyOptimizer
-from midflight.services.learner.packing import Document, PackedBatch, microbatches
-from midflight.services.learner.partition import differencing, document_cost, longest_first
-from midflight.services.learner.peers import ALONE, Peers
-from midflight.services.learner.policy import Policy, recompute_activations
-from midflight.services.learner.sft import sft_update
-from midflight.services.learner.sharding import shard
+from midflight.services.learner.group.peers import ALONE, Peers
+from midflight.services.learner.group.sharding import shard
+from midflight.services.learner.network.policy import Policy, recompute_activations
+from midflight.services.learner.objectives.sft import sft_update
+from midflight.services.learner.optimizers.optim import OptimSettings, PolicyOptimizer
+from midflight.services.learner.packs.packing import Document, PackedBatch, microbatches
+from midflight.services.learner.packs.partition import differencing, document_cost, longest_first
 
 COLLECTIVES = (
     "all_gather",

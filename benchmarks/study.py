@@ -29,7 +29,7 @@ import yaml
 from common import machine
 
 from midflight.services.data.tasks import read_task
-from midflight.services.learner.snapshot import load_model_tensors
+from midflight.services.learner.checkpoints.snapshot import load_model_tensors
 from midflight.services.model.chat import decode, prompt_ids
 from midflight.services.model.open import end_ids, open_model
 from midflight.services.rollout.engine import Engine

@@ -22,7 +22,7 @@ IMPORTS = {
     "kl controller": "import midflight.services.controllers.kl.service",
     "ledger": "import midflight.services.ledger.service",
     "reward server": "import midflight.services.reward.service",
-    "checkpoints": "import midflight.kernel.cli.models, midflight.services.learner.shelf",
+    "checkpoints": "import midflight.kernel.cli.models, midflight.services.learner.checkpoints.shelf",
     "tracker": "import midflight.services.tracker.service",
 }
 

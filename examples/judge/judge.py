@@ -63,7 +63,7 @@ def asked_once(text: str) -> list[float]:
 
 def export(run: Path, to: Path) -> None:
     """Write the newest checkpoint of a run as a directory that SGLang, or anything else, can load."""
-    from midflight.services.learner.stored import whole_model
+    from midflight.services.learner.checkpoints.stored import whole_model
     from midflight.services.model.build import save_model
     from midflight.services.model.open import open_model
 

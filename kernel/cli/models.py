@@ -80,7 +80,7 @@ def _verify(folder: RunDir, arguments: argparse.Namespace) -> int:
 def _export(folder: RunDir, arguments: argparse.Namespace) -> int:
     path = _shelf().find(folder.checkpoints, arguments.step)
     # By name: the kernel does not depend on services.
-    export = import_module("midflight.services.learner.export")
+    export = import_module("midflight.services.learner.checkpoints.export")
     done = export.export(folder, path, arguments.out, arguments.dtype)
     if arguments.json:
         print_json({**asdict(done), "out": str(done.out)})
@@ -90,7 +90,7 @@ def _export(folder: RunDir, arguments: argparse.Namespace) -> int:
 
 
 def _shelf() -> Any:
-    return import_module("midflight.services.learner.shelf")
+    return import_module("midflight.services.learner.checkpoints.shelf")
 
 
 def _plain(one: Any) -> dict[str, Any]:

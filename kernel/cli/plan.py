@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     asked = parsed(arguments.device_memory) if arguments.device_memory else None
     loaded = load(arguments.topology, arguments.file, arguments.overrides)
     # By name: the kernel does not depend on services.
-    plans = import_module("midflight.services.learner.plan")
+    plans = import_module("midflight.services.learner.planning.plan")
     services = loaded.topology.services
     try:
         planner = plans.Planner(loaded.data["model"], services, None)
@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         found = planner.plan(planner.learner)
     except UserMistake as mistake:
         raise Stop(USAGE, str(mistake)) from mistake  # 1 is for what does not fit
-    ways = [] if found.fits else import_module("midflight.services.learner.remedies").remedies(planner, found)
+    ways = [] if found.fits else import_module("midflight.services.learner.planning.remedies").remedies(planner, found)
     if arguments.json:
         print_json(as_json(found, ways))
     else:

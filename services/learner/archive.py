@@ -21,7 +21,7 @@ from midflight.services.model.chat import decode
 from midflight.services.model.tokenizer import Tokenizer
 
 from .config import SamplesConfig
-from .packing import Document
+from .packs.packing import Document
 from .pieces import Pieces
 from .step import RolloutBatch
 from .watched import Watched

@@ -15,16 +15,16 @@ from torch import nn
 
 from midflight.services.model.open import open_model, pick_device
 
-from .checkpoint import NOTHING, Found, latest_verified, named, sweep
-from .critic import CriticTraining
-from .mesh import Mesh
-from .optim import PolicyOptimizer
-from .optim_choice import optim_settings
-from .policy import Policy, recompute_activations
-from .saver import Saver
-from .saving import Share
-from .sharding import wholes
-from .snapshot import load_learner, model_tensors, put, snapshot
+from .checkpoints.checkpoint import NOTHING, Found, latest_verified, named, sweep
+from .checkpoints.saver import Saver
+from .checkpoints.saving import Share
+from .checkpoints.snapshot import load_learner, model_tensors, put, snapshot
+from .group.mesh import Mesh
+from .group.sharding import wholes
+from .network.critic import CriticTraining
+from .network.policy import Policy, recompute_activations
+from .optimizers.optim import PolicyOptimizer
+from .optimizers.optim_choice import optim_settings
 from .training_config import OptimConfig, TrainingConfig
 
 BF16: Final = {"auto": None, "on": True, "off": False}

@@ -8,7 +8,7 @@ import torch
 
 from midflight.messages.samples import Batch, BatchPart
 
-from .packing import Document
+from .packs.packing import Document
 from .step import RolloutBatch
 
 

@@ -14,11 +14,11 @@ from midflight.services.algorithms.losses import USES_PROXIMAL
 from midflight.services.algorithms.masks import keep_by_name
 from midflight.services.algorithms.ratios import log_ratio
 
-from .critic import Critic
-from .packing import ActionTokens, Document, PackedBatch, microbatches
-from .partition import QUADRATIC_LENGTH
-from .peers import ALONE, Peers
-from .policy import Likelihood, Policy
+from .group.peers import ALONE, Peers
+from .network.critic import Critic
+from .network.policy import Likelihood, Policy
+from .packs.packing import ActionTokens, Document, PackedBatch, microbatches
+from .packs.partition import QUADRATIC_LENGTH
 from .settings import RlSettings
 
 

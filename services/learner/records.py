@@ -7,8 +7,8 @@ from torch import Tensor
 
 from midflight.services.algorithms.losses import TokenLoss
 
+from .group.peers import Peers
 from .metrics import TokenRecord
-from .peers import Peers
 from .prepare import Micro
 
 

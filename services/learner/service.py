@@ -12,20 +12,15 @@ Dies    any time: the next one restores the newest verified checkpoint, and the 
 import math
 import time
 from array import array
-from collections.abc import Callable
 from typing import Any, ClassVar, cast
 
-import structlog
 import torch
 
 from midflight.kernel.mail import Bus
 from midflight.kernel.mistake import UserMistake
 from midflight.kernel.node import Letter, handles
 from midflight.kernel.settings import Settings
-from midflight.kernel.spec import knob_prefix, with_live, with_values
-from midflight.messages.base import Scalar
 from midflight.messages.control import Refused
-from midflight.messages.knobs import KnobDeclaration
 from midflight.messages.samples import Batch, Commit, Committed, Ok, Restore, Restored, Stage, Trained
 from midflight.messages.tensors import Column
 from midflight.messages.weights import WeightsOk, WeightsPublish
@@ -36,27 +31,27 @@ from midflight.services.model.weights import retain, write_weights
 
 from .archive import Archive
 from .batches import Assembly, lacking, objective_means, rollout_batch, turn_metrics
-from .commits import Commits, State
+from .checkpoints.commits import Commits, State
 from .config import LearnerConfig, completed
-from .group import Group
+from .group.group import Group
+from .group.lead import Lead
 from .knobs import declarations
-from .lead import Lead
 from .remarks import Remarks
 from .trainer import Trainer
+from .training import Training
 
 ANSWER_S = 5.0
 PHASE_S = 600.0
 KNOWN_VERSIONS = 256
 
 
-class Learner(Worker):
+class Learner(Training[LearnerConfig, Trainer], Worker):
     """Rank 0, or the only one; the other ranks of a group do not speak."""
 
     STAGE: ClassVar[Stage] = "train"
 
     def __init__(self, identity: str, bus: Bus, settings: Settings) -> None:
-        super().__init__(identity, bus)
-        self.run_settings = settings
+        super().__init__(identity, bus, settings)
         self._rollout = settings.slot_of_kind("rollout")
         self.config = completed(cast(LearnerConfig, settings.config), self._rollout)
         self.version: int | None = None
@@ -67,18 +62,9 @@ class Learner(Worker):
         self.whole: list[Assembly] = []
         self._asked = False
         self._declared = declarations(self.config, settings.slot)
-        self._knobs: dict[str, float] = {}
-        self._fields: dict[str, Scalar] = {}
-        """Values set in live fields of the configuration."""
         self._waited = bus.now()
         self._finish_by: float | None = None
         self._remarks = Remarks(self._note)
-        self._group: Group[Trainer] | None = None
-        self._log = structlog.get_logger()
-
-    def knobs(self) -> tuple[KnobDeclaration, ...]:
-        """What can be steered while it trains."""
-        return self._declared
 
     def start(self) -> None:
         """Load the model and the newest verified checkpoint."""
@@ -108,15 +94,6 @@ class Learner(Worker):
             hint = "a knob said so while it ran" if "steps" in self._fields else "raise `steps` to go on"
             self._note("info", f"nothing left to do: {done}; {hint}")
 
-    def watches(self) -> dict[int, Callable[[], None]]:
-        """Besides an actor's own: the ends of the other ranks, and of a checkpoint's writing."""
-        return super().watches() | (self._group.watches() if self._group else {})
-
-    def close(self) -> None:
-        """The other ranks leave with this one."""
-        if self._group:
-            self._group.close()
-
     def _open_archive(self) -> Archive:
         trainer = self.trainer
         ends = end_ids(trainer.tokenizer, trainer.policy.lm) | set(self._rollout.get("stop_token_ids") or ())
@@ -124,36 +101,11 @@ class Learner(Worker):
         archive.go_on_from(trainer.step)
         return archive
 
-    def _note(self, level: str, text: str) -> None:
-        """Say something to people, in the log and as an event."""
-        (self._log.warning if level == "warning" else self._log.info)(text)
-        self.event("note", {"level": level, "text": text[:900]})
-
-    def apply_knob(self, name: str, value: Scalar) -> int:
-        """Messages are handled between steps, so a new value holds for the whole next step."""
-        field = name.removeprefix(knob_prefix(self.run_settings.slot))
-        if field == name:
-            self._knobs[name] = float(cast(float, value))
-            return self.trainer.turn_knob(name, self._knobs[name]) if self.ready else 0
-        if not self.ready:
-            self._fields[field] = value
-            return 0
-        if field == "steps" and cast(int, value) <= self.trainer.step:
-            raise ValueError(f"{self.trainer.step} steps are trained already: `midflight down` ends the run here")
-        config = with_live(self.config, field, value)
-        step = self.trainer.reconfigure(config)
-        self.config, self.archive.config = config, config.samples
+    def _reconfigured(self, field: str) -> None:
+        self.archive.config = self.config.samples
         if field in ("steps", "last_evaluation_s"):
             self._finish_by = None
             self.waited("last evaluation")
-        return step
-
-    def _take_fields(self) -> None:
-        """What was set while a former process ran; it was accepted one by one, and holds together."""
-        try:
-            self.config = with_values(self.config, self._fields)
-        except ValueError as error:
-            self._note("warning", f"values set before are not in force, for they do not fit this topology: {error}")
 
     def work(self, now: float) -> bool:
         """The warm start, then: restore, publish, train."""

@@ -19,14 +19,14 @@ from midflight.services.algorithms.masks import together
 from midflight.services.algorithms.ratios import between, log_ratio, truncated
 from midflight.services.algorithms.values import explained_variance, value_loss
 
-from .critic import CriticTraining
 from .estimate import assign_estimates, trace_reach
+from .group.peers import ALONE, Peers
 from .metrics import LogprobGap, StepReport, Tally, TokenRecord
-from .optim import PolicyOptimizer
-from .packing import balance
-from .partition import quadratic_length
-from .peers import ALONE, Peers
-from .policy import Likelihood, Policy
+from .network.critic import CriticTraining
+from .network.policy import Likelihood, Policy
+from .optimizers.optim import PolicyOptimizer
+from .packs.packing import balance
+from .packs.partition import quadratic_length
 from .prepare import Micro, RolloutBatch, assign_advantages, assign_masks, plan, score
 from .records import everyones
 from .settings import RlSettings

@@ -16,22 +16,22 @@ from midflight.services.data import SftRow, demonstrations
 from midflight.services.data.identity import Identity
 
 from .base import BF16, Obeys, TrainerBase
-from .checkpoint import UnusableCheckpoint, latest_verified, named, step_name
+from .checkpoints.checkpoint import UnusableCheckpoint, latest_verified, named, step_name
+from .checkpoints.saving import save
+from .checkpoints.snapshot import load_model_tensors
 from .config import LearnerConfig
-from .critic import Critic, CriticTraining
-from .documents import Reader
-from .examples import Examples, still_the_same
-from .lora import Unadapted, adapt, merged, must_match
-from .mesh import Mesh
+from .group.mesh import Mesh
+from .group.orders import unpacked
 from .metrics import StepReport
-from .optim_choice import critics
-from .orders import unpacked
-from .packing import Document
-from .policy import Policy
+from .network.critic import Critic, CriticTraining
+from .network.lora import Unadapted, adapt, merged, must_match
+from .network.policy import Policy
+from .objectives.sft import sft_update
+from .optimizers.optim_choice import critics
+from .packs.documents import Reader
+from .packs.examples import Examples, still_the_same
+from .packs.packing import Document
 from .rl import rl_settings
-from .saving import save
-from .sft import sft_update
-from .snapshot import load_model_tensors
 from .step import RolloutBatch, rl_update
 from .watched import Watched
 

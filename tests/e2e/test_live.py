@@ -6,7 +6,7 @@ from pathlib import Path
 from support.e2e_run import Up, checkpoints, is_step, midflight, nothing_left, records, samples, tiny
 
 from midflight.kernel.rundir import RunDir
-from midflight.services.learner.checkpoint import verify
+from midflight.services.learner.checkpoints.checkpoint import verify
 
 ENDLESS = 1_000_000
 

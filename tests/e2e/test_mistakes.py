@@ -10,7 +10,7 @@ from support.e2e_run import SLOW, Up, copy_run, events, is_step, midflight, noth
 
 from midflight.kernel.process import marked_processes, read_stat, signal_process
 from midflight.kernel.rundir import RunDir
-from midflight.services.learner.checkpoint import verify
+from midflight.services.learner.checkpoints.checkpoint import verify
 
 DOUBTFUL = """
 import time

@@ -25,7 +25,7 @@ from support.e2e_run import (
 )
 
 from midflight.kernel.rundir import RunDir
-from midflight.services.learner.checkpoint import verify
+from midflight.services.learner.checkpoints.checkpoint import verify
 
 BATCH = 16
 STEPS = 6

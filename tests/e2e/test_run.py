@@ -10,7 +10,7 @@ import pytest
 from support.e2e_run import Up, checkpoints, copy_run, events, is_step, midflight, nothing_left, records, samples
 
 from midflight.kernel.sample_files import list_steps, read_step
-from midflight.services.learner.checkpoint import verify
+from midflight.services.learner.checkpoints.checkpoint import verify
 
 STEPS, BATCH = 6, 16
 AHEAD = 2

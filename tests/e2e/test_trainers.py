@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from support.e2e_run import CONFIGS, Up, checkpoints, copy_run, events, hit, midflight, nothing_left, records
 
-from midflight.services.learner.checkpoint import verify
+from midflight.services.learner.checkpoints.checkpoint import verify
 
 STEPS = 6
 SHRUNK = """

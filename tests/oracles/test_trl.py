@@ -7,11 +7,11 @@ import torch
 from support.learner_toys import gradients, tiny_lm, tiny_scorer
 
 from midflight.services.algorithms.distill import Divergence, divergence
-from midflight.services.learner.objective import Objective, packs
-from midflight.services.learner.packing import Document
-from midflight.services.learner.pairs import DirectPreference
-from midflight.services.learner.policy import Policy
-from midflight.services.learner.scorer import Preference, Scorer
+from midflight.services.learner.network.policy import Policy
+from midflight.services.learner.network.scorer import Preference, Scorer
+from midflight.services.learner.objectives.objective import Objective, packs
+from midflight.services.learner.objectives.pairs import DirectPreference
+from midflight.services.learner.packs.packing import Document
 from oracles.freeze_trl import OUT, POLICY, REFERENCE, SMOOTHING, logits, pairs
 
 FROZEN = json.loads(OUT.read_text())

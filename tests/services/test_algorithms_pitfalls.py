@@ -18,10 +18,12 @@ from midflight.messages.samples import Ticket
 from midflight.services.algorithms import aggregate, baselines, estimators, kl, masks, unified, values
 from midflight.services.algorithms.losses import LOSSES, LossKind, Sampled, token_loss
 from midflight.services.algorithms.tokens import Actions
-from midflight.services.learner import critic, estimate, head, metrics, optim, prepare
+from midflight.services.learner import estimate, metrics, prepare
 from midflight.services.learner.config import LearnerConfig
-from midflight.services.learner.packing import Document, pack
-from midflight.services.learner.policy import Policy
+from midflight.services.learner.network import critic, head
+from midflight.services.learner.network.policy import Policy
+from midflight.services.learner.optimizers import optim
+from midflight.services.learner.packs.packing import Document, pack
 from midflight.services.learner.settings import CriticSettings, KlType, RlSettings
 from midflight.services.learner.step import RolloutBatch, rl_update
 from midflight.services.model import build, chat, tokenizer

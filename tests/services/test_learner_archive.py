@@ -17,10 +17,10 @@ from midflight.kernel.sample_files import Sample, StepSamples, list_steps, read_
 from midflight.messages.samples import BatchPart
 from midflight.services.learner.archive import Archive, choose
 from midflight.services.learner.config import SamplesConfig
-from midflight.services.learner.optim import OptimSettings, PolicyOptimizer
-from midflight.services.learner.packing import Document, SequenceTooLong
+from midflight.services.learner.network.policy import Policy
+from midflight.services.learner.optimizers.optim import OptimSettings, PolicyOptimizer
+from midflight.services.learner.packs.packing import Document, SequenceTooLong
 from midflight.services.learner.pieces import UNFINISHED, Pieces
-from midflight.services.learner.policy import Policy
 from midflight.services.learner.settings import RlSettings
 from midflight.services.learner.step import RolloutBatch, rl_update
 from midflight.services.learner.watched import Watched

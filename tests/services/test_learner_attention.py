@@ -7,10 +7,10 @@ import torch
 from support.learner_toys import VOCAB, gradients, tiny_lm
 from torch import Tensor
 
-from midflight.services.learner.attention import Documents, packed_attention
-from midflight.services.learner.attention_cuda import varlen_attention
-from midflight.services.learner.packing import Document, microbatches
-from midflight.services.learner.policy import Policy
+from midflight.services.learner.network.attention import Documents, packed_attention
+from midflight.services.learner.network.attention_cuda import varlen_attention
+from midflight.services.learner.network.policy import Policy
+from midflight.services.learner.packs.packing import Document, microbatches
 
 
 def slow_attention(leaves: list[Tensor], lengths: list[int], scaling: float = 0.4) -> Tensor:

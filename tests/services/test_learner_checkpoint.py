@@ -11,8 +11,15 @@ from pathlib import Path
 import pytest
 from support.checkpoints import save_files
 
-from midflight.services.learner import checkpoint
-from midflight.services.learner.checkpoint import CheckpointError, latest_verified, prune, steps, sweep, verify
+from midflight.services.learner.checkpoints import checkpoint
+from midflight.services.learner.checkpoints.checkpoint import (
+    CheckpointError,
+    latest_verified,
+    prune,
+    steps,
+    sweep,
+    verify,
+)
 
 SIZE = 3 << 20
 """Bytes of the larger file: several blocks, so that a kill can fall inside it."""
@@ -20,9 +27,9 @@ SIZE = 3 << 20
 SAVER = """
 import sys
 from pathlib import Path
-from midflight.services.learner import failpoint
-from midflight.services.learner.checkpoint import CheckpointError
-from midflight.services.learner.saving import Share, save
+from midflight.services.learner.checkpoints import failpoint
+from midflight.services.learner.checkpoints.checkpoint import CheckpointError
+from midflight.services.learner.checkpoints.saving import Share, save
 root, first, last, size = Path(sys.argv[1]), *map(int, sys.argv[2:5])
 for step in range(first, last + 1):
     try:
@@ -141,7 +148,7 @@ def test_a_full_disk_leaves_the_old_one_intact(tmp_path: Path) -> None:
     check = SAVER + "\n"
     check = check.replace("sys.exit(f", "print(f").replace(
         "print(next(failpoint._passed))",
-        "from midflight.services.learner.checkpoint import latest_verified\n"
+        "from midflight.services.learner.checkpoints.checkpoint import latest_verified\n"
         "print(latest_verified(root).path.name, [p.name for p in root.iterdir()])",
     )
     command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh", sys.executable, "-c", check]

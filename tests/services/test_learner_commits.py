@@ -8,10 +8,10 @@ import pytest
 from support.learner_service import learner
 from support.learner_toys import random_batch
 
-from midflight.services.learner import checkpoint, commits
-from midflight.services.learner.checkpoint import steps, verify
-from midflight.services.learner.commits import WRITTEN
-from midflight.services.learner.saving import WRITE_S
+from midflight.services.learner.checkpoints import checkpoint, commits
+from midflight.services.learner.checkpoints.checkpoint import steps, verify
+from midflight.services.learner.checkpoints.commits import WRITTEN
+from midflight.services.learner.checkpoints.saving import WRITE_S
 from midflight.services.learner.service import Learner
 
 DEADLINE_S = 60.0

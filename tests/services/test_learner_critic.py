@@ -12,16 +12,16 @@ from support.learner_toys import HOW_CUT, gradients, random_batch, tiny_lm, tiny
 from torch import Tensor
 
 from midflight.services.algorithms.values import explained_variance, value_loss, whiten
-from midflight.services.learner.attention import Documents
-from midflight.services.learner.checkpoint import UnusableCheckpoint, latest_verified
-from midflight.services.learner.critic import Critic, CriticTraining
+from midflight.services.learner.checkpoints.checkpoint import UnusableCheckpoint, latest_verified
+from midflight.services.learner.checkpoints.snapshot import load_learner
 from midflight.services.learner.estimate import assign_estimates
-from midflight.services.learner.optim import OptimSettings, PolicyOptimizer
-from midflight.services.learner.packing import Document
-from midflight.services.learner.policy import Policy
+from midflight.services.learner.network.attention import Documents
+from midflight.services.learner.network.critic import Critic, CriticTraining
+from midflight.services.learner.network.policy import Policy
+from midflight.services.learner.optimizers.optim import OptimSettings, PolicyOptimizer
+from midflight.services.learner.packs.packing import Document
 from midflight.services.learner.prepare import plan, score
 from midflight.services.learner.settings import CriticEstimator, CriticSettings, RlSettings
-from midflight.services.learner.snapshot import load_learner
 from midflight.services.learner.step import RolloutBatch, rl_update
 
 STILL = OptimSettings(lr=0.0, weight_decay=0.0, warmup_steps=0, max_grad_norm=1e9)

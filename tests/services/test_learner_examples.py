@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from midflight.services.data import BadRow, DataError, PromptStream, SftRow, demonstrations, sft_rows
-from midflight.services.learner.examples import Examples
-from midflight.services.learner.packing import Document
+from midflight.services.learner.packs.examples import Examples
+from midflight.services.learner.packs.packing import Document
 
 TOO_LONG = ("104", "109", "114", "119")
 

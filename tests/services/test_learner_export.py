@@ -11,9 +11,9 @@ from support.exported import SHAPE, WARM, Past, flip, past
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from midflight.kernel.mistake import UserMistake
-from midflight.services.learner import export as exporting
-from midflight.services.learner.checkpoint import UnusableCheckpoint, verify
-from midflight.services.learner.export import export
+from midflight.services.learner.checkpoints import export as exporting
+from midflight.services.learner.checkpoints.checkpoint import UnusableCheckpoint, verify
+from midflight.services.learner.checkpoints.export import export
 from midflight.services.learner.training_config import LoraConfig
 from midflight.services.model.build import Build, build_model, save_model
 from midflight.services.model.tokenizer import byte_tokenizer

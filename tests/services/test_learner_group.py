@@ -10,8 +10,8 @@ import torch
 from support.group_runs import CASES, SLICED, by_ranks, end, found_alone, parts, started, trained, went_on
 from support.learner_toys import HOW_CUT
 
-from midflight.services.learner.checkpoint import verify
-from midflight.services.learner.mesh import Mesh, Sizes
+from midflight.services.learner.checkpoints.checkpoint import verify
+from midflight.services.learner.group.mesh import Mesh, Sizes
 
 ALONE = Mesh(torch.device("cpu"))
 SMALL = {True: 1e-6, False: 1e-9}
@@ -89,7 +89,7 @@ def test_a_rank_that_hangs_ends_the_wait_of_the_others() -> None:
     """The limit of a collective, 120 s in a run, is kept, and what the one that waited raises says so."""
     code = (
         "import os, signal; from midflight.services.learner.config import LearnerConfig; "
-        "from midflight.services.learner.mesh import Mesh; "
+        "from midflight.services.learner.group.mesh import Mesh; "
         "mesh = Mesh.configured(LearnerConfig(device='cpu', collective_timeout_s=5)); "
         "mesh.leads or os.kill(os.getpid(), signal.SIGSTOP); mesh.peers.total([1.0])"
     )

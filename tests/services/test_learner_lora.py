@@ -14,12 +14,12 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from midflight.kernel.mistake import UserMistake
-from midflight.services.learner.checkpoint import CheckpointError
+from midflight.services.learner.checkpoints.checkpoint import CheckpointError
 from midflight.services.learner.config import LearnerConfig
-from midflight.services.learner.lora import Unadapted, adapt, merged
-from midflight.services.learner.optim import OptimSettings, PolicyOptimizer
-from midflight.services.learner.packing import Document, PackedBatch, pack
-from midflight.services.learner.policy import Policy, recompute_activations
+from midflight.services.learner.network.lora import Unadapted, adapt, merged
+from midflight.services.learner.network.policy import Policy, recompute_activations
+from midflight.services.learner.optimizers.optim import OptimSettings, PolicyOptimizer
+from midflight.services.learner.packs.packing import Document, PackedBatch, pack
 from midflight.services.learner.settings import RlSettings
 from midflight.services.learner.step import rl_update
 from midflight.services.learner.trainer import Trainer

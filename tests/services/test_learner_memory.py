@@ -10,14 +10,14 @@ from torch.distributed._tools.mem_tracker import MemTracker
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from midflight.kernel.mistake import UserMistake
-from midflight.services.learner import memory
-from midflight.services.learner.layout import Layout
-from midflight.services.learner.memory import Training, total, training_terms
-from midflight.services.learner.optim import OptimSettings, PolicyOptimizer
-from midflight.services.learner.packing import Document, PackedBatch, microbatches
-from midflight.services.learner.policy import Policy, recompute_activations
-from midflight.services.learner.tracing import LiveBytes, layer_bytes, sliced
-from midflight.services.learner.traffic import Passes, flows
+from midflight.services.learner.network.policy import Policy, recompute_activations
+from midflight.services.learner.optimizers.optim import OptimSettings, PolicyOptimizer
+from midflight.services.learner.packs.packing import Document, PackedBatch, microbatches
+from midflight.services.learner.planning import memory
+from midflight.services.learner.planning.layout import Layout
+from midflight.services.learner.planning.memory import Training, total, training_terms
+from midflight.services.learner.planning.tracing import LiveBytes, layer_bytes, sliced
+from midflight.services.learner.planning.traffic import Passes, flows
 from midflight.services.model.outline import Outline, Weight, outline
 
 VOCAB, LAYERS, COUNT, LENGTH = 2048, 3, 4, 256

@@ -10,14 +10,14 @@ from support.learner_toys import VOCAB, gradients, tiny_lm, tiny_policy, tiny_sc
 
 from midflight.services.algorithms.dpo import PairRatios, dpo_loss
 from midflight.services.algorithms.reward import pair_loss
-from midflight.services.learner.objective import Objective, evaluate, packs, update
-from midflight.services.learner.optim import OptimSettings, PolicyOptimizer
-from midflight.services.learner.packing import Document, SequenceTooLong
-from midflight.services.learner.pairs import DirectPreference
-from midflight.services.learner.policy import Policy
-from midflight.services.learner.scorer import Preference, Scorer
-from midflight.services.learner.sft import Imitation
-from midflight.services.learner.student import Distillation, Student
+from midflight.services.learner.network.policy import Policy
+from midflight.services.learner.network.scorer import Preference, Scorer
+from midflight.services.learner.objectives.objective import Objective, evaluate, packs, update
+from midflight.services.learner.objectives.pairs import DirectPreference
+from midflight.services.learner.objectives.sft import Imitation
+from midflight.services.learner.objectives.student import Distillation, Student
+from midflight.services.learner.optimizers.optim import OptimSettings, PolicyOptimizer
+from midflight.services.learner.packs.packing import Document, SequenceTooLong
 
 STILL = OptimSettings(lr=0.0, weight_decay=0.0, max_grad_norm=1e9)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from midflight.services.learner.optim import OptimSettings, PolicyOptimizer, lr_factor
+from midflight.services.learner.optimizers.optim import OptimSettings, PolicyOptimizer, lr_factor
 
 
 def module(seed: int = 0) -> nn.Module:

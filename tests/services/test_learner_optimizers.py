@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from support.learner_toys import tiny_policy
 from torch import nn
 
-from midflight.services.learner.optim import LookaheadSettings, OptimSettings, PolicyOptimizer, lr_factor
-from midflight.services.learner.optim_choice import critics, optim_settings
 from midflight.services.learner.optimizers.choose import hidden_matrices
+from midflight.services.learner.optimizers.optim import LookaheadSettings, OptimSettings, PolicyOptimizer, lr_factor
+from midflight.services.learner.optimizers.optim_choice import critics, optim_settings
 from midflight.services.learner.training_config import OptimConfig
 
 START = [[1.0, -2.0], [3.0, 4.0]]

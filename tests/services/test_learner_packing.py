@@ -8,8 +8,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.learner_toys import random_document, tiny_lm
 
-from midflight.services.learner.packing import Document, SequenceTooLong, balance, microbatches, pack
-from midflight.services.learner.partition import (
+from midflight.services.learner.packs.packing import Document, SequenceTooLong, balance, microbatches, pack
+from midflight.services.learner.packs.partition import (
     differencing,
     document_cost,
     imbalance,

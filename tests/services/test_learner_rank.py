@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from midflight.services.learner.rank import Rank
+from midflight.services.learner.group.rank import Rank
 
 CONTRACT = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29555"}
 
@@ -28,7 +28,7 @@ def test_torchrun_starts_it() -> None:
     """The real torchrun sets the contract; two ranks meet, and rank 0's orders reach the other."""
     code = (
         "import os; from midflight.services.learner.config import LearnerConfig; "
-        "from midflight.services.learner.mesh import Mesh; mesh = Mesh.configured(LearnerConfig(device='cpu')); "
+        "from midflight.services.learner.group.mesh import Mesh; mesh = Mesh.configured(LearnerConfig(device='cpu')); "
         "mesh.leads and mesh.orders.give('step', [1, 'two']); "
         "told = '' if mesh.leads else mesh.orders.follow(); "
         "line = f'rank {mesh.peers.rank} {mesh.peers.total([1.0])} {told}\\n'; "

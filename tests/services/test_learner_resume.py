@@ -11,14 +11,14 @@ from safetensors.torch import load, load_file
 from support.checkpoints import save_learner
 from support.learner_toys import random_batch, tiny_lm, tiny_policy
 
-from midflight.services.learner import rng
-from midflight.services.learner.checkpoint import CheckpointError, verify
-from midflight.services.learner.optim import OptimSettings, PolicyOptimizer
-from midflight.services.learner.policy import Policy
+from midflight.services.learner.checkpoints import rng
+from midflight.services.learner.checkpoints.checkpoint import CheckpointError, verify
+from midflight.services.learner.checkpoints.snapshot import load_learner, load_model_tensors, model_tensors
+from midflight.services.learner.checkpoints.tensorfile import DTYPES, tensor_chunks
+from midflight.services.learner.network.policy import Policy
+from midflight.services.learner.optimizers.optim import OptimSettings, PolicyOptimizer
 from midflight.services.learner.settings import RlSettings
-from midflight.services.learner.snapshot import load_learner, load_model_tensors, model_tensors
 from midflight.services.learner.step import rl_update
-from midflight.services.learner.tensorfile import DTYPES, tensor_chunks
 
 SETTINGS = RlSettings(loss="decoupled_ppo", update_per_rollout=2, shuffle=True, entropy_coef=0.01)
 

@@ -9,10 +9,10 @@ from support.group_runs import end, started
 from support.sequence_runs import ENTRY, attention_errors
 from torch import nn
 
-from midflight.services.learner.attention import packed_attention
-from midflight.services.learner.blocks import Block, Side, cuda_attend, cuda_attend_backward
-from midflight.services.learner.peers import ALONE
-from midflight.services.learner.ring import Ring
+from midflight.services.learner.group.blocks import Block, Side, cuda_attend, cuda_attend_backward
+from midflight.services.learner.group.peers import ALONE
+from midflight.services.learner.group.ring import Ring
+from midflight.services.learner.network.attention import packed_attention
 
 BOUNDS = {
     "float64": 1e-12,

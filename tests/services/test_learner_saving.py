@@ -18,14 +18,14 @@ from support.checkpoints import save_files, save_learner
 from support.learner_toys import tiny_policy
 from torch._C._distributed_c10d import HashStore
 
-from midflight.services.learner import checkpoint, durable, saving
-from midflight.services.learner.checkpoint import CheckpointError, latest_verified, steps, sweep
-from midflight.services.learner.durable import BLOCK
-from midflight.services.learner.optim import OptimSettings, PolicyOptimizer
-from midflight.services.learner.reports import Reports
-from midflight.services.learner.saver import Saver
-from midflight.services.learner.saving import Share, save
-from midflight.services.learner.snapshot import load_learner, own_state, snapshot
+from midflight.services.learner.checkpoints import checkpoint, durable, saving
+from midflight.services.learner.checkpoints.checkpoint import CheckpointError, latest_verified, steps, sweep
+from midflight.services.learner.checkpoints.durable import BLOCK
+from midflight.services.learner.checkpoints.reports import Reports
+from midflight.services.learner.checkpoints.saver import Saver
+from midflight.services.learner.checkpoints.saving import Share, save
+from midflight.services.learner.checkpoints.snapshot import load_learner, own_state, snapshot
+from midflight.services.learner.optimizers.optim import OptimSettings, PolicyOptimizer
 
 KILLS = Path(__file__).parents[1] / "support" / "save_kills.py"
 WORLD = 2

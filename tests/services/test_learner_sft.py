@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from support.learner_toys import gradients, random_document, tiny_lm, tiny_policy
 
-from midflight.services.learner.optim import OptimSettings, PolicyOptimizer
-from midflight.services.learner.packing import Document
-from midflight.services.learner.sft import sft_update
+from midflight.services.learner.objectives.sft import sft_update
+from midflight.services.learner.optimizers.optim import OptimSettings, PolicyOptimizer
+from midflight.services.learner.packs.packing import Document
 
 STILL = OptimSettings(lr=0.0, weight_decay=0.0, max_grad_norm=1e9)
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from support.learner_toys import VOCAB, tiny_policy
 
-from midflight.services.learner.packing import Document, pack
-from midflight.services.learner.policy import Policy
+from midflight.services.learner.network.policy import Policy
+from midflight.services.learner.packs.packing import Document, pack
 
 
 def groups(seed: int, count: int, size: int, longest: int = 9) -> list[Document]:

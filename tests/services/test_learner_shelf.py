@@ -8,7 +8,7 @@ import pytest
 from support.exported import Past, flip, past
 
 from midflight.kernel.cli.main import main
-from midflight.services.learner.checkpoint import verify
+from midflight.services.learner.checkpoints.checkpoint import verify
 
 Ask = Callable[..., tuple[int, str, str]]
 

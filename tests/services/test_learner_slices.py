@@ -14,10 +14,10 @@ from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.placement_types import Placement, _StridedShard
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from midflight.services.learner.checkpoint import CheckpointError
-from midflight.services.learner.slices import Slice, like, local, writes
-from midflight.services.learner.stored import Stored, file_name, whole_model
-from midflight.services.learner.tensorfile import tensor_chunks
+from midflight.services.learner.checkpoints.checkpoint import CheckpointError
+from midflight.services.learner.checkpoints.slices import Slice, like, local, writes
+from midflight.services.learner.checkpoints.stored import Stored, file_name, whole_model
+from midflight.services.learner.checkpoints.tensorfile import tensor_chunks
 
 LAYOUTS: dict[str, tuple[tuple[int, ...], tuple[Placement, ...]]] = {
     "alone": ((1,), (Replicate(),)),

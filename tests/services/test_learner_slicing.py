@@ -13,8 +13,8 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from midflight.services.learner.config import LearnerConfig
-from midflight.services.learner.mesh import Mesh, Sizes
-from midflight.services.learner.policy import Policy
+from midflight.services.learner.group.mesh import Mesh, Sizes
+from midflight.services.learner.network.policy import Policy
 
 CPU = torch.device("cpu")
 

@@ -14,11 +14,11 @@ from midflight.services.algorithms.aggregate import Aggregation
 from midflight.services.algorithms.losses import LOSSES as ALL_LOSSES
 from midflight.services.algorithms.losses import LossKind
 from midflight.services.algorithms.masks import BY_LAG, Limits, MaskName, Row
-from midflight.services.learner.attention import Documents
 from midflight.services.learner.metrics import StepReport
-from midflight.services.learner.optim import OptimSettings, PolicyOptimizer
-from midflight.services.learner.packing import Document, SequenceTooLong
-from midflight.services.learner.policy import Policy, recompute_activations
+from midflight.services.learner.network.attention import Documents
+from midflight.services.learner.network.policy import Policy, recompute_activations
+from midflight.services.learner.optimizers.optim import OptimSettings, PolicyOptimizer
+from midflight.services.learner.packs.packing import Document, SequenceTooLong
 from midflight.services.learner.settings import RlSettings
 from midflight.services.learner.step import RolloutBatch, rl_update
 

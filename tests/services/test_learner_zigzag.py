@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from midflight.services.learner.peers import Place
-from midflight.services.learner.zigzag import Cut, chunks, cut, halves, owners
+from midflight.services.learner.group.peers import Place
+from midflight.services.learner.group.zigzag import Cut, chunks, cut, halves, owners
 
 SEGMENTS = st.lists(st.integers(1, 40), min_size=1, max_size=6)
 RANKS = st.sampled_from([2, 3, 4, 8])

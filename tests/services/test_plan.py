@@ -12,8 +12,8 @@ from midflight.kernel.cli.plan import parsed
 from midflight.kernel.config import load_topology
 from midflight.kernel.mistake import UserMistake
 from midflight.services.learner.config import LearnerConfig
-from midflight.services.learner.plan import FILL, Plan, Planner
-from midflight.services.learner.remedies import remedies
+from midflight.services.learner.planning.plan import FILL, Plan, Planner
+from midflight.services.learner.planning.remedies import remedies
 from midflight.services.rollout.config import RolloutConfig
 
 ROOT = Path(__file__).parents[2]

@@ -11,8 +11,8 @@ from support.learner_toys import tiny_lm
 from midflight.messages.samples import Batch, Ticket, Trajectories
 from midflight.messages.tensors import CAST, Column
 from midflight.services.learner.batches import cut
-from midflight.services.learner.packing import Document, pack
-from midflight.services.learner.policy import Policy
+from midflight.services.learner.network.policy import Policy
+from midflight.services.learner.packs.packing import Document, pack
 from midflight.services.ledger import outgoing, payload
 from midflight.services.ledger.grants import Grant
 from midflight.services.ledger.row import Row

@@ -9,7 +9,7 @@ import torch
 from support.exported import past
 from support.sglang_fleet import Lone
 
-from midflight.services.learner.export import export
+from midflight.services.learner.checkpoints.export import export
 
 NEAR = 1e-4
 """Nats within which fp32 log-probs of two implementations agree."""

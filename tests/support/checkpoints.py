@@ -6,11 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from midflight.services.learner.checkpoint import Manifest
-from midflight.services.learner.critic import CriticTraining
-from midflight.services.learner.optim import PolicyOptimizer
-from midflight.services.learner.saving import Share, save
-from midflight.services.learner.snapshot import snapshot
+from midflight.services.learner.checkpoints.checkpoint import Manifest
+from midflight.services.learner.checkpoints.saving import Share, save
+from midflight.services.learner.checkpoints.snapshot import snapshot
+from midflight.services.learner.network.critic import CriticTraining
+from midflight.services.learner.optimizers.optim import PolicyOptimizer
 
 
 def save_files(

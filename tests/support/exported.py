@@ -8,9 +8,9 @@ import torch
 
 from midflight.kernel.journal import Journal
 from midflight.kernel.rundir import RunDir
-from midflight.services.learner.lora import adapt, merged
-from midflight.services.learner.optim import OptimSettings, PolicyOptimizer
-from midflight.services.learner.policy import Policy
+from midflight.services.learner.network.lora import adapt, merged
+from midflight.services.learner.network.policy import Policy
+from midflight.services.learner.optimizers.optim import OptimSettings, PolicyOptimizer
 from midflight.services.learner.training_config import LoraConfig
 from midflight.services.model.build import Model
 from midflight.services.model.open import open_model

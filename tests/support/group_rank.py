@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from midflight.kernel.process import die_with_parent
-from midflight.services.learner.mesh import Mesh, Sizes
-from midflight.services.learner.rank import Rank
+from midflight.services.learner.group.mesh import Mesh, Sizes
+from midflight.services.learner.group.rank import Rank
 from support.group_runs import CASES, part, resumed, went_on
 
 

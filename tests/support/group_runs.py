@@ -16,24 +16,24 @@ import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 
-from midflight.services.learner import rng
-from midflight.services.learner.checkpoint import latest_verified
-from midflight.services.learner.critic import Critic, CriticTraining
-from midflight.services.learner.lora import Unadapted, adapt
-from midflight.services.learner.mesh import Mesh, Sizes
-from midflight.services.learner.objective import Objective, evaluate, update
-from midflight.services.learner.optim import LookaheadSettings, OptimSettings, PolicyOptimizer
-from midflight.services.learner.packing import Document
-from midflight.services.learner.pairs import DirectPreference
-from midflight.services.learner.policy import Likelihood, Policy, recompute_activations
-from midflight.services.learner.saver import Saver
-from midflight.services.learner.scorer import Preference, Scorer
+from midflight.services.learner.checkpoints import rng
+from midflight.services.learner.checkpoints.checkpoint import latest_verified
+from midflight.services.learner.checkpoints.saver import Saver
+from midflight.services.learner.checkpoints.snapshot import load_learner, model_tensors, snapshot
+from midflight.services.learner.group.mesh import Mesh, Sizes
+from midflight.services.learner.group.sharding import wholes
+from midflight.services.learner.network.critic import Critic, CriticTraining
+from midflight.services.learner.network.lora import Unadapted, adapt
+from midflight.services.learner.network.policy import Likelihood, Policy, recompute_activations
+from midflight.services.learner.network.scorer import Preference, Scorer
+from midflight.services.learner.objectives.objective import Objective, evaluate, update
+from midflight.services.learner.objectives.pairs import DirectPreference
+from midflight.services.learner.objectives.sft import sft_update
+from midflight.services.learner.objectives.student import Distillation, Student
+from midflight.services.learner.optimizers.optim import LookaheadSettings, OptimSettings, PolicyOptimizer
+from midflight.services.learner.packs.packing import Document
 from midflight.services.learner.settings import CriticSettings, RlSettings
-from midflight.services.learner.sft import sft_update
-from midflight.services.learner.sharding import wholes
-from midflight.services.learner.snapshot import load_learner, model_tensors, snapshot
 from midflight.services.learner.step import rl_update
-from midflight.services.learner.student import Distillation, Student
 from midflight.services.learner.training_config import LoraConfig
 from midflight.services.rollout.sglang.process import free_port
 from support.learner_toys import random_batch, tiny_lm, tiny_policy, tiny_scorer

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from midflight.services.learner.packing import Document
-from midflight.services.learner.policy import Policy
+from midflight.services.learner.network.policy import Policy
+from midflight.services.learner.packs.packing import Document
 from midflight.services.learner.step import RolloutBatch
 
 VOCAB = 29

@@ -19,11 +19,11 @@ from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 
-from midflight.services.learner import failpoint
-from midflight.services.learner.checkpoint import latest_verified, steps, sweep, verify
-from midflight.services.learner.durable import BLOCK
-from midflight.services.learner.reports import Reports
-from midflight.services.learner.saving import Share, save
+from midflight.services.learner.checkpoints import failpoint
+from midflight.services.learner.checkpoints.checkpoint import latest_verified, steps, sweep, verify
+from midflight.services.learner.checkpoints.durable import BLOCK
+from midflight.services.learner.checkpoints.reports import Reports
+from midflight.services.learner.checkpoints.saving import Share, save
 from midflight.services.rollout.sglang.process import free_port
 
 SIZE = 2 * BLOCK + 5

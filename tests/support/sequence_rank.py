@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from midflight.services.learner.mesh import Mesh, Sizes
-from midflight.services.learner.rank import Rank
+from midflight.services.learner.group.mesh import Mesh, Sizes
+from midflight.services.learner.group.rank import Rank
 from support.group_runs import part
 from support.sequence_runs import attention_errors, policy_errors
 

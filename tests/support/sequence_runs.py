@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RMSNorm
 
-from midflight.services.learner.attention import packed_attention
-from midflight.services.learner.critic import Critic
-from midflight.services.learner.packing import Document, PackedBatch, pack
-from midflight.services.learner.peers import ALONE, Place
-from midflight.services.learner.policy import Policy, recompute_activations
-from midflight.services.learner.ring import Ring
-from midflight.services.learner.zigzag import cut
+from midflight.services.learner.group.peers import ALONE, Place
+from midflight.services.learner.group.ring import Ring
+from midflight.services.learner.group.zigzag import cut
+from midflight.services.learner.network.attention import packed_attention
+from midflight.services.learner.network.critic import Critic
+from midflight.services.learner.network.policy import Policy, recompute_activations
+from midflight.services.learner.packs.packing import Document, PackedBatch, pack
 from support.learner_toys import VOCAB, gradients, random_document, tiny_lm
 
 SEGMENTS = ([1, 2, 3, 4, 5, 7, 8, 13, 31, 64], [97, 1, 33, 2], [1], [3, 3, 3], [256])

@@ -1,6 +1,6 @@
 """Rank 0's offline trainer in a group."""
 
-from midflight.services.learner.lead import Leading
+from midflight.services.learner.group.lead import Leading
 from midflight.services.learner.metrics import StepReport
 
 from .config import OfflineConfig

@@ -7,14 +7,14 @@ from typing import Any
 from torch import nn
 
 from midflight.services.data import Typed, demonstrations, preferences
-from midflight.services.learner.documents import Reader
-from midflight.services.learner.objective import Objective
-from midflight.services.learner.packing import Document
-from midflight.services.learner.pairs import DirectPreference
-from midflight.services.learner.policy import Policy
-from midflight.services.learner.scorer import Preference, Scorer
-from midflight.services.learner.sft import Imitation
-from midflight.services.learner.student import Distillation, Student
+from midflight.services.learner.network.policy import Policy
+from midflight.services.learner.network.scorer import Preference, Scorer
+from midflight.services.learner.objectives.objective import Objective
+from midflight.services.learner.objectives.pairs import DirectPreference
+from midflight.services.learner.objectives.sft import Imitation
+from midflight.services.learner.objectives.student import Distillation, Student
+from midflight.services.learner.packs.documents import Reader
+from midflight.services.learner.packs.packing import Document
 from midflight.services.model.open import open_model
 from midflight.services.model.scorer import open_scorer
 

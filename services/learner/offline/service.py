@@ -10,23 +10,20 @@ Dies    any time: the next one restores the newest verified checkpoint and goes 
 
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-import structlog
 import torch
 
-from midflight.kernel.actor import Actor
 from midflight.kernel.mail import Bus
 from midflight.kernel.mistake import UserMistake
 from midflight.kernel.settings import Settings
-from midflight.kernel.spec import knob_prefix, live_knobs, with_live, with_values
+from midflight.kernel.spec import live_knobs
 from midflight.messages.base import Scalar
-from midflight.messages.knobs import KnobDeclaration
-from midflight.services.learner.checkpoint import CheckpointError
-from midflight.services.learner.group import Group
+from midflight.services.learner.checkpoints.checkpoint import CheckpointError
+from midflight.services.learner.group.group import Group
 from midflight.services.learner.knobs import optimizer_knobs
+from midflight.services.learner.training import Training
 
 from .config import OfflineConfig
 from .lead import OfflineLead
@@ -36,35 +33,22 @@ PHASE_S = 600.0
 RETRY_S = 2.0
 
 
-class Offline(Actor):
+class Offline(Training[OfflineConfig, OfflineTrainer]):
     """Rank 0, or the only one; the other ranks of a group do not speak."""
 
     def __init__(self, identity: str, bus: Bus, settings: Settings) -> None:
-        super().__init__(identity, bus)
-        self.run_settings = settings
+        super().__init__(identity, bus, settings)
         self.config = cast(OfflineConfig, settings.config)
         self._declared = (*optimizer_knobs(self.config.optim), *live_knobs(self.config, settings.slot))
-        self._knobs: dict[str, float] = {}
-        self._fields: dict[str, Scalar] = {}
-        """Values set in live fields of the configuration."""
-        self._group: Group[OfflineTrainer] | None = None
         self._saved = self._evaluated = -1
         """Steps done at the newest checkpoint and evaluation."""
         self._left = False
         """Whether the trained model is in its folder."""
         self._retry_at = 0.0
-        self._log = structlog.get_logger()
-
-    def knobs(self) -> tuple[KnobDeclaration, ...]:
-        """What can be steered while it trains."""
-        return self._declared
 
     def start(self) -> None:
         """Load the model, the newest verified checkpoint and the data."""
-        try:
-            self.config = with_values(self.config, self._fields)
-        except ValueError as error:
-            self._note("warning", f"values set before are not in force, for they do not fit this topology: {error}")
+        self._take_fields()
         torch.set_num_threads(self.config.threads)
         settings = self.run_settings
         with self.phase("load model", PHASE_S):
@@ -88,31 +72,6 @@ class Offline(Actor):
             self._note("warning", f"held-out row refused: {why}")
         if self.trainer.step >= self.trainer.total:
             self._note("info", f"nothing left to do: step {self.trainer.step} of {self.trainer.total} is trained")
-
-    def watches(self) -> dict[int, Callable[[], None]]:
-        """Besides an actor's own: the ends of the other ranks."""
-        return super().watches() | (self._group.watches() if self._group else {})
-
-    def close(self) -> None:
-        """The other ranks leave with this one."""
-        if self._group:
-            self._group.close()
-
-    def apply_knob(self, name: str, value: Scalar) -> int:
-        """Messages are handled between steps, so a new value holds for the whole next step."""
-        field = name.removeprefix(knob_prefix(self.run_settings.slot))
-        if field == name:
-            self._knobs[name] = float(cast(float, value))
-            return self.trainer.turn_knob(name, self._knobs[name]) if self.ready else 0
-        if not self.ready:
-            self._fields[field] = value
-            return 0
-        if field == "steps" and cast(int, value) <= self.trainer.step:
-            raise ValueError(f"{self.trainer.step} steps are trained already: `midflight down` ends the run here")
-        config = with_live(self.config, field, value)
-        step = self.trainer.reconfigure(config)
-        self.config = config
-        return step
 
     def work(self, now: float) -> bool:
         """One piece: an evaluation that is due, a step, or at the end what is left to write."""
@@ -205,8 +164,3 @@ class Offline(Actor):
         self._left = True
         self._note("info", f"the trained model is in {folder}")
         return True
-
-    def _note(self, level: str, text: str) -> None:
-        """Say something to people, in the log and as an event."""
-        (self._log.warning if level == "warning" else self._log.info)(text)
-        self.event("note", {"level": level, "text": text[:900]})

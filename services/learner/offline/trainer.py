@@ -12,17 +12,17 @@ from torch import nn
 from midflight.services.data import BadRow, DataError
 from midflight.services.data.identity import Identity
 from midflight.services.learner.base import BF16, Obeys, TrainerBase
-from midflight.services.learner.documents import Reader
-from midflight.services.learner.examples import Examples, still_the_same
-from midflight.services.learner.mesh import Mesh
+from midflight.services.learner.checkpoints.shelf import ROWS
+from midflight.services.learner.checkpoints.snapshot import put
+from midflight.services.learner.group.mesh import Mesh
 from midflight.services.learner.metrics import StepReport
-from midflight.services.learner.objective import evaluate, update
-from midflight.services.learner.optim import PolicyOptimizer
-from midflight.services.learner.packing import Document
-from midflight.services.learner.partition import quadratic_length
-from midflight.services.learner.policy import Policy
-from midflight.services.learner.shelf import ROWS
-from midflight.services.learner.snapshot import put
+from midflight.services.learner.network.policy import Policy
+from midflight.services.learner.objectives.objective import evaluate, update
+from midflight.services.learner.optimizers.optim import PolicyOptimizer
+from midflight.services.learner.packs.documents import Reader
+from midflight.services.learner.packs.examples import Examples, still_the_same
+from midflight.services.learner.packs.packing import Document
+from midflight.services.learner.packs.partition import quadratic_length
 from midflight.services.model.build import save_model
 from midflight.services.model.open import open_model
 

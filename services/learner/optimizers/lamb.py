@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from midflight.services.learner.sharding import whole
+from midflight.services.learner.group.sharding import whole
 
 MOST = 10.0
 """phi(z) = min(z, MOST): a layer's weights count as no longer than this (section 3 of the paper, gamma_u)."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from midflight.services.learner.sharding import cut_like, whole
+from midflight.services.learner.group.sharding import cut_like, whole
 
 A, B, C = 3.4445, -4.7750, 2.0315
 """Of the quintic a x + b x^3 + c x^5, steepest at zero; singular values end between about 0.7 and 1.2."""

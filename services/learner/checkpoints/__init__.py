@@ -1,0 +1,1 @@
+"""What a training run leaves on disk, whole and verified or not there, and how it is read again."""

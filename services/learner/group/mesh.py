@@ -1,0 +1,135 @@
+"""How the ranks of a learner are arranged: by what they divide among them.
+
+    rank = ((copy * fsdp + shard) * sp + part) * tp + slice
+
+ddp     copies of the parameters
+fsdp    shards of a copy, and micro-batches of a batch; so do the copies: ddp * fsdp ranks of data
+sp      parts of the sequences of one micro-batch; they shard the parameters as well
+tp      slices of the matrices and of the vocabulary
+"""
+
+import logging
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Self
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.rendezvous import rendezvous
+
+from midflight.services.learner.checkpoints.reports import Reports
+from midflight.services.learner.training_config import TrainingConfig
+
+from .orders import Orders
+from .peers import ALONE, Peers, Place
+from .rank import Rank
+from .sharding import shard
+from .tensor_parallel import slice_model, whole_on_each
+
+WORK, PARAMETERS = ("data", "sp", "tp"), ("ddp", "fsdp", "tp")
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Of the dimensions; fsdp is what is left of the group."""
+
+    ddp: int = 1
+    sp: int = 1
+    tp: int = 1
+
+    def fsdp(self, world: int) -> int:
+        """Raises ValueError when the others do not divide the group."""
+        taken = self.ddp * self.sp * self.tp
+        if world % taken:
+            raise ValueError(
+                f"ddp_size {self.ddp} x sp_size {self.sp} x tp_size {self.tp} = {taken} does not divide the group of "
+                f"{world} ranks: set ranks to a multiple of {taken}, or the sizes to what divides {world}"
+            )
+        return world // taken
+
+
+@dataclass(frozen=True, slots=True)
+class Mesh:
+    """The arrangement of a group, this rank's place in it and its device. Without `devices` it is one process.
+
+    devices: (ddp, fsdp * sp, tp), over which parameters are cut.
+    """
+
+    device: torch.device
+    peers: Peers = ALONE
+    sp: Place = ALONE
+    tp: Place = ALONE
+    devices: DeviceMesh | None = None
+    orders: Orders | None = None
+    reports: Reports | None = None
+
+    @property
+    def leads(self) -> bool:
+        """Whether this rank writes what there is one of."""
+        return not (self.peers.rank or self.sp.rank or self.tp.rank)
+
+    @classmethod
+    def configured(cls, config: TrainingConfig) -> Self:
+        """Meet the others of the environment's contract. Raises as `join`."""
+        sizes = Sizes(config.ddp_size, config.sp_size, config.tp_size)
+        limit = timedelta(seconds=config.collective_timeout_s)
+        return cls.join(Rank.from_environment(), sizes, config.device, limit)
+
+    @classmethod
+    def join(cls, rank: Rank, sizes: Sizes, device: str, timeout: timedelta) -> Self:
+        """Meet the other ranks where the environment says. Raises RuntimeError when they do not come, and ValueError
+        for sizes that do not divide the group.
+
+        device: as configured. timeout: of every collective; a peer that stopped answering ends the group after it, a
+        dead one at once.
+        """
+        sizes.fsdp(rank.world)
+        own = rank.device(device)
+        if rank.world == 1:
+            return cls(own)
+        store, _, _ = next(rendezvous("env://", rank.rank, rank.world, timeout=timeout))
+        backend = "nccl" if own.type == "cuda" else "gloo"
+        if own.type == "cuda":
+            torch.cuda.set_device(own)
+        dist.init_process_group(
+            backend, store=PrefixStore("group", store), rank=rank.rank, world_size=rank.world, timeout=timeout
+        )
+        reports = Reports(PrefixStore("saves", store.clone()), rank.rank, rank.world)
+        return cls.arranged(own, sizes, Orders(PrefixStore("orders", store)), reports)
+
+    @classmethod
+    def arranged(
+        cls, device: torch.device, sizes: Sizes, orders: Orders | None = None, reports: Reports | None = None
+    ) -> Self:
+        """The ranks of the default process group."""
+        logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)  # warns of each norm
+        fsdp = sizes.fsdp(dist.get_world_size())
+
+        def view(*shape: int, names: tuple[str, ...]) -> DeviceMesh:
+            return init_device_mesh(device.type, shape, mesh_dim_names=names)
+
+        work = view(sizes.ddp * fsdp, sizes.sp, sizes.tp, names=WORK)
+        data, sp, tp = ((work.get_local_rank(name), work[name].size(), work.get_group(name)) for name in WORK)
+        devices = view(sizes.ddp, fsdp * sizes.sp, sizes.tp, names=PARAMETERS)
+        return cls(device, Peers(*data), Place(*sp), Place(*tp), devices, orders, reports)
+
+    def meet(self) -> None:
+        """Wait for all ranks."""
+        if self.devices:
+            dist.barrier()
+
+    def cut(self, module: nn.Module, lm: Any) -> None:
+        """Cut every parameter of `module`, which is, or has in it, the causal model `lm`, or none.
+
+        Raises ValueError for a model that cannot be sliced.
+        """
+        if not self.devices:
+            return
+        if self.tp.count > 1:
+            if lm:
+                slice_model(lm, self.devices["tp"])
+            whole_on_each(module, self.devices["tp"])
+        shard(module, list(getattr(lm.base_model, "layers", [])) if lm else [], self.devices["ddp", "fsdp"])

@@ -1,0 +1,1 @@
+"""What can be learned from rows of data, and one update of it."""

@@ -1,0 +1,1 @@
+"""From rows and rollouts to packed tensors without padding."""

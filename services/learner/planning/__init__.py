@@ -1,0 +1,1 @@
+"""What a topology needs of memory and network, from shapes alone."""

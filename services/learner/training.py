@@ -1,0 +1,82 @@
+"""What every service that trains has: configuration and knobs while it runs, its group of ranks, words to people."""
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar, cast
+
+import structlog
+
+from midflight.kernel.actor import Actor
+from midflight.kernel.mail import Bus
+from midflight.kernel.settings import Settings
+from midflight.kernel.spec import knob_prefix, with_live, with_values
+from midflight.messages.base import Scalar
+from midflight.messages.knobs import KnobDeclaration
+
+from .base import TrainerBase
+from .group.group import Group
+from .training_config import TrainingConfig
+
+C = TypeVar("C", bound=TrainingConfig)
+T = TypeVar("T", bound=TrainerBase[Any])
+
+
+class Training(Actor, Generic[C, T]):
+    """Rank 0, or the only one; the other ranks of a group do not speak."""
+
+    config: C
+    trainer: T
+
+    def __init__(self, identity: str, bus: Bus, settings: Settings) -> None:
+        super().__init__(identity, bus)
+        self.run_settings = settings
+        self._declared: tuple[KnobDeclaration, ...] = ()
+        self._knobs: dict[str, float] = {}
+        self._fields: dict[str, Scalar] = {}
+        """Values set in live fields of the configuration."""
+        self._group: Group[T] | None = None
+        self._log = structlog.get_logger()
+
+    def knobs(self) -> tuple[KnobDeclaration, ...]:
+        """What can be steered while it trains."""
+        return self._declared
+
+    def watches(self) -> dict[int, Callable[[], None]]:
+        """Besides an actor's own: what the group of ranks has to say."""
+        return super().watches() | (self._group.watches() if self._group else {})
+
+    def close(self) -> None:
+        """The other ranks leave with this one."""
+        if self._group:
+            self._group.close()
+
+    def apply_knob(self, name: str, value: Scalar) -> int:
+        """Messages are handled between steps, so a new value holds for the whole next step."""
+        field = name.removeprefix(knob_prefix(self.run_settings.slot))
+        if field == name:
+            self._knobs[name] = float(cast(float, value))
+            return self.trainer.turn_knob(name, self._knobs[name]) if self.ready else 0
+        if not self.ready:
+            self._fields[field] = value
+            return 0
+        if field == "steps" and cast(int, value) <= self.trainer.step:
+            raise ValueError(f"{self.trainer.step} steps are trained already: `midflight down` ends the run here")
+        config = with_live(self.config, field, value)
+        step = self.trainer.reconfigure(config)
+        self.config = config
+        self._reconfigured(field)
+        return step
+
+    def _reconfigured(self, field: str) -> None:
+        """A live field has another value."""
+
+    def _take_fields(self) -> None:
+        """What was set while a former process ran; it was accepted one by one, and holds together."""
+        try:
+            self.config = with_values(self.config, self._fields)
+        except ValueError as error:
+            self._note("warning", f"values set before are not in force, for they do not fit this topology: {error}")
+
+    def _note(self, level: str, text: str) -> None:
+        """Say something to people, in the log and as an event."""
+        (self._log.warning if level == "warning" else self._log.info)(text)
+        self.event("note", {"level": level, "text": text[:900]})
