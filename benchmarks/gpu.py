@@ -1,97 +1,108 @@
-"""Checks and timings that need a GPU: `python benchmarks/gpu.py`. Exits 1 when a check fails, 2 without a GPU.
+"""Every check and timing that needs a GPU, in one call and one table: `python benchmarks/gpu.py`.
 
-The estimators on the GPU against the same on the CPU in float64, NaN and all; milliseconds against a device copy of the
-bytes that they read and write; one update of the learner and one batch of the engine against the CPU's.
+    python benchmarks/gpu.py [--device cpu] [--only PART ...] [--ranks N] [--quick]
+
+Parts: estimators (against float64 on the CPU, NaN and all; time over a device copy), kernels (packed attention, blocks
+of the ring, the chunked head: against the CPU's), updates (SFT and RL: loss, gradient norm and weights against the
+CPU's), engine (greedy tokens against the CPU's), group (the updates on as many ranks as there are GPUs, over NCCL, in
+every mesh that this makes, against one process), mfu (a 0.6B-class model at 16k and 65k, `learner_mfu.py`).
+
+`--device cpu` rehearses all but the estimators with a CPU in the GPU's place, over gloo and with a small model: what a
+test does. Exits 1 when a check fails, 2 without a GPU. The last line is JSON.
 """
 
+import argparse
 import json
-import math
 import sys
-import time
-from collections.abc import Callable
 from typing import Any
 
+import gpu_estimators
+import gpu_group
+import gpu_learner
+import learner_mfu
 import torch
+from common import machine, show
 
-from midflight.services.algorithms import estimators, recurrence
-from midflight.services.algorithms.steps import Steps
-
-SHAPES = ((512, 2048), (64, 32768), (4096, 128), (1, 1_000_000))
-BYTES = {"gae": 22, "vtrace": 26}
+Row = dict[str, Any]
+LENGTHS = (16_384, 65_536)
 
 
-def transitions(rows: int, length: int, device: str, dtype: torch.dtype) -> Steps:
-    """Noise with ends inside."""
-    generator = torch.Generator().manual_seed(rows)
-    r, v, beyond, x = (torch.randn(rows, length, generator=generator, dtype=torch.float64) for _ in range(4))
-    kind = torch.rand(rows, length, generator=generator)
-    terminated, truncated = kind < 0.01, kind > 0.99
-    after = torch.where(terminated | truncated, beyond, torch.cat([v[:, 1:], beyond[:, -1:]], dim=1))
-    r, v, after, x = (t.to(device, dtype) for t in (r, v, after, 0.3 * x))
-    return Steps.of(r, v, after, terminated.to(device), truncated.to(device), x)
-
-
-def milliseconds(run: Callable[..., Any], *arguments: Any, rounds: int = 20) -> float:
-    """Median time until the GPU is done, launches included, after three warm rounds."""
-    times = []
-    for _ in range(3 + rounds):
-        torch.cuda.synchronize()
-        began = time.perf_counter()
-        run(*arguments)
-        torch.cuda.synchronize()
-        times.append(1e3 * (time.perf_counter() - began))
-    return sorted(times[3:])[rounds // 2]
-
-
-def check_estimators() -> list[str]:
-    """Largest relative differences beyond rounding, in words."""
-    wrong = []
-    for rows, length in ((3, 1), (5, 7), (4, 2048), (7, 2049), (2, 70_001)):
-        exact = transitions(rows, length, "cpu", torch.float64)
-        for dtype, least in ((torch.float64, 1e-12), (torch.float32, 1e-4)):
-            steps = transitions(rows, length, "cuda", dtype)
-            for name in ("gae", "td_lambda", "vtrace", "retrace", "clipped_is", "multistep"):
-                for found, wanted in zip(
-                    getattr(estimators, name)(steps), getattr(estimators, name)(exact), strict=True
-                ):
-                    error = float(((found.cpu().double() - wanted).abs() / (1 + wanted.abs())).max())
-                    if not error < least:
-                        wrong.append(f"{name} [{rows}, {length}] {dtype}: {error:.1e}")
-    a = torch.tensor([[0.5, 0.0, 0.5, 2.0]], device="cuda")
-    b = torch.tensor([[1.0, 2.0, math.nan, 4.0]], device="cuda")
-    if recurrence.recur(a, b).tolist()[0][:2] != [2.0, 2.0]:
-        wrong.append("a NaN passed a cut")
-    return wrong
-
-
-def speed() -> list[dict[str, Any]]:
-    """Milliseconds by shape, and over a device copy of as many bytes."""
-    rows = []
-    for shape in SHAPES:
-        steps = transitions(*shape, "cuda", torch.float32)
-        for name, size in BYTES.items():
-            source = torch.empty(steps.rewards.numel() * size // 2, dtype=torch.uint8, device="cuda")
-            target = torch.empty_like(source)
-            copy = milliseconds(target.copy_, source)
-            ours = milliseconds(getattr(estimators, name), steps)
-            torch_only = milliseconds(
-                recurrence._scan, steps.values, steps.rewards, torch.Tensor.addcmul_, torch.Tensor.mul_
-            )
-            kernel = milliseconds(recurrence.recur, steps.values, steps.rewards)
-            row = {"shape": list(shape), "name": name, "ms": ours, "copy_ms": copy, "over_copy": ours / copy}
-            rows.append({**row, "recurrence_ms": kernel, "recurrence_without_triton_ms": torch_only})
+def estimators(options: argparse.Namespace) -> list[Row]:
+    """Correctness in words; milliseconds by shape."""
+    if options.device == "cpu":
+        return []
+    wrong = gpu_estimators.check_estimators()
+    rows = [{"what": "estimators", "measured": "; ".join(wrong) or "as on the CPU", "ok": not wrong}]
+    for one in [] if options.quick else gpu_estimators.speed():
+        what = f"{one['name']} {one['shape']}, over a device copy"
+        rows.append({"what": what, "measured": f"{one['ms']:.3f} ms, {one['over_copy']:.2f}"})
     return rows
 
 
+def kernels(options: argparse.Namespace) -> list[Row]:
+    """Attention and the head."""
+    return gpu_learner.kernels(options.device)
+
+
+def updates(options: argparse.Namespace) -> list[Row]:
+    """Of the trainers."""
+    return gpu_learner.updates(options.device)
+
+
+def engine(options: argparse.Namespace) -> list[Row]:
+    """The embedded one."""
+    return gpu_learner.engine(options.device)
+
+
+def group(options: argparse.Namespace) -> list[Row]:
+    """Ranks of one host."""
+    ranks = options.ranks or (torch.cuda.device_count() if options.device == "cuda" else 2)
+    if ranks == 1:
+        return [{"what": "group", "measured": "one GPU: NCCL takes one rank a device; nothing to compare"}]
+    return gpu_group.compare(options.device, ranks)
+
+
+def mfu(options: argparse.Namespace) -> list[Row]:
+    """Of the trainers' updates."""
+    small = options.device == "cpu"
+    rows = []
+    for length in (64,) if small else LENGTHS[:1] if options.quick else LENGTHS:
+        shape, cap = ("5m", 128) if small else ("0.6b", length)
+        for one in learner_mfu.equal(options.device, shape, length, cap, bf16_only=not small):
+            what = f"{one['what']}, {shape} at {length}, {one['precision']}"
+            rows.append({"what": what, "measured": f"{one['tokens_per_s']:,} tokens/s, MFU {100 * one['mfu']:.1f} %"})
+    return rows
+
+
+PARTS = {f.__name__: f for f in (estimators, kernels, updates, engine, group, mfu)}
+
+
 def main() -> int:
-    """Check, measure, print JSON."""
-    if not torch.cuda.is_available():
+    """Run the parts, print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    parser.add_argument("--only", nargs="+", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--ranks", type=int, default=0, help="one a GPU when omitted; two on a CPU")
+    parser.add_argument("--quick", action="store_true", help="checks, and the shorter timings")
+    options = parser.parse_args()
+    if options.device == "cuda" and not torch.cuda.is_available():
         print("no GPU")
         return 2
-    wrong = check_estimators()
-    report = {"device": torch.cuda.get_device_name(), "torch": torch.__version__, "wrong": wrong, "speed": speed()}
-    print(json.dumps(report, indent=1))
+    rows: list[Row] = []
+    for name in options.only:
+        rows += PARTS[name](options)
+    name = torch.cuda.get_device_name() if options.device == "cuda" else "CPU"
+    show([("what", "measured", "allowed", ""), *(line(row) for row in rows)])
+    wrong = [row["what"] for row in rows if not row.get("ok", True)]
+    print(json.dumps({"device": name, "machine": machine(), "rows": rows, "wrong": wrong}))
     return bool(wrong)
+
+
+def line(row: Row) -> tuple[str, str, str, str]:
+    """Of the table."""
+    measured = row["measured"] if isinstance(row["measured"], str) else f"{row['measured']:.1e}"
+    allowed = f"{row['allowed']:.0e}" if "allowed" in row else "-"
+    return row["what"], measured, allowed, "" if row.get("ok", True) else "WRONG"
 
 
 if __name__ == "__main__":
