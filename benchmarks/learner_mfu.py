@@ -159,7 +159,7 @@ def equal(device: str, shape: str, length: int, cap: int, bf16_only: bool = Fals
 def packed(device: str, shape: str, length: int, cap: int) -> list[dict[str, Any]]:
     """RL-like lengths: SFT's update on packs, against rows padded by 8."""
     clock, rows = Clock(device), []
-    lengths = rl_lengths(64, length)
+    lengths = rl_lengths(32, length)
     for bf16 in (False, True):
         policy = Policy(model(shape, length, device), bf16=bf16)
         seconds = clock.best(update("sft", policy, lengths, cap))
