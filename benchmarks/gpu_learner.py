@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from toys import qwen
 
 from midflight.services.learner.group.blocks import Block, Side, attend, attend_backward
 from midflight.services.learner.network.attention import Documents, packed_attention
@@ -111,19 +111,7 @@ def head(device: str, dtype: torch.dtype) -> list[Tensor]:
 
 def policy(device: str, dtype: torch.dtype = torch.float32, bf16: bool = False) -> Policy:
     """A small Qwen3 whose head size the CUDA kernels take."""
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=VOCAB,
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-    )
-    lm: Any = Qwen3ForCausalLM(config)
+    lm = qwen(128, 3, 4, VOCAB, longest=512)
     return Policy(lm.to(device=device, dtype=dtype), bf16=bf16)
 
 

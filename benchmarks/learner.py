@@ -1,7 +1,7 @@
 """Speed and memory of the learner's step on this machine, one thread. Run: `python benchmarks/learner.py [part ...]`.
 
 Parts: step (the demo's batch, each loss; one JSON line each), attention (bucketed against one call per document),
-layout (packed against padded on RL-like lengths), head (peak memory, chunked against whole logits), checkpoint.
+head (peak memory, chunked against whole logits), checkpoint.
 Times are processor seconds, the least of several runs (wall seconds for checkpoint): other load counts little.
 """
 
@@ -14,7 +14,6 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -22,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from common import best
 from torch import Tensor
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from toys import qwen, rl_lengths
 
 from midflight.services.algorithms.losses import LossKind
 from midflight.services.learner.checkpoints.saving import save
@@ -31,28 +30,11 @@ from midflight.services.learner.network.attention import Documents, packed_atten
 from midflight.services.learner.network.head import chunked_logprob
 from midflight.services.learner.network.policy import Policy
 from midflight.services.learner.optimizers.optim import OptimSettings, PolicyOptimizer
-from midflight.services.learner.packs.packing import Document, microbatches
+from midflight.services.learner.packs.packing import Document
 from midflight.services.learner.settings import RlSettings
 from midflight.services.learner.step import RolloutBatch, rl_update
 
 VOCAB = 266
-
-
-def model(hidden: int = 64, layers: int = 2, heads: int = 4, vocab: int = VOCAB) -> Any:
-    """The demo's Qwen3 or a larger one of the same shape."""
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=vocab,
-        hidden_size=hidden,
-        intermediate_size=3 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads // 2,
-        head_dim=hidden // heads,
-        max_position_embeddings=4096,
-        tie_word_embeddings=True,
-    )
-    return Qwen3ForCausalLM(config)
 
 
 def sample(rng: random.Random, name: int, prompt: int, completion: int) -> Document:
@@ -71,7 +53,7 @@ def step() -> None:
     tokens = sum(len(d.ids) for d in docs)
     losses: tuple[LossKind, ...] = ("bypass_ppo", "tis", "decoupled_ppo")
     for loss in losses:
-        policy = Policy(model())
+        policy = Policy(qwen(64, 2, 4, VOCAB))
         optimizer = PolicyOptimizer(policy, OptimSettings(lr=5e-4, weight_decay=0.0))
         settings = RlSettings(loss=loss, update_per_rollout=2, max_new_tokens=16)
         seconds = best(partial(rl_update, policy, None, optimizer, batch, settings), 20)
@@ -81,7 +63,7 @@ def step() -> None:
 def attention() -> None:
     """One layer's attention, forward and backward."""
     shapes: list[tuple[str, list[int]]] = [("128 x 18..28", [28 - i * 11 // 128 for i in range(128)])]
-    shapes += [("32 x 16..300", sorted(rl_lengths(), reverse=True)), ("4 x 512", [512] * 4)]
+    shapes += [("32 x 16..300", sorted(rl_lengths(32, 300), reverse=True)), ("4 x 512", [512] * 4)]
     for name, lengths in shapes:
         leaves = [torch.randn(1, sum(lengths), h, 16, requires_grad=True) for h in (4, 2, 2)]
         documents = Documents.from_cu_seqlens(torch.tensor([0, *lengths]).cumsum(0).int())
@@ -104,37 +86,6 @@ def _looped(leaves: list[Tensor], lengths: list[int]) -> None:
     torch.autograd.backward(torch.cat(out, 2).sum())
 
 
-def rl_lengths() -> list[int]:
-    """32 lengths like those of RL completions: lognormal, mean about 110."""
-    rng = random.Random(3)
-    return [min(300, max(16, int(rng.lognormvariate(4.6, 0.7)))) for _ in range(32)]
-
-
-def layout() -> None:
-    """Negative log-likelihood, forward and backward, of 32 documents: packed against padded by 8."""
-    rng, lengths = random.Random(0), rl_lengths()
-    docs = [sample(rng, i, 4, n - 4) for i, n in enumerate(lengths)]
-    policy, plain = Policy(model(128, 4, 8)), model(128, 4, 8)
-    packs = microbatches(docs, range(32), 2048)
-
-    def packed() -> None:
-        for pack in packs:
-            torch.autograd.backward(-policy.score(pack, pack.actions())[0].sum())
-
-    def padded() -> None:
-        for first in range(0, 32, 8):
-            group = docs[first : first + 8]
-            rows = torch.nn.utils.rnn.pad_sequence([torch.tensor(d.ids) for d in group], batch_first=True)
-            kept = torch.nn.utils.rnn.pad_sequence([torch.tensor(d.action_mask) for d in group], batch_first=True)
-            logits = plain(input_ids=rows[:, :-1], use_cache=False).logits
-            labels = rows[:, 1:].where(kept[:, 1:], -100)
-            torch.autograd.backward(F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum"))
-
-    tokens = sum(lengths)
-    for name, run in (("packed", packed), ("padded by 8", padded)):
-        show("layout", layout=name, tokens_per_s=tokens / best(run, 4))
-
-
 def head() -> None:
     """Peak resident memory, beyond the inputs, of scoring 4096 tokens over a vocabulary of 32768."""
     for name, elements in (("whole", 4096 * 32768), ("chunked", 1 << 22)):
@@ -155,7 +106,7 @@ def head() -> None:
 
 def checkpoint() -> None:
     """Save and load, verification included, of a model of 3.2 million parameters with its AdamW state."""
-    policy = Policy(model(256, 4, 8))
+    policy = Policy(qwen(256, 4, 8, VOCAB))
     optimizer = PolicyOptimizer(policy, OptimSettings())
     for parameter in policy.parameters():
         parameter.grad = torch.zeros_like(parameter)
@@ -177,7 +128,7 @@ def show(part: str, **values: float | str) -> None:
     print(json.dumps({"part": part, **rounded}), flush=True)
 
 
-PARTS = {f.__name__: f for f in (step, attention, layout, head, checkpoint)}
+PARTS = {f.__name__: f for f in (step, attention, head, checkpoint)}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)

@@ -25,7 +25,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 import torch.nn.functional as F
 from common import machine, show
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from toys import qwen, rl_lengths
 
 from midflight.services.learner.network.policy import Policy, recompute_activations
 from midflight.services.learner.objectives.sft import sft_update
@@ -34,11 +34,10 @@ from midflight.services.learner.packs.packing import Document
 from midflight.services.learner.settings import RlSettings
 from midflight.services.learner.step import RolloutBatch, rl_update
 
-SHAPES: dict[str, dict[str, Any]] = {
-    "5m": {"vocab_size": 2048, "hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6},
-    "0.6b": {"vocab_size": 151_936, "hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28},
+SHAPES: dict[str, dict[str, int]] = {
+    "5m": {"hidden": 256, "layers": 6, "heads": 8, "vocab": 2048},
+    "0.6b": {"hidden": 1024, "layers": 28, "heads": 16, "width": 128, "vocab": 151_936},
 }
-HEADS = {"5m": (8, 4, 32), "0.6b": (16, 8, 128)}
 ROUNDS = 3
 PROMPT = 16
 
@@ -67,22 +66,6 @@ class Clock:
         return min(times)
 
 
-def model(shape: str, longest: int, device: str) -> Any:
-    """A Qwen3 of that shape with random weights, in float32."""
-    torch.manual_seed(0)
-    heads, pairs, width = HEADS[shape]
-    config = Qwen3Config(
-        **SHAPES[shape],
-        num_attention_heads=heads,
-        num_key_value_heads=pairs,
-        head_dim=width,
-        max_position_embeddings=longest,
-        tie_word_embeddings=True,
-    )
-    with torch.device(device):
-        return Qwen3ForCausalLM(config)
-
-
 def operations(config: Any, lengths: Sequence[int], learned: int) -> float:
     """Of one update over documents of these lengths, forward and backward; nothing is counted twice."""
     width = config.num_attention_heads * config.head_dim
@@ -96,10 +79,10 @@ def operations(config: Any, lengths: Sequence[int], learned: int) -> float:
 
 def peak(dtype: torch.dtype, shape: str, tokens: int, device: str, clock: Clock) -> float:
     """Operations a second of bare matrix products, the best of a square and of the layer's own shape."""
-    hidden, inner = SHAPES[shape]["hidden_size"], SHAPES[shape]["intermediate_size"]
+    hidden = SHAPES[shape]["hidden"]
     side = 8192 if device == "cuda" else 1024
     found = []
-    for m, k, n in ((side, side, side), (min(tokens, 16_384), hidden, inner)):
+    for m, k, n in ((side, side, side), (min(tokens, 16_384), hidden, 3 * hidden)):
         a, b = (torch.randn(rows, columns, device=device, dtype=dtype) for rows, columns in ((m, k), (k, n)))
         found.append(2 * m * k * n / clock.best(partial(torch.matmul, a, b), 10))
     return max(found)
@@ -116,12 +99,6 @@ def documents(lengths: Sequence[int], vocab: int) -> list[Document]:
         Document.from_completion(str(at), tokens(PROMPT), tokens(n - PROMPT), [-7.6] * (n - PROMPT), 0)
         for at, n in enumerate(lengths)
     ]
-
-
-def rl_lengths(count: int, longest: int) -> list[int]:
-    """Lengths like those of RL completions: lognormal, with a long tail."""
-    rng = random.Random(3)
-    return [min(longest, max(2 * PROMPT, int(rng.lognormvariate(5.0, 1.0)))) for _ in range(count)]
 
 
 def update(kind: str, policy: Policy, lengths: Sequence[int], cap: int) -> Callable[[], object]:
@@ -144,7 +121,7 @@ def equal(device: str, shape: str, length: int, cap: int, bf16_only: bool = Fals
     for bf16 in (True,) if bf16_only else (False, True):
         top = peak(torch.bfloat16 if bf16 else torch.float32, shape, cap, device, clock)
         for kind, recomputed in (("sft", False), ("sft", True), ("rl", False), ("rl", True)):
-            lm = model(shape, length, device)
+            lm = qwen(**SHAPES[shape], longest=length, device=device)
             if recomputed:
                 recompute_activations(lm, 1)
             policy = Policy(lm, bf16=bf16)
@@ -159,12 +136,14 @@ def equal(device: str, shape: str, length: int, cap: int, bf16_only: bool = Fals
 def packed(device: str, shape: str, length: int, cap: int) -> list[dict[str, Any]]:
     """RL-like lengths: SFT's update on packs, against rows padded by 8."""
     clock, rows = Clock(device), []
-    lengths = rl_lengths(32, length)
+    lengths = rl_lengths(32, length, 2 * PROMPT)
     for bf16 in (False, True):
-        policy = Policy(model(shape, length, device), bf16=bf16)
+        policy = Policy(qwen(**SHAPES[shape], longest=length, device=device), bf16=bf16)
         seconds = clock.best(update("sft", policy, lengths, cap))
         rows.append(row("packed", "packed", bf16, sum(lengths) / seconds))
-        seconds = clock.best(partial(padded, model(shape, length, device), lengths, bf16, device))
+        seconds = clock.best(
+            partial(padded, qwen(**SHAPES[shape], longest=length, device=device), lengths, bf16, device)
+        )
         rows.append(row("packed", "padded by 8", bf16, sum(lengths) / seconds))
     return rows
 

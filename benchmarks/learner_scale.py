@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from common import machine
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.distributed.device_mesh import init_device_mesh
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from toys import qwen, rl_lengths
 
 from midflight.services.learner.group.peers import ALONE, Peers
 from midflight.services.learner.group.sharding import shard
@@ -48,23 +48,6 @@ COLLECTIVES = (
 STEPS, CAP, BATCH = 3, 2048, 64
 
 
-def model(layers: int = 8, vocab: int = 16_384, hidden: int = 128) -> Any:
-    """A Qwen3 with a large vocabulary for its size."""
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=vocab,
-        hidden_size=hidden,
-        intermediate_size=3 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=8,
-        num_key_value_heads=4,
-        head_dim=hidden // 8,
-        max_position_embeddings=8192,
-        tie_word_embeddings=True,
-    )
-    return Qwen3ForCausalLM(config)
-
-
 def documents(lengths: list[int], vocab: int) -> list[Document]:
     """Random tokens, all but the first to be learned."""
     rng = random.Random(0)
@@ -72,12 +55,6 @@ def documents(lengths: list[int], vocab: int) -> list[Document]:
         Document(str(at), [rng.randrange(vocab) for _ in range(n)], [False] + [True] * (n - 1))
         for at, n in enumerate(lengths)
     ]
-
-
-def rl_lengths(count: int, longest: int, seed: int = 3) -> list[int]:
-    """Lengths like those of RL completions: lognormal, with a long tail."""
-    rng = random.Random(seed)
-    return [min(longest, max(16, int(rng.lognormvariate(5.0, 1.0)))) for _ in range(count)]
 
 
 def whole(policy: Policy, pack: PackedBatch) -> torch.Tensor:
@@ -103,7 +80,7 @@ def memory() -> None:
             ("chunked, every 2nd layer recomputed", chunked, 2),
             ("chunked, recomputed", chunked, 1),
         ):
-            lm = model()
+            lm = qwen(128, 8, 8, 16_384)
             if every:
                 recompute_activations(lm, every)
             policy = Policy(lm, bf16=bf16)
@@ -150,7 +127,7 @@ def rank() -> None:
     """One rank: steps of the supervised update, the first of which does not count."""
     number, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     peers, spent = ALONE, [0.0]
-    policy = Policy(model(vocab=2048), bf16=False)
+    policy = Policy(qwen(128, 8, 8, 2048), bf16=False)
     if world > 1:
         dist.init_process_group("gloo", rank=number, world_size=world)
         mesh = init_device_mesh("cpu", (1, world), mesh_dim_names=("ddp", "fsdp"))
