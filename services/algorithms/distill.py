@@ -8,22 +8,27 @@ from typing import Literal
 
 from torch import Tensor
 
-Divergence = Literal["forward_kl", "reverse_kl", "logprob"]
+Kl = Literal["forward_kl", "reverse_kl"]
+Divergence = Literal[Kl, "logprob"]
+"""logprob: `squared_gap` of the target token alone."""
 
 
-def divergence(kind: Divergence, student: Tensor, teacher: Tensor, targets: Tensor) -> Tensor:
-    """Of each of A positions (nats, or nats^2 for logprob) [A]; student, teacher: log-probs [A, V]; targets: int64 [A].
+def divergence(kind: Kl, student: Tensor, teacher: Tensor) -> Tensor:
+    """Nats [A], of log-probs [A, V]; or what V tokens, some of the vocabulary, add to it.
 
     forward_kl: KL(teacher || student), which covers all that the teacher would say (GKD with beta 0).
     reverse_kl: KL(student || teacher), which keeps to what it would say (GKD with beta 1; Gu et al. 2023, arXiv
     2306.08543).
-    logprob: (log student - log teacher)^2 / 2 of the target token alone. On the student's own samples its gradient is
-    an unbiased estimate of that of KL(student || teacher), as that of k2 is (Schulman 2020, "Approximating KL
-    divergence"); only a teacher's log-probs of the tokens are needed.
     """
     if kind == "forward_kl":
         return (teacher.exp() * (teacher - student)).sum(-1)
-    if kind == "reverse_kl":
-        return (student.exp() * (student - teacher)).sum(-1)
-    gap = (student - teacher).gather(-1, targets[:, None]).squeeze(-1)
-    return gap.square() / 2
+    return (student.exp() * (student - teacher)).sum(-1)
+
+
+def squared_gap(student: Tensor, teacher: Tensor) -> Tensor:
+    """(log student - log teacher)^2 / 2, nats^2, of log-probs of tokens, all [A].
+
+    On the student's own samples its gradient is an unbiased estimate of that of KL(student || teacher), as that of k2
+    is (Schulman 2020, "Approximating KL divergence"); only a teacher's log-probs of the tokens are needed.
+    """
+    return (student - teacher).square() / 2

@@ -22,6 +22,7 @@ from .checkpoints.snapshot import load_learner, model_tensors, put, snapshot
 from .group.mesh import Mesh
 from .group.sharding import wholes
 from .network.critic import CriticTraining
+from .network.lora import adapt, merged, must_match
 from .network.policy import Policy, recompute_activations
 from .optimizers.optim import PolicyOptimizer
 from .optimizers.optim_choice import optim_settings
@@ -57,6 +58,8 @@ class TrainerBase(Generic[C]):
     """
 
     optimizer: PolicyOptimizer
+    stage: str
+    """What it does now, for people."""
 
     def __init__(self, config: C, model: Mapping[str, Any], seed: int, root: Path, mesh: Mesh | None = None) -> None:
         self.config, self.seed, self.root = config, seed, root
@@ -105,13 +108,20 @@ class TrainerBase(Generic[C]):
         self._apply_live()
         return self.step + 1
 
+    @property
+    def mark(self) -> tuple[int, ...]:
+        """How far it is: all that it counts."""
+        return (self.step,)
+
     def weights(self) -> dict[str, torch.Tensor]:
-        """The policy's parameters by their Hugging Face names; not copied where they are not cut."""
-        return wholes(self.policy.lm.state_dict(keep_vars=True))
+        """The policy's parameters as the base has them, by their Hugging Face names, adapters merged; copied only where
+        merged or cut."""
+        return merged(wholes(self.policy.lm.state_dict(keep_vars=True)), self.config.lora)
 
     def save(self, extra: Mapping[str, Any]) -> None:
         """Copy everything that the next step depends on, and have `saver` write it as a checkpoint."""
-        values = {"step": self.step, "live": self.live, **self._state(), **extra}
+        lora = self.config.lora and self.config.lora.model_dump()
+        values = {"step": self.step, "live": self.live, "lora": lora, **self._state(), **extra}
         share = self._share(self.policy.lm, self.critic)
         self.saver.start(self.root, self._number(), share, values, self.config.keep_checkpoints)
 
@@ -133,6 +143,7 @@ class TrainerBase(Generic[C]):
         if found.path is None or found.manifest is None:
             return Restored("scratch", "", found.skipped)
         values = found.manifest.extra
+        must_match(values.get("lora"), self.config.lora)
         self.step = int(values["step"])
         self.live = {name: float(value) for name, value in values["live"].items()}
         self._set_state(values)
@@ -146,11 +157,14 @@ class TrainerBase(Generic[C]):
     def _open(self) -> tuple[Any, Any]:
         """(tokenizer, model) of the topology, as it is trained; the same every time."""
         tokenizer, lm = self._opened()
+        if self.config.lora:
+            adapt(lm, self.config.lora, self.seed)
         if self.config.gradient_checkpointing:
             recompute_activations(lm, self.config.recompute_every)
         return tokenizer, lm
 
     def _opened(self) -> tuple[Any, Any]:
+        """The same without adapters, and nothing chosen."""
         return open_model(self._model, self.seed)
 
     def _number(self) -> int:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 from midflight.kernel.spec import Config, ServiceSpec, live
 from midflight.services.data.source import Source
 
-from .training_config import LoraConfig, OptimConfig, TrainingConfig
+from .training_config import OptimConfig, TrainingConfig
 
 
 class SftConfig(Config):
@@ -164,9 +164,6 @@ class LearnerConfig(TrainingConfig):
         ge=1,
         description="Batches to train on; the run ends after them. A falling schedule is stretched to them.",
         json_schema_extra=live(1, 1_000_000_000, "steps"),
-    )
-    lora: LoraConfig | None = Field(
-        None, description="Train low-rank adapters only, warm start included; all weights when omitted."
     )
     sft: SftConfig | None = Field(None, description="Supervised warm start.")
     loss: Loss = Field("decoupled_ppo", description="Off-policy policy-gradient loss.")

@@ -297,11 +297,9 @@ class Learner(Training[LearnerConfig, Trainer], Worker):
         )
         retain(self.run_settings.shm_dir, keep=2)
 
-    def on_turn(self, now: float) -> float:
-        """Also in a pause, a checkpoint may have come to be on disk."""
-        if self.ready and (saved := self.commits.tend(now)) and self.version is not None:
+    def _written(self, saved: State) -> None:
+        if self.version is not None:
             self._commit(saved)
-        return super().on_turn(now)
 
     @property
     def _besides(self) -> dict[str, Any]:

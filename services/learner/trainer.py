@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from midflight.messages.knobs import REWARD_KNOB
 from midflight.services.algorithms.baselines import moved
 from midflight.services.data import SftRow, demonstrations
@@ -24,7 +22,7 @@ from .group.mesh import Mesh
 from .group.orders import unpacked
 from .metrics import StepReport
 from .network.critic import Critic, CriticTraining
-from .network.lora import Unadapted, adapt, merged, must_match
+from .network.lora import Unadapted
 from .network.policy import Policy
 from .objectives.sft import sft_update
 from .optimizers.optim_choice import critics
@@ -135,13 +133,11 @@ class Trainer(TrainerBase[LearnerConfig]):
             "sft_done": self.sft_done,
             "sft_drawn": self.sft_drawn,
             "sft_data": self._sft_data,
-            "lora": self.config.lora and self.config.lora.model_dump(),
             "baseline": self.baseline,
             "recent": [[sample, step] for sample, step in self.recent.items()],
         }
 
     def _set_state(self, values: Mapping[str, Any]) -> None:
-        must_match(values.get("lora"), self.config.lora)
         self.stage, self.sft_done = str(values["stage"]), int(values["sft_done"])
         batch = self.config.sft.batch_size if self.config.sft else 0
         self.sft_drawn = int(values.get("sft_drawn", self.sft_done * batch))
@@ -213,13 +209,3 @@ class Trainer(TrainerBase[LearnerConfig]):
         if found.path is None:
             raise UnusableCheckpoint(f"{root}: the reference policy is gone: {found.skipped}")
         load_model_tensors(found.path, self.reference.lm, found.manifest)
-
-    def weights(self) -> dict[str, Tensor]:
-        """As the base has them, adapters merged; copied only where merged or cut."""
-        return merged(super().weights(), self.config.lora)
-
-    def _opened(self) -> tuple[Any, Any]:
-        tokenizer, lm = super()._opened()
-        if self.config.lora:
-            adapt(lm, self.config.lora, self.seed)
-        return tokenizer, lm

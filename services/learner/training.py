@@ -13,6 +13,7 @@ from midflight.messages.base import Scalar
 from midflight.messages.knobs import KnobDeclaration
 
 from .base import TrainerBase
+from .checkpoints.commits import Commits, State
 from .group.group import Group
 from .training_config import TrainingConfig
 
@@ -25,6 +26,7 @@ class Training(Actor, Generic[C, T]):
 
     config: C
     trainer: T
+    commits: Commits
 
     def __init__(self, identity: str, bus: Bus, settings: Settings) -> None:
         super().__init__(identity, bus)
@@ -43,6 +45,15 @@ class Training(Actor, Generic[C, T]):
     def watches(self) -> dict[int, Callable[[], None]]:
         """Besides an actor's own: what the group of ranks has to say."""
         return super().watches() | (self._group.watches() if self._group else {})
+
+    def on_turn(self, now: float) -> float:
+        """Also in a pause, a checkpoint may have come to be on disk."""
+        if self.ready and (saved := self.commits.tend(now)):
+            self._written(saved)
+        return super().on_turn(now)
+
+    def _written(self, saved: State) -> None:
+        """A checkpoint is on disk."""
 
     def close(self) -> None:
         """The other ranks leave with this one."""

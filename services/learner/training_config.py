@@ -108,6 +108,9 @@ class TrainingConfig(ServiceSpec):
         120.0, gt=0, description="How long a rank waits for one that does not answer before the group begins again."
     )
     optim: OptimConfig = OptimConfig()
+    lora: LoraConfig | None = Field(
+        None, description="Train low-rank adapters only, in a warm start too; all weights when omitted."
+    )
     max_length_per_device: int = Field(
         16384, ge=16, description="Tokens of a micro-batch, for each of the ranks that share its sequences."
     )

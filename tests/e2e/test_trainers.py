@@ -8,8 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.e2e_run import CONFIGS, Up, checkpoints, copy_run, events, hit, midflight, nothing_left, records
+from transformers import AutoModelForSequenceClassification
 
 from midflight.services.learner.checkpoints.checkpoint import verify
+from midflight.services.learner.checkpoints.stored import whole_model
 
 STEPS = 6
 SHRUNK = """
@@ -94,6 +96,20 @@ def test_two_ranks_train_as_one(sft: Up, tmp_path: Path) -> None:
     both = [[r["values"]["loss"] for r in records(run) if "epoch" in r["values"]] for run in (up.path, sft.path)]
     assert both[0] == pytest.approx(both[1], rel=1e-3)
     assert (up.path / "model/model.safetensors").exists()
+
+
+def test_adapters_of_ranks_that_share_layers(tmp_path: Path) -> None:
+    """A reward model by two ranks of tensor parallel: adapters and score train, and what is left is a plain model."""
+    choices = ("ranks=2", "tp_size=2", "lora={r: 4}")
+    path = shrunk(tmp_path, "reward-model")
+    with Up(tmp_path, path, *(f"services.reward_model.{choice}" for choice in choices)) as up:
+        assert up.wait() == 0, up.output
+    older, newer = map(whole_model, checkpoints(up.path))
+    moved = {name for name in newer if not torch.equal(older[name], newer[name])}
+    assert moved == {name for name in newer if "lora_" in name or name == "score.weight"}
+    model, loaded = AutoModelForSequenceClassification.from_pretrained(up.path / "model", output_loading_info=True)
+    assert not loaded["missing_keys"] | loaded["unexpected_keys"]
+    assert torch.equal(model.score.weight, newer["score.weight"])
 
 
 def test_killed_and_steered_it_goes_on(tmp_path: Path) -> None:

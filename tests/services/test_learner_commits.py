@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.learner_service import learner
+from support.learner_service import learner, offline
 from support.learner_toys import random_batch
 
 from midflight.services.learner.checkpoints import checkpoint, commits
@@ -140,3 +140,23 @@ def test_a_save_that_does_not_end_ends_the_learner(tmp_path: Path, gate: Gate, m
     assert gate.reached.wait(DEADLINE_S)
     with pytest.raises(RuntimeError, match="still not on disk"):
         made.turn(1.0)
+
+
+def test_a_trainer_on_rows_goes_on_while_its_checkpoint_is_written(tmp_path: Path, gate: Gate) -> None:
+    """Step after step until the next one is due; at its end it waits for the disk, and for the model's folder."""
+    made = offline(tmp_path, steps=4, checkpoint_every=2)
+    for now in (1.0, 2.0):
+        assert made.work(now)
+    assert gate.reached.wait(DEADLINE_S)
+    for now in (3.0, 4.0):
+        assert made.work(now)
+    assert (made.trainer.step, made.work(5.0), made.idle()) == (4, False, False)
+    assert steps(tmp_path / "checkpoints") == []
+    gate.go.set()
+    for now in (6.0, 7.0, 8.0):
+        made.trainer.saver.settle(DEADLINE_S)
+        made.turn(now)
+        made.work(now)
+    assert [verify(path).extra["step"] for path in steps(tmp_path / "checkpoints")] == [4, 2]
+    assert made.idle()
+    assert (tmp_path / "model/model.safetensors").exists()

@@ -17,11 +17,9 @@ ALONE = Mesh(torch.device("cpu"))
 SMALL = {True: 1e-6, False: 1e-9}
 """With a critic, whose advantages are kept in float32, and without: in float64 what remains is the order of sums."""
 DATA = [name for name in CASES if name not in SLICED]
-RL = [name for name in CASES if not CASES[name].objective]
-"""Trainers on rows of data are cut over their ranks of data only."""
-WHOLE = [name for name in RL if not CASES[name].lora]
-"""Adapters are refused by the plan of tensor parallel."""
 FEW = ["ppo", "vtrace, a model", "recomputed", "qwen2, biases, untied"]
+KINDS = ["imitation", "reward model, lora", "dpo", "distill, lora"]
+"""Of trainers on rows of data."""
 
 
 @cache
@@ -36,12 +34,12 @@ def alone(name: str) -> dict[str, Any]:
         pytest.param(2, Sizes(), DATA, id="fsdp 2"),
         pytest.param(2, Sizes(ddp=2), DATA, id="ddp 2"),
         pytest.param(4, Sizes(ddp=2), DATA, id="ddp 2 x fsdp 2"),
-        pytest.param(2, Sizes(tp=2), WHOLE, id="tp 2"),
-        pytest.param(4, Sizes(tp=2), FEW, id="fsdp 2 x tp 2"),
+        pytest.param(2, Sizes(tp=2), list(CASES), id="tp 2"),
+        pytest.param(4, Sizes(tp=2), [*FEW, *KINDS], id="fsdp 2 x tp 2"),
         pytest.param(4, Sizes(ddp=2, tp=2), FEW, id="ddp 2 x tp 2"),
-        pytest.param(2, Sizes(sp=2), RL, id="sp 2"),
+        pytest.param(2, Sizes(sp=2), list(CASES), id="sp 2"),
         pytest.param(4, Sizes(sp=2), FEW, id="fsdp 2 x sp 2"),
-        pytest.param(4, Sizes(sp=2, tp=2), FEW, id="sp 2 x tp 2"),
+        pytest.param(4, Sizes(sp=2, tp=2), [*FEW, *KINDS], id="sp 2 x tp 2"),
     ],
 )
 def test_ranks_agree_with_one_process(world: int, sizes: Sizes, names: list[str]) -> None:

@@ -12,8 +12,15 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from midflight.kernel.config.registry import service_class
 from midflight.kernel.mistake import UserMistake
 from midflight.services.data import DataError
+from midflight.services.learner.checkpoints.checkpoint import UnusableCheckpoint
+from midflight.services.learner.network.lora import Unadapted
+from midflight.services.learner.network.policy import Policy
+from midflight.services.learner.network.scorer import Scorer
+from midflight.services.learner.objectives.pairs import DirectPreference
 from midflight.services.learner.offline.trainer import OfflineTrainer
+from midflight.services.learner.packs.packing import pack
 from midflight.services.model.chat import supervised
+from midflight.services.model.open import open_model
 
 MODEL = {
     "build": {
@@ -30,6 +37,7 @@ MODEL = {
 }
 ROWS = "task:sort6-10?rows=40&split=train&seed=1"
 KINDS = ["sft", "reward_model", "dpo", "distill"]
+ADAPTERS = {"r": 4}
 
 
 def config(kind: str, tmp_path: Path, **fields: Any) -> Any:
@@ -69,22 +77,25 @@ def digest(one: OfflineTrainer) -> str:
     return hashlib.sha256(b"".join(t.detach().numpy().tobytes() for _, t in sorted(tensors.items()))).hexdigest()
 
 
+@pytest.mark.parametrize("lora", [None, ADAPTERS], ids=["all weights", "adapters"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_resume_is_bit_for_bit(kind: str, tmp_path: Path) -> None:
+def test_resume_is_bit_for_bit(kind: str, lora: dict[str, int] | None, tmp_path: Path) -> None:
     """Seven steps, over the end of an epoch, equal four, a checkpoint, another process's trainer, and three more."""
-    whole = trainer(kind, tmp_path, "whole")
+    whole = trainer(kind, tmp_path, "whole", lora=lora)
     assert whole.total == 14  # 2 * 40 rows, 6 a step
     reports = [whole.train_step().metrics for _ in range(7)]
-    first = trainer(kind, tmp_path)
+    first = trainer(kind, tmp_path, lora=lora)
     assert [first.train_step().metrics for _ in range(4)] == reports[:4]
     first.turn_knob("optim.lr", first.optimizer.lr)
     first.save({})
     first.saver.take()
-    second = trainer(kind, tmp_path)
+    second = trainer(kind, tmp_path, lora=lora)
     assert second.step == 4
     assert [second.train_step().metrics for _ in range(3)] == reports[4:]
     assert digest(second) == digest(whole)
     assert second.evaluate() == whole.evaluate()
+    with pytest.raises(UnusableCheckpoint, match="written with lora"):
+        trainer(kind, tmp_path, lora={"r": 2})
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -138,6 +149,46 @@ def test_the_policy_that_is_left_goes_on_elsewhere(tmp_path: Path) -> None:
     direct = OfflineTrainer(config("dpo", tmp_path), {"path": str(tmp_path / "model")}, 3, tmp_path / "other")
     direct.read_examples()
     assert direct.evaluate()["pair_loss"] == pytest.approx(0.6931472, abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_adapters_alone_train_and_are_merged_in_what_is_left(kind: str, tmp_path: Path) -> None:
+    """And a reward model's score; the folder says of every held-out token what the trained model does."""
+    one = trainer(kind, tmp_path, lora=ADAPTERS)
+    before = {name: tensor.clone() for name, tensor in one.policy.lm.named_parameters()}
+    begun = said(one, one)
+    for _ in range(6):
+        one.train_step()
+    moved = {name for name, tensor in one.policy.lm.named_parameters() if not torch.equal(tensor, before[name])}
+    assert moved == {name for name in before if "lora_" in name or name.startswith("score.")}
+    assert len(one.optimizer.names) == len(moved) == 14 + (kind == "reward_model")
+    one.leave_model(tmp_path / "model", one.weights())
+    again = OfflineTrainer(config(kind, tmp_path), {"path": str(tmp_path / "model")}, 3, tmp_path / "other")
+    assert (said(again, one) - said(one, one)).abs().max() < 1e-5
+    assert (said(one, one) - begun).abs().max() > 1e-3
+
+
+def said(one: OfflineTrainer, of: OfflineTrainer) -> torch.Tensor:
+    """A trainer's log-probs, or scores, of another's held-out rows."""
+    batch = pack(of.held_out, range(len(of.held_out)))
+    actions = batch.actions()
+    with torch.no_grad():
+        scores: torch.Tensor = (
+            one.policy(batch, actions) if isinstance(one.policy, Scorer) else one.policy.score(batch, actions)[0]
+        )
+    return scores
+
+
+def test_adapters_need_no_second_model_for_their_reference(tmp_path: Path) -> None:
+    """DPO against the model without its adapters is DPO against a copy of what it begins with."""
+    one, other = (trainer("dpo", tmp_path, lora=ADAPTERS) for _ in range(2))
+    assert isinstance(other.objective, DirectPreference)
+    assert isinstance(other.objective.reference, Unadapted)
+    other.objective.reference = Policy(open_model(MODEL, other.seed)[1]).requires_grad_(False)
+    for _ in range(3):
+        report = one.train_step().metrics
+        assert other.train_step().metrics == pytest.approx(report, rel=1e-6)
+    assert report["kl"] > 0
 
 
 def test_only_the_response_is_learned_in_a_pair(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.distributed import distributed_c10d
 
 from midflight.services.learner.checkpoints import rng
@@ -28,7 +29,7 @@ from midflight.services.learner.network.policy import Likelihood, Policy, recomp
 from midflight.services.learner.network.scorer import Preference, Scorer
 from midflight.services.learner.objectives.objective import Objective, evaluate, update
 from midflight.services.learner.objectives.pairs import DirectPreference
-from midflight.services.learner.objectives.sft import sft_update
+from midflight.services.learner.objectives.sft import Imitation, sft_update
 from midflight.services.learner.objectives.student import Distillation, Student
 from midflight.services.learner.optimizers.optim import LookaheadSettings, OptimSettings, PolicyOptimizer
 from midflight.services.learner.packs.packing import Document
@@ -36,7 +37,7 @@ from midflight.services.learner.settings import CriticSettings, RlSettings
 from midflight.services.learner.step import rl_update
 from midflight.services.learner.training_config import LoraConfig
 from midflight.services.rollout.sglang.process import free_port
-from support.learner_toys import random_batch, tiny_lm, tiny_policy, tiny_scorer
+from support.learner_toys import random_batch, tiny_lm, tiny_scorer
 
 ENTRY = Path(__file__).with_name("group_rank.py")
 MOVING = OptimSettings(lr=1e-2, weight_decay=0.0, warmup_steps=0, max_grad_norm=0.5)
@@ -45,8 +46,8 @@ STEPS = 2
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """An update: settings of the RL step, the supervised one, or an objective on pairs; `critic` is its kind, `optim`
-    changes MOVING, `lora` trains adapters of its rank, and compares with the base.
+    """An update: settings of the RL step, the supervised one, or an objective on rows; `critic` is its kind, `optim`
+    changes MOVING, `lora` trains adapters of its rank, and compares with the base. settings: of an objective, kind.
 
     prompt: tokens that all samples begin with. model: what differs from `tiny_lm`.
     """
@@ -81,11 +82,18 @@ CASES: dict[str, Case] = {
     "lora, muon": Case({"loss": "bypass_ppo"}, optim={"name": "muon"}, lora=4),
 }
 
-PAIRS: dict[str, Case] = {
+UNTIED = {"tie_word_embeddings": False}
+ROWS: dict[str, Case] = {
+    "imitation": Case(objective="sft"),
     "reward model": Case(objective="reward_model", cap=60),
     "dpo": Case(objective="dpo", cap=60),
-    "distill": Case(objective="distill"),
+    "distill": Case({"kind": "reverse_kl"}, objective="distill"),
+    "distill, said tokens": Case({"kind": "logprob"}, objective="distill", model=UNTIED),
     "fewer pairs than ranks": Case(objective="dpo", groups=1, cap=60),
+    "imitation, lora": Case(objective="sft", lora=4, recompute=True),
+    "reward model, lora": Case(objective="reward_model", cap=60, lora=4),
+    "dpo, lora": Case(objective="dpo", cap=60, lora=4),
+    "distill, lora": Case({"kind": "forward_kl"}, objective="distill", lora=4, model=UNTIED),
 }
 """Of trainers on rows of data."""
 
@@ -104,7 +112,7 @@ SLICED: dict[str, Case] = {
     "gemma": Case({"loss": "bypass_ppo"}, model={"kind": "gemma"}),
 }
 """What slicing a model meets besides."""
-CASES |= PAIRS | SLICED
+CASES |= ROWS | SLICED
 
 
 @dataclass(slots=True)
@@ -135,17 +143,17 @@ def parts(case: Case, mesh: Mesh) -> Parts:
     return Parts(policy, reference, PolicyOptimizer(policy, replace(MOVING, **case.optim)), training)
 
 
-def _policy(seed: int, case: Case, mesh: Mesh) -> Policy:
-    lm = tiny_lm(seed, **{"vocab_size": 32} | case.model)
+def _policy(seed: int, case: Case, mesh: Mesh, scores: bool = False) -> Policy:
+    lm = (tiny_scorer if scores else tiny_lm)(seed, **{"vocab_size": 32} | case.model)
     if case.recompute:
         recompute_activations(lm)
-    return Policy(lm, sp=mesh.sp)
+    return (Scorer if scores else Policy)(lm, sp=mesh.sp)
 
 
 def went_on(case: Case, mesh: Mesh, root: Path | None) -> dict[str, Any]:
     """A few steps from the newest checkpoint under `root`, if there is one, which end with another."""
     if case.objective:
-        return on_pairs(case, mesh)
+        return on_rows(case, mesh)
     these = parts(case, mesh)
     saver = Saver(mesh.reports)
     newest = latest_verified(root).path if root else None
@@ -206,11 +214,14 @@ def trained(these: Parts, case: Case, mesh: Mesh) -> dict[str, Any]:
                 these.policy, these.reference, these.optimizer, batch, settings, these.critic, peers=mesh.peers
             )
         reports.append(report.metrics)
-    modules = [these.policy, *([these.critic.module] if these.critic else [])]
+    return {"reports": reports, **_sums(these.policy, *([these.critic.module] if these.critic else []))}
+
+
+def _sums(*modules: nn.Module) -> dict[str, Any]:
     weights = [x.detach().flatten() for module in modules for x in wholes(model_tensors(module)).values()]
     placed = [float(x @ torch.arange(len(x), dtype=x.dtype).cos()) for x in weights]
     digest = hashlib.blake2b(b"".join(x.numpy().tobytes() for x in weights)).hexdigest()
-    return {"reports": reports, "weights": [*(float(x.norm()) for x in weights), *placed], "digest": digest}
+    return {"weights": [*(float(x.norm()) for x in weights), *placed], "digest": digest}
 
 
 def _prompted(document: Document, tokens: int) -> Document:
@@ -224,20 +235,25 @@ def _prompted(document: Document, tokens: int) -> Document:
     )
 
 
-def on_pairs(case: Case, mesh: Mesh) -> dict[str, Any]:
-    """Reports of a few steps of an objective and of what it measures then, and sums over the trained weights."""
-    policy: Policy = Scorer(tiny_scorer(1)) if case.objective == "reward_model" else tiny_policy(1)
-    module = Student(policy, "reverse_kl", 1.0) if case.objective == "distill" else policy
-    frozen = tiny_policy(2).requires_grad_(False)
+def on_rows(case: Case, mesh: Mesh) -> dict[str, Any]:
+    """Reports of a few steps of an objective and of what it measures then, and of the trained tensors as `trained`."""
+    policy = _policy(1, case, mesh, scores=case.objective == "reward_model")
+    frozen = _policy(2, case, mesh).requires_grad_(False)
+    if case.lora:
+        adapt(policy.lm, LoraConfig(r=case.lora), seed=7)
+    student = Student(policy, case.settings["kind"], 1.5, elements=200) if case.objective == "distill" else None
+    module = student or policy
     mesh.cut(module, policy.lm)
     mesh.cut(frozen, frozen.lm)
     objective: Objective
     if isinstance(policy, Scorer):
         objective = Preference(policy, 0.0)
-    elif isinstance(module, Student):
-        objective = Distillation(module, frozen)
+    elif student:
+        objective = Distillation(student, frozen)
+    elif case.objective == "dpo":
+        objective = DirectPreference(policy, Unadapted(policy) if case.lora else frozen, "sigmoid", 0.3, nll_coef=0.5)
     else:
-        objective = DirectPreference(policy, frozen, "sigmoid", 0.3, nll_coef=0.5)
+        objective = Imitation(policy)
     optimizer = PolicyOptimizer(module, MOVING)
     reports = []
     for seed in range(STEPS):
@@ -246,14 +262,13 @@ def on_pairs(case: Case, mesh: Mesh) -> dict[str, Any]:
             documents = [Document(d.name, d.ids, [False] * (len(d.ids) - 1) + [True]) for d in documents]
         reports.append(update(objective, module, optimizer, documents, case.cap, mesh.peers).metrics)
         reports.append(evaluate(objective, module, documents, case.cap, mesh.peers))
-    weights = wholes(model_tensors(policy.lm)).values()
-    return {"reports": reports, "weights": [float(tensor.detach().double().norm()) for tensor in weights]}
+    return {"reports": reports, **_sums(policy)}
 
 
 def found_alone(case: Case) -> dict[str, Any]:
     """What one process finds."""
     mesh = Mesh(torch.device("cpu"))
-    return on_pairs(case, mesh) if case.objective else trained(parts(case, mesh), case, mesh)
+    return on_rows(case, mesh) if case.objective else trained(parts(case, mesh), case, mesh)
 
 
 def part() -> None:

@@ -8,7 +8,10 @@ from midflight.kernel.settings import Settings
 from midflight.messages.base import Scalar
 from midflight.messages.memory import Network
 from midflight.services.learner.config import LearnerConfig
+from midflight.services.learner.offline.config import SftTrainerConfig
+from midflight.services.learner.offline.service import Offline
 from midflight.services.learner.service import Learner
+from midflight.services.learner.training_config import TrainingConfig
 from support.sim import BINDS, SimBus
 
 MODEL = {
@@ -20,18 +23,36 @@ MODEL = {
 }  # fmt: skip
 
 
-def learner(folder: Path, knobs: dict[str, Scalar] | None = None, **config: Any) -> Learner:
-    """A learner that was told these knobs before it started."""
+def settings(folder: Path, config: TrainingConfig) -> Settings:
+    """Of the slot `learner`."""
     (folder / "config.json").write_text('{"services": {}}')
-    checked = LearnerConfig.model_validate({"device": "cpu", "bf16": "off", **config})
-    settings = Settings(
-        run_dir=folder, run_id="x-00000000", name="learner", slot="learner", entry="", config=checked, model=MODEL,
+    return Settings(
+        run_dir=folder, run_id="x-00000000", name="learner", slot="learner", entry="", config=config, model=MODEL,
         seed=0, python_path=(), endpoints={}, shm_dir=folder, kinds={"learner": "learner"},
     )  # fmt: skip
-    bus: Bus = SimBus(Network(0, BINDS), "learner#1")
-    made = Learner("learner#1", bus, settings)
+
+
+def bus() -> Bus:
+    """On which nobody answers."""
+    return SimBus(Network(0, BINDS), "learner#1")
+
+
+def learner(folder: Path, knobs: dict[str, Scalar] | None = None, **config: Any) -> Learner:
+    """A learner that was told these knobs before it started."""
+    checked = LearnerConfig.model_validate({"device": "cpu", "bf16": "off", **config})
+    made = Learner("learner#1", bus(), settings(folder, checked))
     for name, value in (knobs or {}).items():
         assert made.apply_knob(name, value) == 0
+    made.start()
+    made.ready = True
+    return made
+
+
+def offline(folder: Path, **config: Any) -> Offline:
+    """A trainer on rows of data, in the learner's slot."""
+    rows = {"data": "task:sort6-10?rows=40&split=train&seed=1", "batch_size": 4}
+    checked = SftTrainerConfig.model_validate({"device": "cpu", "bf16": "off", **rows, **config})
+    made = Offline("learner#1", bus(), settings(folder, checked))
     made.start()
     made.ready = True
     return made

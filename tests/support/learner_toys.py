@@ -42,9 +42,9 @@ def tiny_policy(seed: int = 0, dtype: torch.dtype = torch.float64) -> Policy:
     return Policy(tiny_lm(seed, dtype))
 
 
-def tiny_scorer(seed: int = 0, dtype: torch.dtype = torch.float64) -> Any:
+def tiny_scorer(seed: int = 0, dtype: torch.dtype = torch.float64, **overrides: Any) -> Any:
     """transformers' sequence classifier with the body of `tiny_lm`, one label, and pad token 0."""
-    causal = tiny_lm(seed, dtype)
+    causal = tiny_lm(seed, dtype, **overrides)
     causal.config.num_labels, causal.config.pad_token_id = 1, 0
     made: Any = AutoModelForSequenceClassification.from_config(causal.config).to(dtype)  # type: ignore[no-untyped-call]
     made.base_model.load_state_dict(causal.base_model.state_dict())

@@ -1,6 +1,6 @@
-"""The learner's checkpoints as its service sees them: begun between two steps, written while it trains, then told.
+"""A trainer's checkpoints as its service sees them: begun between two steps, written while it trains, then told.
 
-What follows a checkpoint (the ledger lets go of trajectories) follows its rename, however long that takes.
+What follows a checkpoint (a learner's ledger lets go of trajectories) follows its rename, however long that takes.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from midflight.kernel.actor import Actor
-from midflight.services.learner.trainer import Trainer
+from midflight.services.learner.base import TrainerBase
 
 from .checkpoint import CheckpointError
 from .saving import WRITE_S
@@ -22,9 +22,9 @@ ROOM = "room for a checkpoint"
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a checkpoint holds. mark: see `Trainer.mark`."""
+    """What a checkpoint holds. mark, stage: see `TrainerBase`."""
 
-    mark: tuple[int, int]
+    mark: tuple[int, ...]
     step: int
     stage: str
     digest: str = ""
@@ -33,7 +33,7 @@ class State:
 class Commits:
     """Of one trainer, in the name of `actor`. loaded: digest of the checkpoint it goes on from, empty for none."""
 
-    def __init__(self, trainer: Trainer, actor: Actor, note: Callable[[str, str], None], loaded: str) -> None:
+    def __init__(self, trainer: TrainerBase[Any], actor: Actor, note: Callable[[str, str], None], loaded: str) -> None:
         self._trainer, self._actor, self._note = trainer, actor, note
         self.saved: State | None = replace(self._now, digest=loaded) if loaded else None
         """The newest that is on disk."""
@@ -88,13 +88,19 @@ class Commits:
             if self._actor.draining and not self._actor.in_phase:
                 self._drain.enter_context(self._actor.phase(WRITTEN, WRITE_S))
             return False
-        if self._trainer.mark in ((0, 0), self.saved.mark if self.saved else None):
+        if self.settled:
             return True
         if now >= self._retry_at:
             self.begin(extra)
         else:
             self._actor.waiting(ROOM, None)
         return False
+
+    @property
+    def settled(self) -> bool:
+        """Whether everything trained is on disk."""
+        mark = self._trainer.mark
+        return self.writing is None and (not any(mark) or (self.saved is not None and mark == self.saved.mark))
 
     @property
     def _now(self) -> State:

@@ -6,7 +6,7 @@ an entry for each operation on DTensors and every shape it has seen, and every p
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -39,10 +39,10 @@ def rows(module: Any, mesh: DeviceMesh) -> None:
     module.bias = None
     _compute_here(module, mesh, Shard(1))
     compute = module.forward
-    module.bias = None if bias is None else _cut(bias, mesh, Replicate())
+    module.bias = None if bias is None else distributed(bias, mesh, Replicate())
 
     def forward(inputs: Tensor) -> Tensor:
-        out: Tensor = _Added.apply(compute(inputs), group)  # type: ignore[no-untyped-call]
+        out = added(compute(inputs), group)
         return out if module.bias is None else out + module.bias.to_local().to(out.dtype)
 
     module.forward = forward
@@ -61,9 +61,7 @@ def tokens(module: Any, mesh: DeviceMesh) -> None:
     def forward(ids: Tensor) -> Tensor:
         own = ids - first
         here = (own >= 0) & (own < count)
-        found = compute(own.clamp(0, count - 1)) * here.unsqueeze(-1)
-        out: Tensor = _Added.apply(found, group)  # type: ignore[no-untyped-call]
-        return out
+        return added(compute(own.clamp(0, count - 1)) * here.unsqueeze(-1), group)
 
     module.forward = forward
 
@@ -74,9 +72,8 @@ def fan_out(module: Any, mesh: DeviceMesh) -> None:
 
     def enter(_: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if inputs:
-            return (_FannedOut.apply(inputs[0], group), *inputs[1:]), named  # type: ignore[no-untyped-call]
-        states = _FannedOut.apply(named["hidden_states"], group)  # type: ignore[no-untyped-call]
-        return inputs, named | {"hidden_states": states}
+            return (fanned_out(inputs[0], group), *inputs[1:]), named
+        return inputs, named | {"hidden_states": fanned_out(named["hidden_states"], group)}
 
     module.register_forward_pre_hook(enter, with_kwargs=True)
 
@@ -87,7 +84,7 @@ def _compute_here(module: Any, mesh: DeviceMesh, placement: Placement, gradient:
     twin._parameters = dict.fromkeys(module._parameters)
     names = [name for name, _ in module.named_parameters(recurse=False)]
     for name in names:
-        module.register_parameter(name, _cut(module.get_parameter(name), mesh, placement))
+        module.register_parameter(name, distributed(module.get_parameter(name), mesh, placement))
 
     def forward(*inputs: Any, **named: Any) -> Any:
         for name in names:
@@ -98,14 +95,23 @@ def _compute_here(module: Any, mesh: DeviceMesh, placement: Placement, gradient:
     module.forward = forward
 
 
-def _cut(parameter: Tensor, mesh: DeviceMesh, placement: Placement) -> nn.Parameter:
+def distributed(parameter: Tensor, mesh: DeviceMesh, placement: Placement) -> nn.Parameter:
+    """A parameter that was the same on every rank, cut; it trains if that did."""
     cut = distribute_tensor(parameter.detach(), mesh, [placement], src_data_rank=None)
     return nn.Parameter(cut, requires_grad=parameter.requires_grad)
 
 
-class _Added(torch.autograd.Function):
+def added(value: Tensor, group: dist.ProcessGroup) -> Tensor:
     """The sum over the ranks, on each of them, in place; each has the same gradient of it already."""
+    return cast(Tensor, _Added.apply(value, group))  # type: ignore[no-untyped-call]
 
+
+def fanned_out(value: Tensor, group: dist.ProcessGroup) -> Tensor:
+    """What all ranks have; the gradients that each finds of it are added up."""
+    return cast(Tensor, _FannedOut.apply(value, group))  # type: ignore[no-untyped-call]
+
+
+class _Added(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, group: dist.ProcessGroup) -> Tensor:
         ctx.mark_dirty(value)
@@ -118,8 +124,6 @@ class _Added(torch.autograd.Function):
 
 
 class _FannedOut(torch.autograd.Function):
-    """What all ranks have; the gradients that each finds of it are added up."""
-
     @staticmethod
     def forward(ctx: Any, value: Tensor, group: dist.ProcessGroup) -> Tensor:
         ctx.group = group

@@ -1,9 +1,12 @@
-"""A causal model sliced over ranks that compute the same micro-batch together (Shoeybi 2019, arXiv:1909.08053).
+"""A model sliced over ranks that compute the same micro-batch together (Shoeybi 2019, arXiv:1909.08053).
 
 Hidden states [B, T, H] are the same on all of them, so T need not divide by anything. Attention and MLP take them
 whole, compute a rank's share of the heads or of the inner width, and their outputs are added up. Embedding and head are
-cut by tokens; a norm is whole on each rank. Which projection is which is read off the plan that transformers keeps with
-each architecture, `base_model_tp_plan`.
+cut by tokens; a norm is whole on each rank, and so is the score of a classifier. Which projection is which is read off
+the plan that transformers keeps with each architecture, `base_model_tp_plan`.
+
+A projection W with an adapter, W x + B A x, is cut as W is: by columns B is cut likewise, and A, narrow, is whole on
+each rank and reads the same x; by rows A is cut likewise, its narrow output is added up, and B is whole.
 """
 
 import re
@@ -13,11 +16,18 @@ from typing import Any
 
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Shard
 
-from .slicing import Slicing, columns, fan_out, of_heads, rows, tokens, whole
+from .slicing import Slicing, columns, distributed, fan_out, of_heads, rows, tokens, whole
 
 COLUMNS, ROWS, OF_HEADS = "colwise", "rowwise", "replicated_with_grad_allreduce"
+ADAPTED = re.compile(r"\.(base_layer|lora_[AB])(\.default)?$")
+"""What peft puts behind the name of a projection, for its matrices."""
+PROJECTIONS: dict[str, dict[str, Slicing]] = {
+    COLUMNS: {"": columns, "base_layer": columns, "lora_A": of_heads, "lora_B": columns},
+    ROWS: {"": rows, "base_layer": rows, "lora_A": rows, "lora_B": whole},
+}
+"""By how a projection is cut, and which of its matrices it is."""
 
 
 def slice_model(lm: Any, mesh: DeviceMesh) -> None:
@@ -26,13 +36,13 @@ def slice_model(lm: Any, mesh: DeviceMesh) -> None:
     Raises ValueError, naming the model and the reason, for one that cannot be; it is unchanged then.
     """
     head, embedding = lm.get_output_embeddings(), lm.get_input_embeddings()
-    tied = head.weight is embedding.weight
+    tied = head is not None and head.weight is embedding.weight
     for module, slicing in list(_plan(lm, mesh.size())):
         slicing(module, mesh)
     if tied:
         head.weight = embedding.weight
-    else:
-        head.weight = nn.Parameter(distribute_tensor(head.weight.detach(), mesh, [Shard(0)], src_data_rank=None))
+    elif head is not None:
+        head.weight = distributed(head.weight, mesh, Shard(0))
 
 
 def whole_on_each(module: nn.Module, mesh: DeviceMesh) -> None:
@@ -53,26 +63,29 @@ def _plan(lm: Any, count: int) -> Iterator[tuple[nn.Module, Slicing]]:
     for what, number in {
         "attention heads": heads,
         "key-value heads": getattr(config, "num_key_value_heads", None) or heads,
-        "tokens of the vocabulary": lm.get_output_embeddings().weight.shape[0],
+        "tokens of the vocabulary": lm.get_input_embeddings().weight.shape[0],
     }.items():
         if number % count:
             raise no(f"its {number} {what} do not divide by that")
     fans: dict[str, nn.Module] = {}
     for name, module in body.named_modules():
-        style = next((style for pattern, style in styles.items() if pattern.fullmatch(name)), None)
+        matrix = ADAPTED.search(name)
+        projection = name[: matrix.start()] if matrix else name
+        style = next((style for pattern, style in styles.items() if pattern.fullmatch(projection)), None)
         own = list(module.parameters(recurse=False))
         flat = all(p.dim() == 1 for p in own)
-        if style is None and not own:
+        if not own and (style is None or matrix or hasattr(module, "base_layer")):
             continue
         if module is lm.get_input_embeddings():
             yield module, tokens
-        elif style in (COLUMNS, ROWS) and isinstance(module, nn.Linear):
-            width = module.out_features if style == COLUMNS else module.in_features
+        elif style in PROJECTIONS and isinstance(module, nn.Linear):
+            slicing = PROJECTIONS[style][matrix[1] if matrix else ""]
+            width = module.out_features if slicing is columns else module.in_features if slicing is rows else 0
             if width % count:
                 raise no(f"the width {width} of {name} does not divide by that")
-            yield module, columns if style == COLUMNS else rows
+            yield module, slicing
             if style == COLUMNS:
-                fans.setdefault(above := name.rpartition(".")[0], body.get_submodule(above))
+                fans.setdefault(above := projection.rpartition(".")[0], body.get_submodule(above))
         elif style == OF_HEADS and flat:
             yield module, of_heads
         elif style is None and flat and not list(module.children()):

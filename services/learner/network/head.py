@@ -9,7 +9,8 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+
+from .vocabulary import Vocabulary, inside
 
 CHUNK_ELEMENTS = 1 << 22
 """Logits held at once: 16 MiB in float32."""
@@ -25,15 +26,11 @@ def chunked_logprob(
     rows over the ranks of a mesh of one dimension gives each of them the whole result, and takes the whole gradient of
     hidden, the same on all.
     """
-    first, group = 0, None
-    if isinstance(weight, DTensor):
-        mesh = weight.device_mesh
-        group, weight = mesh.get_group(), weight.to_local()
-        first = mesh.get_local_rank() * weight.shape[0]
+    words, weight = Vocabulary.of(weight)
     rows = max(1, elements // weight.shape[0])
     with torch.autocast(hidden.device.type, enabled=False):
         out = _ChunkedLogprob.apply(  # type: ignore[no-untyped-call]
-            hidden, weight, targets - first, 1.0 / temperature, rows, group
+            hidden, weight, targets - words.first, 1.0 / temperature, rows, words.group
         )
     return cast(tuple[Tensor, Tensor], out)
 
@@ -57,7 +54,7 @@ class _ChunkedLogprob(torch.autograd.Function):
         wide = torch.promote_types(hidden.dtype, torch.float32)
         table = weight.to(wide).t()
         top, picked, total, mixed = hidden.new_empty(4, len(hidden), dtype=wide)
-        here, targets = _inside(targets, len(weight))
+        here, targets = inside(targets, len(weight))
         for a in range(0, len(hidden), rows):
             part = slice(a, a + rows)
             z = (hidden[part].to(wide) @ table).mul_(scale)
@@ -102,11 +99,6 @@ class _ChunkedLogprob(torch.autograd.Function):
         if ctx.group:
             dist.all_reduce(d_hidden, group=ctx.group)
         return d_hidden, None if d_weight is None else d_weight.to(weight.dtype), None, None, None, None
-
-
-def _inside(targets: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Which of them are in [0, count), and each moved to there."""
-    return (targets >= 0) & (targets < count), targets.clamp(0, count - 1)
 
 
 def _joined(

@@ -1,7 +1,8 @@
 """LoRA (Hu 2021, arXiv 2106.09685): y = W x + scale * B A x with W frozen, by peft, in the model it is given.
 
-Only the adapters train and have optimizer state. B starts at zero, so the adapted model starts as the base. What is
-published is merged: the base's own names, shapes and dtypes, so that nobody who reads weights knows of adapters.
+Only the adapters train and have optimizer state, and the score of a reward model, which is no language model's. B
+starts at zero, so the adapted model starts as the base. What is published is merged: the base's own names, shapes and
+dtypes, so that nobody who reads weights knows of adapters.
 """
 
 import difflib
@@ -25,21 +26,25 @@ A, B, BASE = f".lora_A.{NAME}.weight", f".lora_B.{NAME}.weight", ".base_layer.we
 
 
 def adapt(lm: Any, config: LoraConfig, seed: int) -> None:
-    """Put fresh adapters into `lm`, from `seed` alone, and freeze the rest of it. They are float32, or wider as it is.
+    """Put fresh adapters into `lm`, from `seed` alone, and freeze the rest of it, but for a classifier's `score`. What
+    trains is float32, or wider as the model is.
 
     Raises UserMistake when peft is not installed or the targets cannot be bound.
     """
     try:
         import peft
     except ImportError:
-        raise UserMistake('learner.lora needs peft: pip install "midflight[lora]"') from None
-    _must_bind(lm, config.target_modules)
+        raise UserMistake('lora needs peft: pip install "midflight[lora]"') from None
+    head: nn.Module | None = lm.get_output_embeddings()
+    score: nn.Module | None = lm.score if head is None else None
+    _must_bind(lm, config.target_modules, {lm.get_input_embeddings(), head, score})
     whole = config.target_modules == ["all-linear"]
     wanted = peft.LoraConfig(
         r=config.r,
         lora_alpha=config.alpha,
         use_rslora=config.rslora,
         target_modules="all-linear" if whole else config.target_modules,
+        exclude_modules=None if score is None else ["score"],
         task_type="CAUSAL_LM",
     )
     with torch.random.fork_rng(devices=[]):
@@ -48,18 +53,18 @@ def adapt(lm: Any, config: LoraConfig, seed: int) -> None:
     for name, module in lm.named_modules():
         if hasattr(module, "lora_A") and type(module.base_layer) is not nn.Linear:
             kind = type(module.base_layer).__name__
-            raise UserMistake(f"learner.lora: {name} is a {kind}; name linear layers by target_modules")
+            raise UserMistake(f"lora: {name} is a {kind}; name linear layers by target_modules")
+    own = set() if score is None else set(score.parameters())
     for name, parameter in lm.named_parameters():
-        parameter.requires_grad_("lora_" in name)
+        parameter.requires_grad_("lora_" in name or parameter in own)
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
 
 
-def _must_bind(lm: Any, targets: list[str]) -> None:
-    """Each target must name linear layers between the embedding and the head, for the head is computed by itself."""
+def _must_bind(lm: Any, targets: list[str], outer: set[nn.Module | None]) -> None:
+    """Each target must name linear layers between those at both ends, for the head is computed by itself."""
     if targets == ["all-linear"]:
         return
-    outer = {lm.get_input_embeddings(), lm.get_output_embeddings()}
     modules = {name: module for name, module in lm.named_modules() if name}
     can = sorted({name.rpartition(".")[2] for name, m in modules.items() if type(m) is nn.Linear and m not in outer})
     for target in targets:
@@ -68,8 +73,7 @@ def _must_bind(lm: Any, targets: list[str]) -> None:
             near = difflib.get_close_matches(target, can, 1)
             meant = f"did you mean {near[0]}? " if near else ""
             raise UserMistake(
-                f"learner.lora.target_modules: {target} is no linear layer of the body; {meant}"
-                f"there are {', '.join(can)}"
+                f"lora.target_modules: {target} is no linear layer of the body; {meant}there are {', '.join(can)}"
             )
 
 
@@ -120,6 +124,6 @@ def must_match(stored: Mapping[str, Any] | None, now: LoraConfig | None) -> None
     wanted = now.model_dump() if now else None
     if stored != wanted:
         raise UnusableCheckpoint(
-            f"written with learner.lora {stored or 'left out'}, which is now {wanted or 'left out'}: "
+            f"written with lora {stored or 'left out'}, which is now {wanted or 'left out'}: "
             "set it back to what the run began with, or start a new run"
         )

@@ -127,8 +127,12 @@ class Policy(nn.Module):
 
     def hidden(self, batch: PackedBatch, actions: ActionTokens) -> Tensor:
         """Hidden states, as `forward` returns them, without the head."""
-        part = cut(batch.cu_seqlens, actions.positions, self.sp)
-        return self._hidden(batch.ids, batch.position_ids, batch.cu_seqlens, actions.positions, batch.shared, part)
+        given = (batch.ids, batch.position_ids, batch.cu_seqlens, actions.positions, batch.shared)
+        return self._hidden(*given, self.part(batch, actions))
+
+    def part(self, batch: PackedBatch, actions: ActionTokens) -> Cut | None:
+        """Which positions and action tokens of a pack are this rank's own; None: all."""
+        return cut(batch.cu_seqlens, actions.positions, self.sp)
 
     def score(self, batch: PackedBatch, actions: ActionTokens, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """(log-prob, entropy) of a pack's scored tokens."""

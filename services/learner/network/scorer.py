@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor
 
 from midflight.services.algorithms.reward import pair_loss
+from midflight.services.learner.group.columns import everyones
 from midflight.services.learner.objectives.objective import Objective, Sums
 from midflight.services.learner.packs.packing import ActionTokens, PackedBatch
 
@@ -15,11 +16,12 @@ class Scorer(Policy):
     """A transformers sequence classifier with one label behind packed attention; its score is float32 or wider."""
 
     def forward(self, batch: PackedBatch, actions: ActionTokens) -> Tensor:  # type: ignore[override]
-        """Scores [A] of a pack's marked positions."""
+        """Scores [A] of a pack's marked positions, on every rank that shares its sequences."""
         hidden = self.hidden(batch, actions)
         head: Any = self.lm.score
         scores: Tensor = head(hidden.to(head.weight.dtype)).squeeze(-1)
-        return scores.double() if scores.dtype.itemsize > 4 else scores.float()
+        wide = scores.double() if scores.dtype.itemsize > 4 else scores.float()
+        return everyones([wide], self.part(batch, actions))[0]
 
 
 class Preference(Objective):

@@ -5,8 +5,7 @@ from torch import Tensor
 
 from midflight.services.algorithms.dpo import DpoKind, PairRatios, dpo_loss
 from midflight.services.algorithms.kl import kl_estimate
-from midflight.services.learner.group.sharding import whole
-from midflight.services.learner.network.policy import Policy
+from midflight.services.learner.network.policy import Likelihood, Policy
 from midflight.services.learner.packs.packing import PackedBatch
 
 from .objective import Objective, Sums, by_document
@@ -28,7 +27,7 @@ class DirectPreference(Objective):
     def __init__(
         self,
         policy: Policy,
-        reference: Policy,
+        reference: Likelihood,
         kind: DpoKind,
         beta: float,
         label_smoothing: float = 0.0,
@@ -50,16 +49,16 @@ class DirectPreference(Objective):
         """Also whether the chosen responses are what the policy would say."""
         _, sums, hidden = self._scored(batch)
         actions = batch.actions()
-        right = most_likely(hidden, whole(self.policy.lm.get_output_embeddings().weight)) == actions.targets
+        right = most_likely(self.policy, batch, actions, hidden) == actions.targets
         wrong = by_document((~right).float(), actions.sequence, batch.documents)[0::2]
         return {**sums, "greedy": ((wrong == 0).sum(), len(wrong))}
 
     def _scored(self, batch: PackedBatch) -> tuple[Tensor, Sums, Tensor]:
         """Loss, sums, and the policy's hidden states."""
         actions, documents = batch.actions(), batch.documents
-        logp, _, hidden = self.policy.score_and_hidden(batch, actions)
         with torch.no_grad():
             reference, _ = self.reference.score(batch, actions)
+        logp, _, hidden = self.policy.score_and_hidden(batch, actions)
         tokens = by_document(torch.ones_like(logp), actions.sequence, documents)
         ratio = by_document(logp - reference, actions.sequence, documents)
         said = by_document(logp, actions.sequence, documents)

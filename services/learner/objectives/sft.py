@@ -6,13 +6,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from midflight.services.learner.group.columns import everyones
 from midflight.services.learner.group.peers import ALONE, Peers
 from midflight.services.learner.group.sharding import whole
 from midflight.services.learner.metrics import StepReport
 from midflight.services.learner.network.head import CHUNK_ELEMENTS
 from midflight.services.learner.network.policy import Policy
 from midflight.services.learner.optimizers.optim import PolicyOptimizer
-from midflight.services.learner.packs.packing import Document, PackedBatch
+from midflight.services.learner.packs.packing import ActionTokens, Document, PackedBatch
 from midflight.services.learner.packs.partition import quadratic_length
 
 from .objective import Objective, Sums, by_document, update
@@ -37,7 +38,7 @@ class Imitation(Objective):
         """Also whether the tokens are the most likely ones."""
         actions = batch.actions()
         logp, entropy, hidden = self.policy.score_and_hidden(batch, actions)
-        right = most_likely(hidden, whole(self.policy.lm.get_output_embeddings().weight)) == actions.targets
+        right = most_likely(self.policy, batch, actions, hidden) == actions.targets
         wrong = by_document((~right).float(), actions.sequence, batch.documents)
         n = len(logp)
         return {
@@ -52,12 +53,13 @@ class Imitation(Objective):
         return {**means, "perplexity": math.exp(min(means["nll"], 700.0))}
 
 
-def most_likely(hidden: Tensor, weight: Tensor) -> Tensor:
-    """The most likely token at each of A positions, int64 [A]; hidden [A, H], weight [V, H]."""
+def most_likely(policy: Policy, batch: PackedBatch, actions: ActionTokens, hidden: Tensor) -> Tensor:
+    """The most likely token at each of a pack's A action tokens, int64 [A]; hidden: what `policy` returned there."""
     wide = torch.promote_types(hidden.dtype, torch.float32)
-    table = weight.to(wide).t()
-    rows = max(1, CHUNK_ELEMENTS // weight.shape[0])
-    return torch.cat([(part.to(wide) @ table).argmax(-1) for part in torch.split(hidden, rows)])
+    table = whole(policy.lm.get_output_embeddings().weight).to(wide).t()
+    rows = max(1, CHUNK_ELEMENTS // table.shape[1])
+    found = torch.cat([(part.to(wide) @ table).argmax(-1) for part in torch.split(hidden, rows)])
+    return everyones([found], policy.part(batch, actions))[0]
 
 
 def sft_update(

@@ -1,15 +1,15 @@
 """Distillation on packed text: a student's distributions against a teacher's, never holding [tokens, vocabulary]."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from midflight.services.algorithms.distill import Divergence, divergence
+from midflight.services.algorithms.distill import Divergence, divergence, squared_gap
+from midflight.services.learner.group.columns import everyones
 from midflight.services.learner.group.sharding import whole
 from midflight.services.learner.network.head import CHUNK_ELEMENTS
 from midflight.services.learner.network.policy import Policy
+from midflight.services.learner.network.vocabulary import Vocabulary
 from midflight.services.learner.packs.packing import ActionTokens, PackedBatch
 
 from .objective import Objective, Sums
@@ -26,43 +26,50 @@ class Student(nn.Module):
         """Of the marked positions, all [A]: divergence (see `algorithms.distill`), KL(teacher || student) in nats,
         whether both find the same token the most likely, -log p of the target.
 
-        states [A, H'], head [V, H']: the teacher's hidden states and output layer. Logits are divided by the
-        temperature, and computed again in the backward pass, chunk by chunk.
+        states [A, H'], head [V, H']: the teacher's hidden states, of this rank's own positions, and output layer.
+        Logits are divided by the temperature, and computed again in the backward pass, chunk by chunk.
         """
-        hidden = self.policy.hidden(batch, actions)
-        weight = self.policy.lm.get_output_embeddings().weight
-        rows = max(1, self.elements // weight.shape[0])
+        part = self.policy.part(batch, actions)
+        words, weight = Vocabulary.of(self.policy.lm.get_output_embeddings().weight)
+        hidden, head = words.read(self.policy.hidden(batch, actions)), words.own(head)
+        targets = actions.targets if part is None else actions.targets.index_select(0, part.actions)
+        rows = max(1, self.elements // len(weight))
         parts = [
             checkpoint(
                 self._chunk,
-                *(x[a : a + rows] for x in (hidden, states, actions.targets)),
+                words,
+                *(x[a : a + rows] for x in (hidden, states, targets)),
                 weight,
                 head,
                 use_reentrant=False,
             )
-            for a in range(0, len(hidden), rows)
+            for a in range(0, max(1, len(hidden)), rows)
         ]
-        return tuple(torch.cat(column) for column in zip(*parts, strict=True))
+        return everyones([torch.cat(column) for column in zip(*parts, strict=True)], part)
 
     def _chunk(
-        self, hidden: Tensor, states: Tensor, targets: Tensor, weight: Tensor, head: Tensor
+        self, words: Vocabulary, hidden: Tensor, states: Tensor, targets: Tensor, weight: Tensor, head: Tensor
     ) -> tuple[Tensor, ...]:
         with torch.autocast(hidden.device.type, enabled=False):
-            student, teacher = self._logits(hidden, weight), self._logits(states, head)
-        loss = divergence(self.kind, student, teacher, targets)
+            student, teacher = (
+                words.log_softmax(self._logits(x, table)) for x, table in ((hidden, weight), (states, head))
+            )
         own = student.detach()
-        same = (own.argmax(-1) == teacher.argmax(-1)).to(own.dtype)
+        if self.kind == "logprob":
+            loss = squared_gap(words.picked(student, targets), words.picked(teacher, targets))
+        else:
+            loss = words.total(divergence(self.kind, student, teacher))
         return (
             loss,
-            divergence("forward_kl", own, teacher, targets),
-            same,
-            -own.gather(-1, targets[:, None]).squeeze(-1),
+            words.total(divergence("forward_kl", own, teacher)),
+            (words.likeliest(own) == words.likeliest(teacher)).to(own.dtype),
+            -words.picked(own, targets),
         )
 
     def _logits(self, hidden: Tensor, weight: Tensor) -> Tensor:
         wide = torch.promote_types(hidden.dtype, torch.float32)
         logits: Tensor = hidden.to(wide) @ weight.to(wide).t() / self.temperature
-        return logits.log_softmax(-1)
+        return logits
 
 
 class Distillation(Objective):
@@ -81,7 +88,7 @@ class Distillation(Objective):
         actions = batch.actions()
         with torch.no_grad():
             _, _, states = self.teacher.score_and_hidden(batch, actions)
-            head: Any = whole(self.teacher.lm.get_output_embeddings().weight)
+            head = whole(self.teacher.lm.get_output_embeddings().weight)
         losses, kl, same, nll = self.student(batch, actions, states, head)
         n = len(losses)
         return losses.sum(), {"kl": (kl.sum(), n), "agreement": (same.sum(), n), "nll": (nll.sum(), n)}

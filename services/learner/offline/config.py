@@ -48,13 +48,6 @@ class OfflineConfig(TrainingConfig):
         "other runs; RUN/model when omitted.",
     )
 
-    @model_validator(mode="after")
-    def _cut_by_parameters_only(self) -> Self:
-        for name in ("sp_size", "tp_size"):
-            if getattr(self, name) > 1:
-                raise ValueError(f"{name} is for the kind learner; here ranks share rows and parameters: leave it at 1")
-        return self
-
     def conflicts(self, others: Mapping[str, ServiceSpec]) -> Iterator[tuple[str, str]]:
         """A run trains one model."""
         for name, other in others.items():

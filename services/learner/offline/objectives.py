@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from torch import nn
 
 from midflight.services.data import Typed, demonstrations, preferences
-from midflight.services.learner.network.policy import Policy
+from midflight.services.learner.network.policy import Likelihood, Policy
 from midflight.services.learner.network.scorer import Preference, Scorer
 from midflight.services.learner.objectives.objective import Objective
 from midflight.services.learner.objectives.pairs import DirectPreference
@@ -21,8 +21,16 @@ from midflight.services.model.scorer import open_scorer
 from .config import DistillConfig, DpoConfig, OfflineConfig, RewardModelConfig
 
 Item = tuple[Document, ...]
-Frozen = Callable[[str | None], Policy]
-"""A policy that is not trained: of a folder, or a copy of the model that the run begins with."""
+
+
+class Frozen(Protocol):
+    """Policies that are not trained."""
+
+    def begun(self) -> Likelihood:
+        """The model that the run begins with."""
+
+    def teacher(self, folder: str) -> Policy:
+        """Of a folder. Raises ValueError when it cannot teach this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +66,14 @@ def plan(config: OfflineConfig) -> Plan:
         return Plan(
             preferences,
             lambda reader: reader.pair,
-            lambda module, frozen: DirectPreference(module, frozen(None), *choices),
+            lambda module, frozen: DirectPreference(module, frozen.begun(), *choices),
         )
     if isinstance(config, DistillConfig):
         kind, temperature, teacher = config.loss, config.temperature, config.teacher
         return Plan(
             demonstrations,
             _one,
-            lambda module, frozen: Distillation(module, frozen(teacher)),
+            lambda module, frozen: Distillation(module, frozen.teacher(teacher)),
             roots=lambda policy: Student(policy, kind, temperature),
         )
     return Plan(demonstrations, _one, lambda module, _: Imitation(module))

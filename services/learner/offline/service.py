@@ -4,14 +4,15 @@ The kinds sft, reward_model, dpo and distill; no rollout, reward or ledger besid
 
 Takes   `knob.apply`.
 Sends   the step's metrics, evaluations and checkpoints as events.
-Stores  checkpoints/ (verified, the last two kept); at the end the trained model, in model/ or where `save_to` says.
+Stores  checkpoints/ (verified, the last two kept, written while it trains); at the end the trained model, in model/ or
+        where `save_to` says.
 Dies    any time: the next one restores the newest verified checkpoint and goes on at the row after it.
 """
 
 import math
 import time
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 
@@ -20,7 +21,7 @@ from midflight.kernel.mistake import UserMistake
 from midflight.kernel.settings import Settings
 from midflight.kernel.spec import live_knobs
 from midflight.messages.base import Scalar
-from midflight.services.learner.checkpoints.checkpoint import CheckpointError
+from midflight.services.learner.checkpoints.commits import Commits
 from midflight.services.learner.group.group import Group
 from midflight.services.learner.knobs import optimizer_knobs
 from midflight.services.learner.training import Training
@@ -40,8 +41,8 @@ class Offline(Training[OfflineConfig, OfflineTrainer]):
         super().__init__(identity, bus, settings)
         self.config = cast(OfflineConfig, settings.config)
         self._declared = (*optimizer_knobs(self.config.optim), *live_knobs(self.config, settings.slot))
-        self._saved = self._evaluated = -1
-        """Steps done at the newest checkpoint and evaluation."""
+        self._evaluated = -1
+        """Steps done at the newest evaluation."""
         self._left = False
         """Whether the trained model is in its folder."""
         self._retry_at = 0.0
@@ -63,8 +64,9 @@ class Offline(Training[OfflineConfig, OfflineTrainer]):
                 raise UserMistake(f"{settings.name}: {error}") from error
         for name, value in self._knobs.items():
             self.trainer.turn_knob(name, value)
+        self.commits = Commits(self.trainer, self, self._note, loaded.digest)
         if loaded.digest:
-            self._saved = self._evaluated = self.trainer.step
+            self._evaluated = self.trainer.step
         self._log.info("loaded", source=loaded.name, step=self.trainer.step, of=self.trainer.total)
         for why in loaded.skipped:
             self._note("warning", f"checkpoint passed over, going on from {loaded.name}: {why}")
@@ -78,6 +80,8 @@ class Offline(Training[OfflineConfig, OfflineTrainer]):
         trainer = self.trainer
         if self.draining:
             return self._wind_up(now)
+        if self.commits.due is not None:
+            return False
         done, held_out = trainer.step >= trainer.total, self.config.evaluation
         if held_out and self._evaluated != trainer.step and (done or trainer.step % held_out.every == 0):
             self._evaluate()
@@ -89,7 +93,7 @@ class Offline(Training[OfflineConfig, OfflineTrainer]):
 
     def idle(self) -> bool:
         """What is trained is in a checkpoint."""
-        return self._saved == self.trainer.step or not self.trainer.step
+        return self.commits.settled
 
     def _train(self) -> None:
         trainer = self.trainer
@@ -110,7 +114,7 @@ class Offline(Training[OfflineConfig, OfflineTrainer]):
             self._note("warning", f"row refused: {why}")
         trainer.examples.bad.clear()
         if trainer.step % self.config.checkpoint_every == 0:
-            self._checkpoint()
+            self.commits.begin(self._besides)
 
     def _evaluate(self) -> None:
         with self.phase("evaluate", PHASE_S):
@@ -123,35 +127,20 @@ class Offline(Training[OfflineConfig, OfflineTrainer]):
     def _wind_up(self, now: float) -> bool:
         """Checkpoint what is not yet in one, leave the model when it is trained to its end, then go."""
         trainer = self.trainer
-        if now < self._retry_at:
+        if not self.commits.finish(self._besides, now) or now < self._retry_at:
             return False
-        if self._saved != trainer.step and trainer.step and not self._checkpoint():
-            return self._later(now, "room for a checkpoint")
         if trainer.step >= trainer.total and not self._left and not self._leave_model():
-            return self._later(now, "room for the model")
+            self._retry_at = now + RETRY_S
+            self.waiting("room for the model", None)
+            return False
         if not self.mail.unsettled():
             self.leave(0)
         return False
 
-    def _later(self, now: float, what: str) -> bool:
-        self._retry_at = now + RETRY_S
-        self.waiting(what, None)
-        return False
-
-    def _checkpoint(self) -> bool:
-        """False when the disk refuses, which costs no more than what a crash would."""
-        trainer = self.trainer
-        try:
-            with self.phase("checkpoint", PHASE_S):
-                trainer.save({"knobs": self._knobs})
-                manifest = trainer.saver.take()
-        except CheckpointError as error:
-            self._note("warning", f"{error}; going on without")
-            return False
-        self._saved = trainer.step
-        digest = manifest.digest if manifest else ""
-        self.event("checkpoint", {"step": trainer.step, "stage": self.config.kind, "digest": digest}, trainer.step)
-        return True
+    @property
+    def _besides(self) -> dict[str, Any]:
+        """What a checkpoint holds besides the trainer's own."""
+        return {"knobs": self._knobs}
 
     def _leave_model(self) -> bool:
         folder = Path(self.config.save_to or self.run_settings.run_dir / "model")

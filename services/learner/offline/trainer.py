@@ -16,7 +16,8 @@ from midflight.services.learner.checkpoints.shelf import ROWS
 from midflight.services.learner.checkpoints.snapshot import put
 from midflight.services.learner.group.mesh import Mesh
 from midflight.services.learner.metrics import StepReport
-from midflight.services.learner.network.policy import Policy
+from midflight.services.learner.network.lora import Unadapted
+from midflight.services.learner.network.policy import Likelihood, Policy
 from midflight.services.learner.objectives.objective import evaluate, update
 from midflight.services.learner.optimizers.optim import PolicyOptimizer
 from midflight.services.learner.packs.documents import Reader
@@ -45,10 +46,10 @@ class OfflineTrainer(TrainerBase[OfflineConfig]):
     def __init__(
         self, config: OfflineConfig, model: Mapping[str, Any], seed: int, root: Path, mesh: Mesh | None = None
     ) -> None:
-        self._plan = plan(config)
+        self._plan, self.stage = plan(config), config.kind
         super().__init__(config, model, seed, root, mesh)
-        self.objective = self._plan.makes(self.module, self._frozen)
-        self._reader = Reader(self.tokenizer, config.apply_chat_template, config.max_length_per_device)
+        self.objective = self._plan.makes(self.module, self)
+        self._reader = Reader(self.tokenizer, config.apply_chat_template, config.longest)
         self.examples: Examples[Any, Item] | None = None
         self.held_out: list[Document] = []
         self.bad: list[str] = []
@@ -91,7 +92,7 @@ class OfflineTrainer(TrainerBase[OfflineConfig]):
             self.module,
             self.optimizer,
             [document for item in items for document in item],
-            self.config.max_length_per_device,
+            self.config.longest,
             self.mesh.peers,
             quadratic_length(self.policy.lm),
         )
@@ -100,8 +101,7 @@ class OfflineTrainer(TrainerBase[OfflineConfig]):
 
     def evaluate(self) -> dict[str, float]:
         """What is reported of the held-out data, as it is now."""
-        cap, peers = self.config.max_length_per_device, self.mesh.peers
-        return evaluate(self.objective, self.module, self.held_out, cap, peers)
+        return evaluate(self.objective, self.module, self.held_out, self.config.longest, self.mesh.peers)
 
     @property
     def total(self) -> int:
@@ -117,6 +117,17 @@ class OfflineTrainer(TrainerBase[OfflineConfig]):
     def held_out_rows(self) -> int:
         """How many are evaluated."""
         return len(self.held_out) // self.objective.together
+
+    def begun(self) -> Likelihood:
+        """Of `Frozen`: with adapters the same model without them, else a copy of the policy as it is now."""
+        return Unadapted(self.policy) if self.config.lora else self._frozen(self._twin())
+
+    def teacher(self, folder: str) -> Policy:
+        """Of `Frozen`. Its tokenizer must be the student's."""
+        tokenizer, lm = open_model({"path": folder, "dtype": self._model.get("dtype")}, self.seed)
+        if tokenizer.get_vocab() != self.tokenizer.get_vocab():
+            raise ValueError(f"{folder}: its tokenizer is not that of the model which is trained")
+        return self._frozen(lm)
 
     def leave_model(self, folder: Path, weights: Mapping[str, torch.Tensor]) -> None:
         """Write the policy with these weights as a Hugging Face folder, all of it or nothing. Raises OSError."""
@@ -141,19 +152,12 @@ class OfflineTrainer(TrainerBase[OfflineConfig]):
         return self._plan.opens(self._model, self.seed)
 
     def _trained(self, lm: Any) -> Policy:
-        policy = self._plan.wraps(lm.to(self.mesh.device), bf16=BF16[self.config.bf16])
+        policy = self._plan.wraps(lm.to(self.mesh.device), bf16=BF16[self.config.bf16], sp=self.mesh.sp)
         self.module = self._plan.roots(policy)
         self.mesh.cut(self.module, lm)
         return policy
 
-    def _frozen(self, folder: str | None) -> Policy:
-        """Of a folder, whose tokenizer must be the student's, or a copy of the policy as it is now."""
-        if folder is None:
-            lm = self._twin()
-        else:
-            tokenizer, lm = open_model({"path": folder, "dtype": self._model.get("dtype")}, self.seed)
-            if tokenizer.get_vocab() != self.tokenizer.get_vocab():
-                raise ValueError(f"{folder}: its tokenizer is not that of the model which is trained")
+    def _frozen(self, lm: Any) -> Policy:
         policy = self._placed(lm)
         policy.requires_grad_(False)
         return policy
