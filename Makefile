@@ -8,7 +8,7 @@ SGLANG := services/rollout/sglang/platform
 JOBS ?= 2
 FAST := not slow and not sglang
 
-.PHONY: demo test test-slow test-sglang test-sglang-slow test-environments check format docs bench clean .venv-sglang
+.PHONY: demo test test-slow test-sglang test-sglang-slow test-environments test-torchao check format docs bench clean .venv-sglang
 
 .venv/.run: pyproject.toml tests/constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
@@ -54,6 +54,13 @@ test-sglang-slow: .venv/.dev .venv-sglang/.run  ## chaos and soak runs with real
 test-environments: .venv-environments/.run  ## the tests with real environments of verifiers and OpenEnv: minutes
 	PYTHONPATH=$(CURDIR)/.pkg .venv-environments/bin/python -m pytest tests/services/test_environments.py tests/e2e/test_environments.py
 
+.venv-torchao/.run: .venv/.dev  ## beside .venv: transformers imports it wherever it is
+	$(BIN)/python -m pip install -q --no-deps -c tests/constraints.txt --target .venv-torchao "torchao>=0.18,<0.19"
+	touch $@
+
+test-torchao: .venv-torchao/.run  ## the 8-bit optimizer: a minute
+	PYTHONPATH=$(CURDIR)/.venv-torchao $(BIN)/python -m pytest tests/services/test_learner_eight_bit.py
+
 check: .venv/.dev  ## format, lint, types, layers, dead code, docstrings, generated docs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -74,4 +81,4 @@ bench: .venv/.dev  ## every benchmark, one table
 	$(BIN)/python benchmarks/run.py
 
 clean:
-	rm -rf .venv .venv-sglang .venv-environments .mypy_cache .ruff_cache .pytest_cache runs
+	rm -rf .venv .venv-sglang .venv-environments .venv-torchao .mypy_cache .ruff_cache .pytest_cache runs

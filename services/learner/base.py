@@ -21,11 +21,14 @@ from .checkpoints.saving import Share
 from .checkpoints.snapshot import load_learner, model_tensors, put, snapshot
 from .group.mesh import Mesh
 from .group.sharding import wholes
+from .network.compiled import compile_layers
 from .network.critic import CriticTraining
+from .network.liger import apply_liger
 from .network.lora import adapt, merged, must_match
-from .network.policy import Policy, recompute_activations
+from .network.policy import Policy, decoder_layers, recompute_activations
 from .optimizers.optim import PolicyOptimizer
 from .optimizers.optim_choice import optim_settings
+from .profiling import Profile
 from .training_config import OptimConfig, TrainingConfig
 
 BF16: Final = {"auto": None, "on": True, "off": False}
@@ -67,6 +70,8 @@ class TrainerBase(Generic[C]):
         torch.manual_seed(seed)
         self._model = model
         self.saver = Saver(self.mesh.reports)
+        profile = (config.profile_interval, config.memory_snapshot)
+        self.profile = Profile(root.parent / "profile", self.saver.place[0], self.mesh.device, *profile)
         self.tokenizer, lm = self._open()
         self.policy = self._trained(lm)
         self.critic: CriticTraining | None = None
@@ -116,13 +121,15 @@ class TrainerBase(Generic[C]):
     def weights(self) -> dict[str, torch.Tensor]:
         """The policy's parameters as the base has them, by their Hugging Face names, adapters merged; copied only where
         merged or cut."""
-        return merged(wholes(self.policy.lm.state_dict(keep_vars=True)), self.config.lora)
+        with self.profile.phase("weights"):
+            return merged(wholes(self.policy.lm.state_dict(keep_vars=True)), self.config.lora)
 
     def save(self, extra: Mapping[str, Any]) -> None:
         """Copy everything that the next step depends on, and have `saver` write it as a checkpoint."""
         lora = self.config.lora and self.config.lora.model_dump()
         values = {"step": self.step, "live": self.live, "lora": lora, **self._state(), **extra}
-        share = self._share(self.policy.lm, self.critic)
+        with self.profile.phase("save"):
+            share = self._share(self.policy.lm, self.critic)
         self.saver.start(self.root, self._number(), share, values, self.config.keep_checkpoints)
 
     def newest(self) -> Found:
@@ -201,12 +208,27 @@ class TrainerBase(Generic[C]):
 
     def _trained(self, lm: Any) -> Policy:
         """The policy that is trained."""
-        return self._placed(lm)
+        return self._placed(lm, trained=True)
 
-    def _placed(self, lm: Any) -> Policy:
-        """A policy on this rank's device, cut over the group if there is one."""
-        policy = Policy(lm.to(self.mesh.device), bf16=BF16[self.config.bf16], sp=self.mesh.sp)
-        self.mesh.cut(policy, lm)
+    def _policy(self, lm: Any, kind: type[Policy] = Policy) -> Policy:
+        """A policy on this rank's device."""
+        config, mesh = self.config, self.mesh
+        made = kind(lm.to(mesh.device), bf16=BF16[config.bf16], sp=mesh.sp, offload=config.activation_offload)
+        if config.compile:
+            compile_layers(lm, decoder_layers(lm))
+        if config.kernels == "liger":
+            apply_liger(lm, mesh.device)
+        return made
+
+    def _cut(self, module: nn.Module, policy: Policy | None, trained: bool = True) -> None:
+        """Cut a module, which is, or has in it, the policy, or none, over the group if there is one."""
+        lm, bf16 = (policy.lm, policy.bf16) if policy else (None, False)
+        self.mesh.cut(module, lm, bf16=bf16, host=trained and self.config.optimizer_offload)
+
+    def _placed(self, lm: Any, trained: bool = False) -> Policy:
+        """A policy on this rank's device, cut."""
+        policy = self._policy(lm)
+        self._cut(policy, policy, trained)
         return policy
 
     def _share(self, lm: nn.Module, critic: CriticTraining | None = None) -> Share:
@@ -221,4 +243,6 @@ class TrainerBase(Generic[C]):
         return lm.to(self.mesh.device)
 
     def _optimizer(self, config: OptimConfig, steps: int, module: nn.Module | None = None) -> PolicyOptimizer:
-        return PolicyOptimizer(module or self.policy, optim_settings(config, steps))
+        """What is cut over a group has its optimizer where its parts are."""
+        host = self.config.optimizer_offload and not self.mesh.devices
+        return PolicyOptimizer(module or self.policy, optim_settings(config, steps), host)

@@ -60,7 +60,7 @@ def rl_update(
         raise ValueError(f"estimator {settings.estimator} {'needs a' if critic is None else 'reads no'} critic")
     settings = settings.at_lag(batch.lag)
     quadratic = quadratic_length(policy.lm)
-    updates = plan(batch, settings, optimizer.step, next(policy.parameters()).device, peers.count, quadratic)
+    updates = plan(batch, settings, optimizer.step, policy.device, peers.count, quadratic)
     score(policy, reference, critic.module if critic else None, updates, settings, peers)
     adv = (assign_estimates if critic else assign_advantages)(batch, updates, settings)
     assign_masks(updates, settings)

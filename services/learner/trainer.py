@@ -13,7 +13,7 @@ from midflight.services.algorithms.baselines import moved
 from midflight.services.data import SftRow, demonstrations
 from midflight.services.data.identity import Identity
 
-from .base import BF16, Obeys, TrainerBase
+from .base import Obeys, TrainerBase
 from .checkpoints.checkpoint import UnusableCheckpoint, latest_verified, named, step_name
 from .checkpoints.saving import save
 from .checkpoints.snapshot import load_model_tensors
@@ -75,7 +75,8 @@ class Trainer(TrainerBase[LearnerConfig]):
         documents = self.examples.next(sft.batch_size)
         self.sft_drawn = self.examples.drawn
         cap, peers = self.config.longest, self.mesh.peers
-        report = sft_update(self.policy, self.optimizer, documents, cap, peers)
+        with self.profile.training(self.sft_done + 1):
+            report = sft_update(self.policy, self.optimizer, documents, cap, peers)
         self.sft_done += 1
         if self.sft_done >= sft.steps:
             self._open_rl()
@@ -86,16 +87,9 @@ class Trainer(TrainerBase[LearnerConfig]):
         if self.settings.estimator == "ema":
             batch = replace(batch, baseline=self.baseline)
             self.baseline = moved(self.baseline, batch.rewards, self.settings.ema_decay)
-        report = rl_update(
-            self.policy,
-            self.reference,
-            self.optimizer,
-            batch,
-            self.settings,
-            self.critic,
-            watched,
-            self.mesh.peers,
-        )
+        these = (self.policy, self.reference, self.optimizer)
+        with self.profile.training(self.step + 1):
+            report = rl_update(*these, batch, self.settings, self.critic, watched, self.mesh.peers)
         self.step += 1
         return report
 
@@ -194,9 +188,9 @@ class Trainer(TrainerBase[LearnerConfig]):
         if not self.settings.uses_critic:
             return
         config, lm = self.config.critic, self.policy.lm
-        body = Policy(self._twin(), bf16=BF16[self.config.bf16], sp=self.mesh.sp) if config.kind == "model" else None
+        body = self._policy(self._twin()) if config.kind == "model" else None
         module = Critic.beside(lm, body, config.detach, self.mesh.sp)
-        self.mesh.cut(module, body.lm if body else None)
+        self._cut(module, body)
         optim = critics(self.config.optim, config.lr)
         self.critic = CriticTraining(module, self._optimizer(optim, self.config.steps, module))
 

@@ -18,9 +18,10 @@ class LookaheadConfig(Config):
 class OptimConfig(Config):
     """An update rule with warm-up and a schedule; see docs/optimizers.md."""
 
-    name: Literal["adamw", "sgd", "muon", "lamb"] = Field(
+    name: Literal["adamw", "sgd", "muon", "lamb", "adamw_8bit"] = Field(
         "adamw",
-        description="Update rule. muon: hidden matrices only, AdamW for the rest. A critic's is always AdamW.",
+        description="Update rule. muon: hidden matrices only, AdamW for the rest. adamw_8bit: moments of a byte each, "
+        "by torchao. A critic's is always AdamW.",
     )
     lr: float = Field(1e-6, gt=0, description="Peak learning rate.")
     weight_decay: float = Field(
@@ -30,7 +31,7 @@ class OptimConfig(Config):
         description="Weight decay of matrices: decoupled; sgd adds it to the gradient, lamb to the step it scales.",
     )
     betas: list[Annotated[float, Field(ge=0, lt=1)]] = Field(
-        [0.9, 0.95], min_length=2, max_length=2, description="Moment decays of adamw and lamb."
+        [0.9, 0.95], min_length=2, max_length=2, description="Moment decays of both adamw and of lamb."
     )
     momentum: float = Field(0.95, ge=0, lt=1, description="Of sgd and muon.")
     warmup_steps: int = Field(5, ge=0, description="Steps of linear warm-up.")
@@ -118,8 +119,39 @@ class TrainingConfig(ServiceSpec):
     recompute_every: int = Field(
         1, ge=1, description="With `gradient_checkpointing`: of so many layers one is recomputed, 1 is all of them."
     )
+    activation_offload: bool = Field(
+        False,
+        description="What is kept for the backward pass waits in host memory; with `gradient_checkpointing` that is "
+        "the inputs of layers. Nothing moves on a CPU.",
+    )
+    optimizer_offload: bool = Field(
+        False,
+        description="The optimizer's state is in host memory and its step is computed there; with several ranks, "
+        "weights and gradients are there too. In one process on a CPU it only costs a copy of the weights.",
+    )
     bf16: Literal["auto", "on", "off"] = Field(
-        "auto", description="bfloat16 autocast; masters and log-probs stay fp32. auto: where it was measured to pay."
+        "auto",
+        description="bfloat16 in the layers; masters, sums of gradients and log-probs stay fp32. auto: where it was "
+        "measured to pay.",
+    )
+    compile: bool = Field(
+        False,
+        description="Decoder layers as compiled code, made in the first step; on a CPU by a C++ compiler. Not with "
+        "`tp_size`.",
+    )
+    kernels: Literal["torch", "liger"] = Field(
+        "torch",
+        description="liger: Triton kernels of norms, MLPs and rotary embeddings, on GPUs. Not with `tp_size`, nor with "
+        "`compile`.",
+    )
+    profile_interval: float | None = Field(
+        None,
+        gt=0,
+        description="Seconds between two lines of RUN/profile, each rank's memory and what it is used for; 1.0 is "
+        "usual, no lines when omitted.",
+    )
+    memory_snapshot: int = Field(
+        0, ge=0, description="So many steps, the first ones, whose allocations on a GPU are written to RUN/profile."
     )
     checkpoint_every: int = Field(
         20, ge=1, description="Steps between checkpoints.", json_schema_extra=live(1, 1_000_000, "steps")
@@ -136,6 +168,17 @@ class TrainingConfig(ServiceSpec):
                 f"ddp_size {self.ddp_size} x sp_size {self.sp_size} x tp_size {self.tp_size} = {taken} does not divide "
                 f"the group of {self.ranks} ranks: set ranks to a multiple of {taken}, or the sizes lower"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _layers_are_torchs(self) -> Self:
+        for name, chosen in (("compile", self.compile), ("kernels: liger", self.kernels == "liger")):
+            if chosen and self.tp_size > 1:
+                raise ValueError(
+                    f"{name} is for whole layers, which tp_size {self.tp_size} cuts: leave one of them out"
+                )
+        if self.compile and self.kernels == "liger":
+            raise ValueError("compile and kernels: liger replace the same parts of a layer: leave one of them out")
         return self
 
     @property

@@ -163,9 +163,10 @@ def test_what_ranks_send() -> None:
         return {flow.name: flow.step for flow in flows(toy, layout, training, passes)}
 
     assert sent(Layout()) == {}
-    # The model is small: it is gathered once in a pass. 1,200 numbers of 4 bytes, 3 of 4 parts.
-    assert sent(Layout(ranks=4)) == {"FSDP all-gather": 3600, "FSDP reduce-scatter": 3600}
-    assert sent(Layout(ranks=4), Passes(2, 3))["FSDP all-gather"] == 5 * 3600
+    # The model is small: it is gathered once in a pass. 1,000 numbers of 2 bytes and 200 of 4, 3 of 4 parts; gradients
+    # are summed in 4 bytes.
+    assert sent(Layout(ranks=4)) == {"FSDP all-gather": 2100, "FSDP reduce-scatter": 3600}
+    assert sent(Layout(ranks=4), Passes(2, 3))["FSDP all-gather"] == 5 * 2100
     # Two copies: half of 4,800 bytes is held, an all-reduce of two ranks sends it once.
     assert sent(Layout(ranks=4, copies=2))["DDP all-reduce"] == 2400
     # Two sums in each direction; each sends 10 x 25 numbers of 2 bytes once.

@@ -190,6 +190,43 @@ def test_each_goes_on_bit_for_bit(name: str) -> None:
     assert {key.rpartition("/")[0] for key in saved} == {name for name, _ in straight.named_parameters()}
 
 
+@pytest.mark.parametrize("name", list(EVERY))
+@pytest.mark.parametrize("before", [False, True], ids=["in place, then on the host", "on the host, then in place"])
+def test_a_step_on_the_host_is_the_same_step(name: str, before: bool) -> None:
+    """Bit for bit, knobs, clipping, a checkpoint of either kind, and weights that somebody else has written."""
+    choices = {"lr": 1e-2, "weight_decay": 0.1, "max_grad_norm": 0.05, **EVERY[name]}
+    straight, first, second = layers(), layers(), layers(1)
+    whole = PolicyOptimizer(straight, settings(**choices))
+    half = PolicyOptimizer(first, settings(**choices), host=before)
+    train(straight, whole, 4)
+    train(first, half, 4)
+    again = PolicyOptimizer(second, settings(**choices), host=not before)
+    second.load_state_dict(first.state_dict())
+    again.load({key: tensor.clone() for key, tensor in half.tensors().items()}, half.values())
+    train(straight, whole, 4)
+    train(second, again, 4)
+    assert all(torch.equal(a, b) for a, b in zip(straight.parameters(), second.parameters(), strict=True))
+    found = again.tensors()
+    assert found.keys() == whole.tensors().keys()
+    assert all(torch.equal(found[key], tensor) for key, tensor in whole.tensors().items())
+
+
+def test_on_the_host_nothing_but_the_twins_moves() -> None:
+    """The rules hold no parameter of the module; a gradient that is not finite changes neither side."""
+    module = layers()
+    optimizer = PolicyOptimizer(module, settings(), host=True)
+    train(module, optimizer, 2)
+    moved = {p for rule in optimizer.rules for group in rule.param_groups for p in group["params"]}
+    assert not moved & set(module.parameters())
+    assert moved == set(optimizer.names)
+    before = {key: tensor.clone() for key, tensor in (module.state_dict() | optimizer.tensors()).items()}
+    torch.autograd.backward(module(torch.arange(7)).sum() * math.nan)
+    optimizer.update()
+    assert all(torch.equal(tensor, before[key]) for key, tensor in (module.state_dict() | optimizer.tensors()).items())
+    optimizer.zero_grad()
+    assert all(p.grad is None for p in module.parameters())
+
+
 def test_the_state_of_another_rule_is_refused() -> None:
     """Nothing is changed; a file of before there was a choice is AdamW's."""
     first = PolicyOptimizer(single(), settings(name="sgd"))
@@ -227,5 +264,5 @@ def test_the_configuration_reaches_the_rule() -> None:
             assert getattr(made, key) == getattr(config, key), key
     critic = optim_settings(critics(config, 1e-3), 100)
     assert (critic.name, critic.lr, critic.weight_decay, critic.lookahead) == ("adamw", 1e-3, 0.0, None)
-    with pytest.raises(ValueError, match="'adamw', 'sgd', 'muon' or 'lamb'"):
+    with pytest.raises(ValueError, match="'adamw', 'sgd', 'muon', 'lamb' or 'adamw_8bit'"):
         OptimConfig.model_validate({"name": "adamv"})

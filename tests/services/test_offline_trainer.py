@@ -99,6 +99,27 @@ def test_resume_is_bit_for_bit(kind: str, lora: dict[str, int] | None, tmp_path:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_what_saves_memory_changes_no_number(kind: str, tmp_path: Path) -> None:
+    """Bit for bit: two steps with everything offloaded and recomputed, and two more without from its checkpoint."""
+    plain = trainer(kind, tmp_path, "plain")
+    reports = [plain.train_step().metrics for _ in range(4)]
+    saving: dict[str, Any] = dict.fromkeys(("activation_offload", "optimizer_offload", "gradient_checkpointing"), True)
+    first = trainer(kind, tmp_path, **saving, profile_interval=0.01)
+    assert first.policy.offload is not None
+    assert first.optimizer.twins is not None
+    assert [first.train_step().metrics for _ in range(2)] == reports[:2]
+    first.save({})
+    first.saver.take()
+    first.profile.close()
+    assert [trainer(kind, tmp_path).train_step().metrics] == reports[2:3]
+    again = trainer(kind, tmp_path, **saving)
+    assert [again.train_step().metrics for _ in range(2)] == reports[2:]
+    assert digest(again) == digest(plain)
+    with pytest.raises(UserMistake, match="kernels: liger is for GPUs"):
+        trainer(kind, tmp_path, kernels="liger")
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_learns(kind: str, tmp_path: Path) -> None:
     """The loss of the rows falls within 40 steps on them; an evaluation changes nothing."""
     fields: dict[str, Any] = {"optim": {"lr": 1e-2, "warmup_steps": 0}, "steps": 40, "evaluation": {"data": ROWS}}

@@ -88,6 +88,22 @@ def test_a_remedy_is_a_plan_that_fits() -> None:
         assert again.devices[0].needs == way.needs <= FILL * 80 * GIB
 
 
+def test_what_is_offloaded_is_the_hosts() -> None:
+    """Activations; shards and what the optimizer keeps of them, in one process the latter alone. It is a remedy too."""
+    base, both = (
+        planned_with(gradient_checkpointing=True, activation_offload=on, optimizer_offload=on) for on in (False, True)
+    )
+    away = {"weights", "gradients", "optimizer states", "activations"}
+    for plan, counted in ((base, away), (both, set())):
+        assert {term.name for term in plan.devices[0].terms if term.counted} & away == counted
+    left = sum(term.bytes for term in base.devices[0].terms if term.name in away)
+    assert both.devices[0].needs == base.devices[0].needs - left
+    alone = planned_with(ranks=1, optimizer_offload=True).devices[0]
+    assert {term.name for term in alone.terms if term.about == "in host memory"} == {"optimizer states"}
+    tight = planner(int(base.devices[0].needs / FILL) - GIB, learner={"gradient_checkpointing": True})
+    assert {"learner.optimizer_offload": True} in [way.keys for way in remedies(tight, tight.plan(tight.learner))]
+
+
 def test_nothing_helps_is_said_too() -> None:
     """On devices that are far too small the nearest is told, and that it does not fit."""
     tiny = planner(GIB)

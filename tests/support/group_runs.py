@@ -21,11 +21,13 @@ from midflight.services.learner.checkpoints import rng
 from midflight.services.learner.checkpoints.checkpoint import latest_verified
 from midflight.services.learner.checkpoints.saver import Saver
 from midflight.services.learner.checkpoints.snapshot import load_learner, model_tensors, snapshot
+from midflight.services.learner.group import sharding
 from midflight.services.learner.group.mesh import Mesh, Sizes
 from midflight.services.learner.group.sharding import wholes
+from midflight.services.learner.network.compiled import compile_layers
 from midflight.services.learner.network.critic import Critic, CriticTraining
 from midflight.services.learner.network.lora import Unadapted, adapt
-from midflight.services.learner.network.policy import Likelihood, Policy, recompute_activations
+from midflight.services.learner.network.policy import Likelihood, Policy, decoder_layers, recompute_activations
 from midflight.services.learner.network.scorer import Preference, Scorer
 from midflight.services.learner.objectives.objective import Objective, evaluate, update
 from midflight.services.learner.objectives.pairs import DirectPreference
@@ -42,6 +44,7 @@ from support.learner_toys import random_batch, tiny_lm, tiny_scorer
 ENTRY = Path(__file__).with_name("group_rank.py")
 MOVING = OptimSettings(lr=1e-2, weight_decay=0.0, warmup_steps=0, max_grad_norm=0.5)
 STEPS = 2
+LARGEST_SMALL = sharding.SMALL
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,9 @@ class Case:
     """An update: settings of the RL step, the supervised one, or an objective on rows; `critic` is its kind, `optim`
     changes MOVING, `lora` trains adapters of its rank, and compares with the base. settings: of an objective, kind.
 
-    prompt: tokens that all samples begin with. model: what differs from `tiny_lm`.
+    prompt: tokens that all samples begin with. model: what differs from `tiny_lm`. bf16: float32 masters, layers under
+    bfloat16. units: layer by layer, as large models are gathered. host, away: optimizer, activations
+    offloaded.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
@@ -63,6 +68,11 @@ class Case:
     prompt: int = 0
     recompute: bool = False
     model: dict[str, Any] = field(default_factory=dict)
+    bf16: bool = False
+    units: bool = False
+    host: bool = False
+    away: bool = False
+    compiles: bool = False
 
 
 CASES: dict[str, Case] = {
@@ -80,6 +90,11 @@ CASES: dict[str, Case] = {
     "lamb and lookahead": Case(sft=True, optim={"name": "lamb", "lookahead": LookaheadSettings(k=3), "eps": 1e-5}),
     "lora": Case({"loss": "decoupled_ppo", "kl_type": "loss", "kl_coef": 0.1, "update_per_rollout": 2}, lora=4),
     "lora, muon": Case({"loss": "bypass_ppo"}, optim={"name": "muon"}, lora=4),
+    "offloaded": Case({"loss": "decoupled_ppo", "update_per_rollout": 2}, host=True, away=True, units=True),
+    "offloaded, recomputed, muon": Case(sft=True, optim={"name": "muon"}, host=True, away=True, recompute=True),
+    "offloaded, a model as critic": Case(
+        {"loss": "ppo", "estimator": "vtrace", "kl_type": "loss", "kl_coef": 0.1}, "model", host=True, away=True
+    ),
 }
 
 UNTIED = {"tie_word_embeddings": False}
@@ -112,7 +127,35 @@ SLICED: dict[str, Case] = {
     "gemma": Case({"loss": "bypass_ppo"}, model={"kind": "gemma"}),
 }
 """What slicing a model meets besides."""
-CASES |= ROWS | SLICED
+
+PLAIN = {"name": "sgd", "lr": 0.1}
+"""Steps as large as gradients are: those of Adam are as large where these are noise."""
+HALF: dict[str, Case] = {
+    "bf16": Case({"loss": "decoupled_ppo", "update_per_rollout": 2}, bf16=True, optim=PLAIN),
+    "bf16, recomputed layers": Case({"loss": "bypass_ppo"}, recompute=True, bf16=True, optim=PLAIN, units=True),
+    "bf16, kl and a model as critic": Case(
+        {"loss": "ppo", "estimator": "gae", "kl_type": "loss", "kl_coef": 0.1}, "model", bf16=True, optim=PLAIN
+    ),
+    "bf16, lora": Case({"loss": "bypass_ppo"}, bf16=True, optim=PLAIN, lora=4),
+}
+"""Under bfloat16: near one process, not equal to it."""
+
+EIGHT_BIT: dict[str, Case] = {
+    "adamw, 8 bits": Case(
+        sft=True,
+        optim={"name": "adamw_8bit"},
+        model={"hidden_size": 128, "intermediate_size": 512, "dtype": torch.float32},
+    )
+}
+"""Where torchao is installed."""
+
+COMPILED: dict[str, Case] = {
+    "compiled": Case({"loss": "decoupled_ppo", "update_per_rollout": 2}, recompute=True, units=True, compiles=True)
+}
+"""Where there is a C++ compiler; it takes a minute."""
+APART = HALF | EIGHT_BIT | COMPILED
+"""Which tests of their own run."""
+CASES |= ROWS | SLICED | APART
 
 
 @dataclass(slots=True)
@@ -126,28 +169,36 @@ class Parts:
 
 
 def parts(case: Case, mesh: Mesh) -> Parts:
-    """Tiny float64 models, cut over the mesh if it has one."""
+    """Tiny models, float64 if not bf16, cut over the mesh if it has one."""
+    sharding.SMALL = 0 if case.units else LARGEST_SMALL
     policy = _policy(1, case, mesh)
     frozen = _policy(2, case, mesh) if "kl_type" in case.settings and not case.lora else None
     body = _policy(3, case, mesh) if case.critic == "model" else None
     critic = Critic.beside(policy.lm, body, False, mesh.sp) if case.critic else None
     if case.lora:
         adapt(policy.lm, LoraConfig(r=case.lora), seed=7)
-    for module in (policy, frozen):
-        if module:
-            mesh.cut(module, module.lm)
+    mesh.cut(policy, policy.lm, bf16=case.bf16, host=case.host)
+    if frozen:
+        mesh.cut(frozen, frozen.lm, bf16=case.bf16)
     if critic:
-        mesh.cut(critic, body.lm if body else None)
-    training = CriticTraining(critic, PolicyOptimizer(critic, MOVING)) if critic else None
+        mesh.cut(critic, body.lm if body else None, bf16=case.bf16, host=case.host)
+    twins = case.host and not mesh.devices
+    moving = replace(MOVING, **case.optim)
+    training = CriticTraining(critic, PolicyOptimizer(critic, moving, twins)) if critic else None
     reference = Unadapted(policy) if case.lora else frozen
-    return Parts(policy, reference, PolicyOptimizer(policy, replace(MOVING, **case.optim)), training)
+    return Parts(policy, reference, PolicyOptimizer(policy, moving, twins), training)
 
 
 def _policy(seed: int, case: Case, mesh: Mesh, scores: bool = False) -> Policy:
-    lm = (tiny_scorer if scores else tiny_lm)(seed, **{"vocab_size": 32} | case.model)
+    dtype = torch.float32 if case.bf16 else torch.float64
+    changes: dict[str, Any] = {"dtype": dtype, "vocab_size": 32} | case.model
+    lm = (tiny_scorer if scores else tiny_lm)(seed, **changes)
     if case.recompute:
         recompute_activations(lm)
-    return (Scorer if scores else Policy)(lm, sp=mesh.sp)
+    policy = (Scorer if scores else Policy)(lm, bf16=case.bf16, sp=mesh.sp, offload=case.away)
+    if case.compiles:
+        compile_layers(lm, decoder_layers(lm))
+    return policy
 
 
 def went_on(case: Case, mesh: Mesh, root: Path | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ cut by several of them (`_StridedShard` of FSDP over tensor parallelism). Every 
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
@@ -26,11 +27,20 @@ class Slice:
     @classmethod
     def of(cls, tensor: Tensor) -> "Slice":
         """What this rank holds of `tensor`; all of it when it is not cut."""
-        shape = tuple(tensor.shape)
-        if not isinstance(tensor, DTensor):
+        return cls.cut(tuple(tensor.shape), tensor)
+
+    @classmethod
+    def cut(cls, shape: Extent, like: Tensor) -> "Slice":
+        """What this rank holds of a tensor of that shape with the cuts of `like`."""
+        if not isinstance(like, DTensor):
             return cls(shape, (0,) * len(shape), shape)
-        size, offset = compute_local_shape_and_global_offset(shape, tensor.device_mesh, tensor.placements)
+        size, offset = compute_local_shape_and_global_offset(shape, like.device_mesh, like.placements)
         return cls(shape, tuple(offset), tuple(size))
+
+    @property
+    def within(self) -> tuple[slice, ...]:
+        """Index of the part in the whole."""
+        return tuple(slice(a, a + n) for a, n in zip(self.offset, self.size, strict=True))
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -51,11 +61,11 @@ def writes(tensor: Tensor, first: bool) -> bool:
     return all(not index or not place.is_replicate() for place, index in zip(tensor.placements, at, strict=True))
 
 
-def like(part: Tensor, tensor: Tensor) -> Tensor:
-    """This rank's `part` on the device of `tensor`, with its cuts."""
-    part = part.to(tensor.device)
+def like(part: Tensor, tensor: Tensor, shape: Extent | None = None) -> Tensor:
+    """This rank's `part` on the device of `tensor`, with its cuts. shape: of the whole; that of `tensor` when None."""
     if not isinstance(tensor, DTensor):
-        return part
-    return DTensor.from_local(
-        part, tensor.device_mesh, tensor.placements, run_check=False, shape=tensor.shape, stride=tensor.stride()
-    )
+        return part.to(tensor.device)
+    size = torch.Size(shape or tensor.shape)
+    stride = tuple(size[at + 1 :].numel() for at in range(len(size)))
+    made = DTensor.from_local(part, tensor.device_mesh, tensor.placements, run_check=False, shape=size, stride=stride)
+    return made.to(tensor.device)  # what is offloaded is not on the device of its mesh

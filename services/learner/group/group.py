@@ -53,6 +53,7 @@ class Group(Generic[T]):
 
     def close(self) -> None:
         """All leave; a checkpoint that is almost on disk gets there."""
+        self.trainer.profile.close()
         with contextlib.suppress(RuntimeError):
             self.trainer.saver.settle(CLOSE_S)
         if isinstance(self.trainer, Leading):

@@ -21,6 +21,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.rendezvous import rendezvous
 
 from midflight.services.learner.checkpoints.reports import Reports
+from midflight.services.learner.network.policy import decoder_layers
 from midflight.services.learner.training_config import TrainingConfig
 
 from .orders import Orders
@@ -76,22 +77,22 @@ class Mesh:
         """Meet the others of the environment's contract. Raises as `join`."""
         sizes = Sizes(config.ddp_size, config.sp_size, config.tp_size)
         limit = timedelta(seconds=config.collective_timeout_s)
-        return cls.join(Rank.from_environment(), sizes, config.device, limit)
+        return cls.join(Rank.from_environment(), sizes, config.device, limit, config.optimizer_offload)
 
     @classmethod
-    def join(cls, rank: Rank, sizes: Sizes, device: str, timeout: timedelta) -> Self:
+    def join(cls, rank: Rank, sizes: Sizes, device: str, timeout: timedelta, host: bool = False) -> Self:
         """Meet the other ranks where the environment says. Raises RuntimeError when they do not come, and ValueError
         for sizes that do not divide the group.
 
         device: as configured. timeout: of every collective; a peer that stopped answering ends the group after it, a
-        dead one at once.
+        dead one at once. host: what is cut will be in host memory, whatever the device.
         """
         sizes.fsdp(rank.world)
         own = rank.device(device)
         if rank.world == 1:
             return cls(own)
         store, _, _ = next(rendezvous("env://", rank.rank, rank.world, timeout=timeout))
-        backend = "nccl" if own.type == "cuda" else "gloo"
+        backend = "gloo" if own.type == "cpu" else "cpu:gloo,cuda:nccl" if host else "nccl"
         if own.type == "cuda":
             torch.cuda.set_device(own)
         dist.init_process_group(
@@ -121,10 +122,11 @@ class Mesh:
         if self.devices:
             dist.barrier()
 
-    def cut(self, module: nn.Module, lm: Any) -> None:
+    def cut(self, module: nn.Module, lm: Any, *, bf16: bool = False, host: bool = False) -> None:
         """Cut every parameter of `module`, which is, or has in it, the causal model `lm`, or none.
 
-        Raises ValueError for a model that cannot be sliced.
+        bf16: its layers compute under autocast. host: its parts are kept in host memory. Raises ValueError for a model
+        that cannot be sliced.
         """
         if not self.devices:
             return
@@ -132,4 +134,5 @@ class Mesh:
             if lm:
                 slice_model(lm, self.devices["tp"])
             whole_on_each(module, self.devices["tp"])
-        shard(module, list(getattr(lm.base_model, "layers", [])) if lm else [], self.devices["ddp", "fsdp"])
+        layers = decoder_layers(lm) if lm else []
+        shard(module, layers, self.devices["ddp", "fsdp"], bf16=bf16, host=host)

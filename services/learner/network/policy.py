@@ -1,5 +1,6 @@
 """The trained network as the losses see it: packed tokens in, log-probs and entropies of scored tokens out."""
 
+from contextlib import nullcontext
 from typing import Any, Protocol
 
 import torch
@@ -15,6 +16,7 @@ from midflight.services.learner.packs.sharing import Shared
 
 from .attention import ATTENTION, Documents, register
 from .head import CHUNK_ELEMENTS, chunked_logprob
+from .offload import Offload
 
 BF16_PARAMETERS = 1_000_000
 """Smallest model for which `bf16=None` chooses bf16 on a CPU. Measured, one thread, 128 short samples a step:
@@ -25,6 +27,11 @@ LOGIT_CHANGES = {"final_logit_softcapping": None, "logits_scaling": 1.0, "logit_
 
 ATTENDING = {"full_attention", "sliding_attention", "chunked_attention"}
 """Layers that see other tokens by the attention that packs go through, or that it refuses by itself."""
+
+
+def decoder_layers(lm: Any) -> list[nn.Module]:
+    """The stack of layers between embedding and head, in order; empty where it has no such name."""
+    return list(getattr(lm.base_model, "layers", []))
 
 
 def recompute_activations(lm: Any, every: int = 1) -> None:
@@ -55,9 +62,18 @@ class Policy(nn.Module):
 
     sp: the ranks that all hold the same packs and act as one, each computing its own positions only (`zigzag`). What
     is per action token is whole again for all of them; the gradients of the parameters are to be summed over them.
+
+    offload: activations wait on the host for the backward pass.
     """
 
-    def __init__(self, lm: Any, bf16: bool | None = False, elements: int = CHUNK_ELEMENTS, sp: Place = ALONE) -> None:
+    def __init__(
+        self,
+        lm: Any,
+        bf16: bool | None = False,
+        elements: int = CHUNK_ELEMENTS,
+        sp: Place = ALONE,
+        offload: bool = False,
+    ) -> None:
         super().__init__()
         head = lm.get_output_embeddings()
         config = lm.config
@@ -71,9 +87,12 @@ class Policy(nn.Module):
         register()
         lm.set_attn_implementation(ATTENTION)
         self.lm = lm
+        self.device: torch.device = lm.device
+        """Where it computes; its parameters may be kept elsewhere."""
         self.elements = elements
         self.sp = sp
         self.bf16 = _bf16_pays(lm) if bf16 is None else bf16
+        self.offload = Offload(decoder_layers(lm)) if offload else None
 
     def forward(
         self,
@@ -120,7 +139,8 @@ class Policy(nn.Module):
         if kept is not None:
             ids, position_ids = ids.index_select(1, kept), position_ids.index_select(1, kept)
         # Each weight is cast once in a pass; keeping the casts would hold a copy of the model, recomputation or not.
-        with torch.autocast(ids.device.type, dtype=torch.bfloat16, enabled=self.bf16, cache_enabled=False):
+        narrow = torch.autocast(ids.device.type, dtype=torch.bfloat16, enabled=self.bf16, cache_enabled=False)
+        with narrow, self.offload.on_host() if self.offload else nullcontext():
             body = self.lm.base_model(input_ids=ids, position_ids=position_ids, use_cache=False, documents=documents)
         states: Tensor = body.last_hidden_state[0].index_select(0, positions)
         return states
@@ -152,6 +172,11 @@ class Policy(nn.Module):
             batch.shared,
         )
         return result
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where a module computes that is a policy, or has one in it."""
+    return next(part.device for part in module.modules() if isinstance(part, Policy))
 
 
 def _bf16_pays(lm: Any) -> bool:

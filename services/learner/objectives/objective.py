@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from midflight.services.learner.group.peers import ALONE, Peers
 from midflight.services.learner.group.sharding import cut_again
 from midflight.services.learner.metrics import StepReport
+from midflight.services.learner.network.policy import device_of
 from midflight.services.learner.optimizers.optim import PolicyOptimizer
 from midflight.services.learner.packs.packing import Document, PackedBatch, SequenceTooLong, balance, pack
 from midflight.services.learner.packs.partition import QUADRATIC_LENGTH, document_cost, partition
@@ -72,7 +73,7 @@ def update(
     with the whole batch, divide them. Raises ValueError when nothing is to be learned, SequenceTooLong naming the
     sample; nothing is changed then.
     """
-    device = next(module.parameters()).device
+    device = device_of(module)
     cut = [one.to(device) for one in packs(documents, objective.together, cap, peers.count, quadratic)]
     size = sum(objective.size(one) for one in cut)
     if not size:
@@ -99,7 +100,7 @@ def evaluate(
     objective: Objective, module: nn.Module, documents: Sequence[Document], cap: int, peers: Peers = ALONE
 ) -> dict[str, float]:
     """Means over held-out documents, by name; otherwise as `update`, and nothing is learned."""
-    device = next(module.parameters()).device
+    device = device_of(module)
     cut = packs(documents, objective.together, cap, peers.count)
     total: Sums = {}
     for at, mine in peers.rounds(len(cut)):

@@ -56,7 +56,7 @@ class Imitation(Objective):
 def most_likely(policy: Policy, batch: PackedBatch, actions: ActionTokens, hidden: Tensor) -> Tensor:
     """The most likely token at each of a pack's A action tokens, int64 [A]; hidden: what `policy` returned there."""
     wide = torch.promote_types(hidden.dtype, torch.float32)
-    table = whole(policy.lm.get_output_embeddings().weight).to(wide).t()
+    table = whole(policy.lm.get_output_embeddings().weight).to(hidden.device, wide).t()
     rows = max(1, CHUNK_ELEMENTS // table.shape[1])
     found = torch.cat([(part.to(wide) @ table).argmax(-1) for part in torch.split(hidden, rows)])
     return everyones([found], policy.part(batch, actions))[0]

@@ -11,7 +11,7 @@ from torch import nn
 
 from midflight.services.data import BadRow, DataError
 from midflight.services.data.identity import Identity
-from midflight.services.learner.base import BF16, Obeys, TrainerBase
+from midflight.services.learner.base import Obeys, TrainerBase
 from midflight.services.learner.checkpoints.shelf import ROWS
 from midflight.services.learner.checkpoints.snapshot import put
 from midflight.services.learner.group.mesh import Mesh
@@ -87,21 +87,18 @@ class OfflineTrainer(TrainerBase[OfflineConfig]):
         assert self.examples is not None
         items = self.examples.next(self.config.batch_size)
         self._drawn = self.examples.drawn
-        report = update(
-            self.objective,
-            self.module,
-            self.optimizer,
-            [document for item in items for document in item],
-            self.config.longest,
-            self.mesh.peers,
-            quadratic_length(self.policy.lm),
-        )
+        documents = [document for item in items for document in item]
+        how = (self.config.longest, self.mesh.peers, quadratic_length(self.policy.lm))
+        with self.profile.training(self.step + 1):
+            report = update(self.objective, self.module, self.optimizer, documents, *how)
         self.step += 1
         return report
 
     def evaluate(self) -> dict[str, float]:
         """What is reported of the held-out data, as it is now."""
-        return evaluate(self.objective, self.module, self.held_out, self.config.longest, self.mesh.peers)
+        cap, peers = self.config.longest, self.mesh.peers
+        with self.profile.phase("evaluate"):
+            return evaluate(self.objective, self.module, self.held_out, cap, peers)
 
     @property
     def total(self) -> int:
@@ -152,9 +149,9 @@ class OfflineTrainer(TrainerBase[OfflineConfig]):
         return self._plan.opens(self._model, self.seed)
 
     def _trained(self, lm: Any) -> Policy:
-        policy = self._plan.wraps(lm.to(self.mesh.device), bf16=BF16[self.config.bf16], sp=self.mesh.sp)
+        policy = self._policy(lm, self._plan.wraps)
         self.module = self._plan.roots(policy)
-        self.mesh.cut(self.module, lm)
+        self._cut(self.module, policy)
         return policy
 
     def _frozen(self, lm: Any) -> Policy:

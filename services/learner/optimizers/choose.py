@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .eight_bit import AdamW8bit
 from .lamb import Lamb
 from .muon import Muon
 from .settings import OptimSettings
@@ -26,6 +27,8 @@ def rules(module: nn.Module, settings: OptimSettings) -> list[torch.optim.Optimi
             return [torch.optim.SGD(groups(trained), lr=lr, momentum=momentum)]
         case "lamb":
             return [Lamb(groups(trained), lr=lr, betas=betas, eps=eps)]
+        case "adamw_8bit":
+            return [AdamW8bit(groups(trained), lr=lr, betas=betas, eps=eps)]
     matrices = hidden_matrices(module) if settings.name == "muon" else []
     taken = set(matrices)
     rest = [p for p in trained if p not in taken]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from midflight.services.learner.group.sharding import cut_like, whole
 
 from .choose import DECAYED, rules
+from .host import Twins
 from .lookahead import Lookahead
 from .settings import LookaheadSettings, OptimSettings, lr_factor
 
@@ -20,17 +21,26 @@ SLOW = "slow"
 class PolicyOptimizer:
     """Optimizer of one module. Per batch: `advance`, then per update `zero_grad`, backward, `update`.
 
-    `lr` (peak) and `weight_decay` may be assigned between batches; they act from the next `advance` on.
+    `lr` (peak) and `weight_decay` may be assigned between batches; they act from the next `advance` on. host: its state
+    is in host memory and the step is computed there, wherever the module is.
     """
 
-    def __init__(self, module: nn.Module, settings: OptimSettings) -> None:
+    def __init__(self, module: nn.Module, settings: OptimSettings, host: bool = False) -> None:
         self.settings = settings
         self.lr = settings.lr
         self.weight_decay = settings.weight_decay
         self.step = 0
         """Batches begun."""
-        self.names: dict[Tensor, str] = {p: name for name, p in module.named_parameters() if p.requires_grad}
+        names = {p: name for name, p in module.named_parameters() if p.requires_grad}
+        self.parameters: list[Tensor] = list(names)
+        self.twins = Twins(self.parameters) if host else None
+        of = self.twins.of if self.twins else dict(zip(names, names, strict=True))
+        self.names: dict[Tensor, str] = {of[p]: name for p, name in names.items()}
+        """Of what the rules move: the parameters, or their twins."""
         self.rules = rules(module, settings)
+        for rule in self.rules:
+            for group in rule.param_groups:
+                group["params"] = [of[p] for p in group["params"]]
         self.lookahead = Lookahead(self.names, settings.lookahead) if settings.lookahead else None
 
     def advance(self) -> float:
@@ -44,23 +54,27 @@ class PolicyOptimizer:
 
     def zero_grad(self) -> None:
         """Drop gradients."""
-        for rule in self.rules:
-            rule.zero_grad(set_to_none=True)
+        for p in self.parameters:
+            p.grad = None
 
     def norm(self) -> float:
         """Clip the gradients and return their norm before that; nothing is applied."""
-        return whole(nn.utils.clip_grad_norm_(list(self.names), self.settings.max_grad_norm)).item()
+        return whole(nn.utils.clip_grad_norm_(self.parameters, self.settings.max_grad_norm)).item()
 
     def update(self) -> float:
         """Clip, step, and return the gradient norm before clipping; with a non-finite norm nothing is applied."""
         norm = self.norm()
         if math.isfinite(norm):
+            if self.twins:
+                self.twins.before()
             if self.lookahead:
                 self.lookahead.before()
             for rule in self.rules:
                 rule.step()
             if self.lookahead:
                 self.lookahead.after()
+            if self.twins:
+                self.twins.after()
         return norm
 
     def tensors(self) -> dict[str, Tensor]:

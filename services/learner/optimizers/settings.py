@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-Name = Literal["adamw", "sgd", "muon", "lamb"]
+Name = Literal["adamw", "sgd", "muon", "lamb", "adamw_8bit"]
 Schedule = Literal["constant", "cosine", "linear", "wsd"]
 
 
@@ -20,8 +20,8 @@ class LookaheadSettings:
 class OptimSettings:
     """An update rule and its schedule; steps are batches, not optimizer updates.
 
-    lr: peak. weight_decay: on matrices only. betas, eps: adamw and lamb. momentum: sgd and muon. max_grad_norm: global
-    L2. total_steps: where a schedule that falls reaches min_lr_ratio * lr; needed for all but constant. decay_share:
+    lr: peak. weight_decay: on matrices only. betas, eps: adamw, lamb. momentum: sgd and muon. max_grad_norm: global L2.
+    total_steps: where a schedule that falls reaches min_lr_ratio * lr; needed for all but constant. decay_share:
     of total_steps, in which wsd falls. Raises ValueError for a schedule that has no room.
     """
 

@@ -6,7 +6,7 @@ decoder layer is at work, so that the larger of these two terms counts.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -40,16 +40,19 @@ class Training:
     """What else decides about a step's memory.
 
     tokens: positions of a micro-batch on this device. bf16: autocast. recompute: of how many layers one is recomputed,
-    0 for none. moments: numbers that the optimizer keeps of each parameter.
+    0 for none. moments: numbers that the optimizer keeps of each parameter; moment_bytes: bytes besides.
+    offload: what a GPU leaves to the host, optimizer and activations.
     """
 
     tokens: int
     bf16: bool
     recompute: int
     moments: int = 2
+    moment_bytes: float = 0.0
     reference: bool = False
     critic: str = ""
     entropy: bool = False
+    offload: tuple[bool, bool] = (False, False)
 
 
 def training_terms(model: Outline, layout: Layout, traced: Mapping[bool, LayerBytes], training: Training) -> list[Term]:
@@ -57,13 +60,14 @@ def training_terms(model: Outline, layout: Layout, traced: Mapping[bool, LayerBy
     size = model.dtype.itemsize
     held = size * layout.held(model.weights)
     numbers = "bfloat16" if model.dtype == torch.bfloat16 else "float32, the masters"
-    adam = training.moments * held + WIDE * len(model.weights)
+    adam = training.moments * held + int(training.moment_bytes * held / size) + WIDE * len(model.weights)
+    of_each = f"{training.moments} numbers" if training.moments else f"{training.moment_bytes:.2f} bytes"
+    states = Term("optimizer states", adam, f"{of_each} of each parameter")
     terms = [
-        Term("weights", held, numbers),
-        Term("gradients", held),
-        Term("optimizer states", adam, f"{training.moments} numbers of each parameter"),
+        *_kept([Term("weights", held, numbers), Term("gradients", held)], _shards_on_host(layout, training)),
+        *_kept([states], training.offload[0]),
         *_others(model, layout, training, held, adam),
-        *_gathered(model, layout),
+        *_gathered(model, layout, training),
         *_activations(model, layout, traced, training),
     ]
     return [term for term in terms if term.bytes]
@@ -74,27 +78,41 @@ def total(terms: list[Term]) -> int:
     return sum(term.bytes for term in terms if term.counted)
 
 
+def _kept(terms: list[Term], on_host: bool) -> list[Term]:
+    return [replace(term, about="in host memory", counted=False) for term in terms] if on_host else terms
+
+
+def _shards_on_host(layout: Layout, training: Training) -> bool:
+    return training.offload[0] and layout.ranks > 1
+
+
 def _others(model: Outline, layout: Layout, training: Training, held: int, adam: int) -> list[Term]:
     terms = [Term("reference model", held)] if training.reference else []
     if training.critic == "model":
-        terms.append(Term("critic model", 2 * held + adam, "weights, gradients, optimizer states"))
+        terms += _kept([Term("critic model", 2 * held, "weights, gradients")], _shards_on_host(layout, training))
+        terms += _kept([Term("critic's optimizer states", adam)], training.offload[0])
     elif training.critic:
         terms.append(Term("critic head", 4 * WIDE * (model.head.shape[1] + 1)))
     return terms
 
 
-def _gathered(model: Outline, layout: Layout) -> list[Term]:
-    """Parameters made whole for use, and gradients before they are reduced."""
-    if layout.ranks == 1 or layout.shards == 1 == layout.copies:
+def _gathers(layout: Layout) -> bool:
+    return layout.ranks > 1 and not layout.shards == 1 == layout.copies
+
+
+def _gathered(model: Outline, layout: Layout, training: Training) -> list[Term]:
+    """Parameters made whole for use, those of layers as they are computed with, and gradients before they are reduced,
+    which is in float32."""
+    if not _gathers(layout):
         return []
     rest = layout.gathered(model.rest)
     if model.numel <= SMALL:
-        whole, about = rest + sum(map(layout.gathered, model.layers)), "all, from the forward to the backward pass"
+        layers, about = sum(map(layout.gathered, model.layers)), "all, from the forward to the backward pass"
     else:
-        whole, about = rest + PREFETCHED * max(map(layout.gathered, model.layers)), f"{PREFETCHED} layers and the rest"
+        layers, about = PREFETCHED * max(map(layout.gathered, model.layers)), f"{PREFETCHED} layers and the rest"
     return [
-        Term("gathered weights", whole * model.dtype.itemsize, about),
-        Term("their gradients", whole * model.dtype.itemsize),
+        Term("gathered weights", rest * model.dtype.itemsize + layers * narrow(model, training), about),
+        Term("their gradients", (rest + layers) * max(WIDE, model.dtype.itemsize)),
     ]
 
 
@@ -110,9 +128,10 @@ def _activations(model: Outline, layout: Layout, traced: Mapping[bool, LayerByte
     work = max(one.work for one in traced.values())
     head = _head(model, layout, training)
     about = f"{training.tokens:,} tokens, {count} layers" + (f", {again} of them recomputed" if again else "")
+    on_host = training.offload[1]
     return [
-        Term("activations", kept - copies + rest, about),
-        Term("bfloat16 copies of weights", copies, "autocast"),
+        *_kept([Term("activations", kept - copies + rest, about)], on_host),
+        *_kept([Term("bfloat16 copies of weights", 0 if _gathers(layout) else copies, "autocast")], on_host),
         Term("a layer at work", work, "its backward pass", counted=work >= head),
         Term("logits of a chunk", head, "and the output layer's gradient", counted=head > work),
         Term("keys and values on their way", _ring(model, layout, training), "ring attention"),

@@ -20,8 +20,10 @@ from .workload import Workload, layout_of, passes, uses_critic, workload
 
 FILL = 0.9
 """Share of a device's memory that a plan may use: the rest is for the libraries, fragmentation and the plan's error."""
-MOMENTS = {"adamw": 2, "lamb": 2, "muon": 2, "sgd": 1}
+MOMENTS = {"adamw": 2, "lamb": 2, "muon": 2, "sgd": 1, "adamw_8bit": 0}
 """Numbers that an optimizer keeps of each parameter; muon, which keeps one of hidden matrices, at most."""
+MOMENT_BYTES = {"adamw_8bit": 2 * (1 + 4 / 256)}
+"""Bytes that it keeps of each besides: codes, and scales of blocks."""
 PUBLISHED = 2
 """Versions of the weights in the host's shared memory."""
 
@@ -97,9 +99,11 @@ class Planner:
             bf16=autocasts(learner, self.model, cuda),
             recompute=learner.recompute_every if learner.gradient_checkpointing else 0,
             moments=MOMENTS[learner.optim.name] + bool(learner.optim.lookahead),
+            moment_bytes=MOMENT_BYTES.get(learner.optim.name, 0.0),
             reference=learner.kl.type is not None,
             critic=learner.critic.kind if uses_critic(learner) else "",
             entropy=learner.entropy_coef > 0,
+            offload=(cuda and learner.optimizer_offload, cuda and learner.activation_offload),
         )
         documents, length = (1, training.tokens) if layout.sequence > 1 else (work.documents, work.length)
         kinds = {0: [False], 1: [True]}.get(training.recompute, [True, False])

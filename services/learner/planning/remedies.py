@@ -7,7 +7,7 @@ from typing import Any
 from midflight.kernel.mistake import UserMistake
 from midflight.services.learner.config import LearnerConfig
 
-from .plan import FILL, Plan, Planner
+from .plan import FILL, Plan, Planner, on_gpu
 
 MOST_RANKS, DOUBLED = 1024, 4
 HALVED = 4
@@ -62,6 +62,10 @@ def _families(learner: LearnerConfig, found: Plan) -> list[list[dict[str, Any]]]
     if "tp_size" in type(learner).model_fields:
         families.append(_doubled("tp_size", layout.tensor, min(layout.ranks, heads)))
     families.append(_doubled("ranks", layout.ranks, min(MOST_RANKS, layout.ranks << DOUBLED)))
+    if on_gpu(learner.device):
+        # Activations that are not recomputed would fill the host as they fill the GPU.
+        keys = ("optimizer_offload", *(("activation_offload",) if learner.gradient_checkpointing else ()))
+        families += [[{key: True}] for key in keys if not getattr(learner, key)]
     return [family for family in families if family]
 
 

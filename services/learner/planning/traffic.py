@@ -10,7 +10,7 @@ from midflight.services.learner.group.sharding import SMALL
 from midflight.services.model.outline import Outline
 
 from .layout import Layout
-from .memory import Training, kv_numbers, narrow
+from .memory import WIDE, Training, kv_numbers, narrow
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,21 +32,21 @@ class Flow:
 
 def flows(model: Outline, layout: Layout, training: Training, passes: Passes) -> list[Flow]:
     """All that are not empty."""
-    size = model.dtype.itemsize
-    rest = layout.gathered(model.rest) * size
-    layers = sum(map(layout.gathered, model.layers)) * size
+    size, number = model.dtype.itemsize, narrow(model, training)
+    rest, numbers = layout.gathered(model.rest), sum(map(layout.gathered, model.layers))
+    layers = numbers * number
     again = 0 if model.numel <= SMALL else layers  # layers are let go and gathered once more for the backward pass
-    shards = layout.shards
-    reduced = size * layout.held(model.weights)
-    number, layer_tokens = narrow(model, training), training.tokens * len(model.layers)
+    shards, summed_in = layout.shards, max(WIDE, size)
+    reduced = summed_in * layout.held(model.weights)
+    layer_tokens = training.tokens * len(model.layers)
     summed = 2 * _cut(layer_tokens * model.head.shape[1] * number, layout.tensor)
     keys = layer_tokens * kv_numbers(model) // layout.tensor * number
     hops, ring = layout.sequence - 1, layout.sequence
     forward = 1 + (1 / training.recompute if training.recompute else 0)
     """Forward passes in a trained one, of what layers send."""
     made = (
-        ("FSDP all-gather", _cut(rest + layers, shards), _cut(again, shards)),
-        ("FSDP reduce-scatter", 0, _cut(rest + layers, shards)),
+        ("FSDP all-gather", _cut(rest * size + layers, shards), _cut(again, shards)),
+        ("FSDP reduce-scatter", 0, _cut((rest + numbers) * summed_in, shards)),
         ("DDP all-reduce", 0, 2 * _cut(reduced, layout.copies)),
         # Attention's and the MLP's outputs are added up, and in the backward pass what flows back into them.
         ("TP all-reduce", 2 * summed, int(2 * summed * forward)),

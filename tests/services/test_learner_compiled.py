@@ -1,0 +1,138 @@
+"""Layers as compiled code: the same numbers, once for all packs; and what is refused."""
+
+import copy
+import random
+import shutil
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from pydantic import ValidationError
+from support.group_runs import COMPILED, by_ranks, found_alone
+from support.learner_toys import HOW_CUT, gradients, random_document, tiny_lm
+from torch._dynamo.testing import CompileCounter
+
+from midflight.kernel.mistake import UserMistake
+from midflight.services.learner.config import LearnerConfig
+from midflight.services.learner.group.mesh import Sizes
+from midflight.services.learner.network import compiled
+from midflight.services.learner.network.liger import apply_liger
+from midflight.services.learner.network.policy import Policy, decoder_layers, recompute_activations
+from midflight.services.learner.packs.packing import PackedBatch, microbatches
+
+
+@pytest.fixture
+def counter(monkeypatch: pytest.MonkeyPatch) -> CompileCounter:
+    """Counts what would be compiled, and runs it as it is."""
+    counts = CompileCounter()
+    torch._dynamo.reset()
+    compiled.compiled.cache_clear()
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda f, **options: compile_(f, backend=counts, **options))
+    return counts
+
+
+@pytest.fixture(autouse=True)
+def _forgotten() -> None:
+    compiled.compiled.cache_clear()
+
+
+def packed(seed: int, count: int = 7) -> PackedBatch:
+    rng = random.Random(seed)
+    documents = [random_document(rng, str(at)) for at in range(count)]
+    (pack,) = microbatches(documents, range(count), 10_000)
+    return pack
+
+
+def policy(kind: str = "qwen3", every: int = 0, offload: bool = False, compiles: bool = True) -> Policy:
+    lm = tiny_lm(0, torch.float32, kind, vocab_size=32)
+    if every:
+        recompute_activations(lm, every)
+    made = Policy(lm, offload=offload)
+    if compiles:
+        compiled.compile_layers(lm, decoder_layers(lm))
+    return made
+
+
+def trained(one: Policy, pack: PackedBatch) -> tuple[float, torch.Tensor]:
+    one.zero_grad()
+    logp, entropy = one.score(pack, pack.actions())
+    loss = -(logp + 0.1 * entropy).sum()
+    torch.autograd.backward(loss)
+    return loss.item(), gradients(one)
+
+
+@pytest.mark.parametrize("every", [0, 1], ids=["kept", "recomputed"])
+def test_other_packs_are_not_compiled_anew(every: int, counter: CompileCounter) -> None:
+    """Ten packs of other documents and lengths, whole prompts shared or not: the pieces of the first two."""
+    one, plain = policy(every=every), policy(every=every, compiles=False)
+    for seed in range(2):
+        assert trained(one, packed(seed))[0] == pytest.approx(trained(plain, packed(seed))[0], rel=1e-5)
+    pieces = counter.frame_count
+    assert pieces
+    for seed in range(2, 10):
+        found, expected = trained(one, packed(seed, 3 + seed)), trained(plain, packed(seed, 3 + seed))
+        assert found[0] == pytest.approx(expected[0], rel=1e-5)
+        assert torch.allclose(found[1], expected[1], rtol=1e-4, atol=1e-4)
+    assert counter.frame_count == pieces
+
+
+def test_names_stay_and_a_copy_is_of_itself(counter: CompileCounter) -> None:
+    """Checkpoints and what is published know of nothing; a copy computes with its own parameters."""
+    one = policy()
+    assert {n for n, _ in one.named_parameters()} == {n for n, _ in policy(compiles=False).named_parameters()}
+    twin = copy.deepcopy(one)
+    with torch.no_grad():
+        for parameter in one.lm.base_model.layers.parameters():
+            parameter.zero_()
+    pack = packed(0)
+    assert trained(twin, pack)[0] == pytest.approx(trained(policy(compiles=False), pack)[0], rel=1e-5)
+    assert trained(one, pack)[0] != pytest.approx(trained(twin, pack)[0], rel=1e-2)
+    assert counter.frame_count
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
+@pytest.mark.parametrize(("every", "offload"), [(0, False), (1, False), (0, True)])
+def test_real_code_agrees(every: int, offload: bool) -> None:
+    """Losses and gradients of three packs by what a C++ compiler made."""
+    torch._dynamo.reset()
+    one, plain = policy(every=every, offload=offload), policy(every=every, compiles=False)
+    for seed in range(3):
+        found, expected = trained(one, packed(seed)), trained(plain, packed(seed))
+        assert found[0] == pytest.approx(expected[0], rel=1e-5)
+        assert torch.allclose(found[1], expected[1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
+def test_ranks_compile_what_they_gather() -> None:
+    """Two ranks, layer by layer and recomputed, and one process, all compiled, find what one finds that is not."""
+    (name,) = COMPILED
+    expected = found_alone(replace(COMPILED[name], compiles=False))
+    for found in (found_alone(COMPILED[name]), by_ranks(2, Sizes(), [name])[name]):
+        for own, theirs in zip(expected["reports"], found["reports"], strict=True):
+            own, theirs = ({k: v for k, v in one.items() if k not in HOW_CUT} for one in (own, theirs))
+            assert theirs == pytest.approx(own, rel=1e-6, abs=1e-6)
+        assert found["weights"] == pytest.approx(expected["weights"], rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"compile": True, "ranks": 2, "tp_size": 2}, "compile is for whole layers, which tp_size 2 cuts"),
+        ({"kernels": "liger", "ranks": 2, "tp_size": 2}, "kernels: liger is for whole layers, which tp_size 2 cuts"),
+        ({"kernels": "liger", "compile": True}, "compile and kernels: liger replace the same parts"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(given: dict[str, Any], why: str) -> None:
+    """By name, before anything is loaded."""
+    with pytest.raises(ValidationError, match=why):
+        LearnerConfig.model_validate(given)
+
+
+def test_liger_is_for_gpus() -> None:
+    """And says so."""
+    with pytest.raises(UserMistake, match="kernels: liger is for GPUs, and this model is on cpu: leave it at torch"):
+        apply_liger(tiny_lm(), torch.device("cpu"))
