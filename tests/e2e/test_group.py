@@ -16,7 +16,7 @@ def followers(up: Up) -> list[int]:
     """Processes of the ranks that are not the service itself."""
     found = []
     for stat in marked_processes(up.run_id(), "learner"):
-        if b"learner.follower" in Path(f"/proc/{stat.pid}/cmdline").read_bytes():
+        if b"learner.group.follower" in Path(f"/proc/{stat.pid}/cmdline").read_bytes():
             found.append(stat.pid)
     return found
 

@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from midflight.kernel.config.registry import service_class
 from midflight.kernel.mistake import UserMistake
 from midflight.services.data import DataError
 from midflight.services.learner.checkpoints.checkpoint import UnusableCheckpoint
+from midflight.services.learner.group.mesh import Mesh, Sizes
 from midflight.services.learner.network.lora import Unadapted
 from midflight.services.learner.network.policy import Policy
 from midflight.services.learner.network.scorer import Scorer
@@ -274,6 +277,19 @@ def test_a_teacher_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(text))
     with pytest.raises(ValueError, match="its tokenizer is not that of the model"):
         trainer("distill", tmp_path)
+
+
+def test_a_teacher_that_cannot_be_cut_is_named(tmp_path: Path) -> None:
+    """Its student can be: the refusal says whose heads do not divide."""
+    given = config("distill", tmp_path, ranks=2, tp_size=2)
+    model = {**MODEL, "build": {**MODEL["build"], "num_key_value_heads": 2}}  # type: ignore[dict-item]
+    dist.init_process_group("fake", rank=0, world_size=2, store=FakeStore())
+    try:
+        mesh = Mesh.arranged(torch.device("cpu"), Sizes(tp=2))
+        with pytest.raises(ValueError, match=r"the teacher .*/teacher: Qwen3.* its 1 key-value heads do not divide"):
+            OfflineTrainer(given, model, 3, tmp_path / "other", mesh)
+    finally:
+        dist.destroy_process_group()
 
 
 def test_an_epoch_is_known_once_the_rows_are(tmp_path: Path) -> None:

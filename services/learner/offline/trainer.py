@@ -120,11 +120,14 @@ class OfflineTrainer(TrainerBase[OfflineConfig]):
         return Unadapted(self.policy) if self.config.lora else self._frozen(self._twin())
 
     def teacher(self, folder: str) -> Policy:
-        """Of `Frozen`. Its tokenizer must be the student's."""
+        """Of `Frozen`. Its tokenizer must be the student's, and it is cut over the same ranks."""
         tokenizer, lm = open_model({"path": folder, "dtype": self._model.get("dtype")}, self.seed)
         if tokenizer.get_vocab() != self.tokenizer.get_vocab():
             raise ValueError(f"{folder}: its tokenizer is not that of the model which is trained")
-        return self._frozen(lm)
+        try:
+            return self._frozen(lm)
+        except ValueError as error:
+            raise ValueError(f"the teacher {folder}: {error}") from error
 
     def leave_model(self, folder: Path, weights: Mapping[str, torch.Tensor]) -> None:
         """Write the policy with these weights as a Hugging Face folder, all of it or nothing. Raises OSError."""
