@@ -65,8 +65,10 @@ class Node:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        own = {f.__dict__["handles"]: name for name, f in vars(cls).items() if callable(f) and "handles" in f.__dict__}
-        cls.HANDLERS = {**cls.HANDLERS, **own}
+        marked = (
+            (name, getattr(f, "__dict__", {})) for base in reversed(cls.__mro__) for name, f in vars(base).items()
+        )
+        cls.HANDLERS = {found["handles"]: name for name, found in marked if "handles" in found}
 
     def __init__(self, identity: str, bus: Bus) -> None:
         self.identity, self.bus = identity, bus

@@ -139,3 +139,22 @@ def test_an_answer_carries_the_trace_and_the_cause() -> None:
     port, sent, to = wire.sent[-1]
     envelope = decode(sent).envelope
     assert (port, to, envelope.c, envelope.t, envelope.p) == ("ctl", "a#1", ident, ident, ident)
+
+
+def test_handlers_of_every_base_are_heard() -> None:
+    """A class of two, of which only the second handles a kind: a subclass of the first does not hide it."""
+
+    class Asked(Node):
+        @handles(StatusGet)
+        def _on_status(self, message: StatusGet, letter: Letter) -> None:
+            """Of the second base."""
+
+    class Plain(Node):
+        """Handles nothing."""
+
+    class Both(Plain, Asked):
+        @handles(RunStop)
+        def _on_stop(self, message: RunStop, letter: Letter) -> None:
+            """Its own."""
+
+    assert {StatusGet.KIND: "_on_status", RunStop.KIND: "_on_stop"} == Both.HANDLERS
