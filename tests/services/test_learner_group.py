@@ -59,7 +59,7 @@ def test_ranks_agree_with_one_process(world: int, sizes: Sizes, names: list[str]
 def test_a_checkpoint_is_of_any_number_of_ranks(tmp_path: Path) -> None:
     """One process, two ranks, four, two, one again, each cut in another way and from the checkpoint before, go the way
     of one that never stops."""
-    names = ["ppo", "gae, a head", "muon", "lamb and lookahead", "offloaded"]
+    names = ["ppo", "gae, a head", "muon", "lamb and lookahead", "offloaded", "lora"]
     whole = {name: parts(CASES[name], ALONE) for name in names}
     for world, sizes in [(1, Sizes()), (2, Sizes()), (4, Sizes(tp=2)), (2, Sizes(tp=2)), (1, Sizes())]:
         if world == 1:

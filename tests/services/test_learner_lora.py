@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.learner_toys import gradients, random_batch, tiny_lm
+from support.learner_toys import gradients, random_batch, tiny_lm, tiny_scorer
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -154,6 +154,18 @@ def test_targets_that_cannot_be_are_refused(targets: list[str], said: str) -> No
     """By name, and none silently."""
     with pytest.raises(UserMistake, match=said):
         adapted(target_modules=targets)
+
+
+def test_a_score_trains_whole_and_takes_no_adapter() -> None:
+    """It is no layer of the body, also by name, and is float32 over a bfloat16 base as adapters are."""
+    with pytest.raises(UserMistake, match="score is no linear layer of the body"):
+        adapt(tiny_scorer(1), LoraConfig(target_modules=["score"]), 0)
+    lm = tiny_scorer(1, torch.bfloat16)
+    adapt(lm, LoraConfig(), 0)
+    trained = {name: p.dtype for name, p in lm.named_parameters() if p.requires_grad}
+    assert set(trained.values()) == {torch.float32}
+    assert {name for name in trained if "lora_" not in name} == {"score.weight"}
+    assert len(trained) == 2 * 7 * 2 + 1
 
 
 def test_what_is_no_linear_layer_is_refused_under_all_linear() -> None:
