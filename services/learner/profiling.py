@@ -79,12 +79,13 @@ class Profile:
 
     def line(self) -> dict[str, Any]:
         """What is to be said now."""
+        resident = psutil.Process().memory_info().rss
         found = {
             "t": round(time.monotonic() - self._began, 3),
             "step": self.step,
             "phase": self._phase,
-            "resident": psutil.Process().memory_info().rss,
-            "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "resident": resident,
+            "peak": max(resident, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024),  # which lags a little
         }
         if self._device.type == "cuda":
             found["allocated"] = torch.cuda.memory_allocated(self._device)

@@ -24,7 +24,7 @@ def test_a_timeline_tells_memory_by_phase(tmp_path: Path) -> None:
             assert profile.line()["phase"] == "weights"
     assert (before["phase"], before["step"]) == ("train", 3)
     assert after["resident"] - before["resident"] > held.nbytes // 2
-    assert after["peak"] >= after["resident"] // 2
+    assert after["peak"] >= after["resident"]
     with pytest.raises(ZeroDivisionError), profile.phase("save"):
         _ = 1 // 0
     assert profile.line()["phase"] == "idle"

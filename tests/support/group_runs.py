@@ -150,7 +150,8 @@ EIGHT_BIT: dict[str, Case] = {
 """Where torchao is installed."""
 
 COMPILED: dict[str, Case] = {
-    "compiled": Case({"loss": "decoupled_ppo", "update_per_rollout": 2}, recompute=True, units=True, compiles=True)
+    "compiled": Case({"loss": "decoupled_ppo", "update_per_rollout": 2}, recompute=True, units=True, compiles=True),
+    "compiled, bf16": Case({"loss": "bypass_ppo"}, bf16=True, optim=PLAIN, away=True, compiles=True),
 }
 """Where there is a C++ compiler; it takes a minute."""
 APART = HALF | EIGHT_BIT | COMPILED

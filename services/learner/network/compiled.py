@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from transformers import AttentionInterface
 
+from midflight.kernel.mistake import UserMistake
+
 from .attention import packed_attention
 
 APART = "midflight_packed_apart"
@@ -22,13 +24,31 @@ APART = "midflight_packed_apart"
 def compile_layers(lm: Any, layers: list[Any]) -> None:
     """Let the decoder layers of a model compute as compiled code, made at their first use; parameters keep their names.
 
-    What recomputes a layer, and FSDP, stay outside of it.
+    What recomputes a layer, and FSDP, stay outside of it. Raises UserMistake for a model without a stack of layers, and
+    where there is nothing that makes code for its device.
     """
+    if not layers:
+        raise UserMistake(f"compile: {type(lm).__name__} has no stack of decoder layers to be compiled: leave it out")
+    must_make_code(lm.device)
     AttentionInterface.register(APART, torch.compiler.disable(packed_attention))  # type: ignore[no-untyped-call]
     lm.set_attn_implementation(APART)
     for layer in layers:
         layer.compiled = compiled(inspect.unwrap(type(layer).forward))
         layer.forward = MethodType(_forward, layer)
+
+
+def must_make_code(device: torch.device) -> None:
+    """Raises UserMistake when there is no compiler for a device."""
+    from torch._inductor import cpp_builder, exc  # seconds, for those who compile
+    from torch.utils._triton import has_triton
+
+    if device.type == "cpu":
+        try:
+            cpp_builder.get_cpp_compiler()
+        except exc.InvalidCxxCompiler as error:
+            raise UserMistake("compile: needs a C++ compiler on a CPU (CXX): install one, or leave it out") from error
+    elif not has_triton():
+        raise UserMistake(f"compile: needs Triton on {device}, which does not work here: leave it out")
 
 
 @cache

@@ -15,7 +15,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.distributed.tensor import DTensor
 
 SMALLEST = 1024
-"""Bytes below which a tensor stays: its way would take longer than its place is worth."""
+"""Bytes below which a tensor stays: its way would take longer than its place is worth. So do indices, which others
+hold as well."""
 Packed = tuple[torch.device, Tensor]
 
 
@@ -39,7 +40,7 @@ class Offload:
             yield
 
     def _pack(self, tensor: Tensor) -> Packed:
-        stays = tensor.nbytes < SMALLEST or _storage(tensor) in self._parameters
+        stays = tensor.nbytes < SMALLEST or not tensor.is_floating_point() or _storage(tensor) in self._parameters
         return tensor.device, tensor if stays else to_host(tensor)
 
 

@@ -92,7 +92,7 @@ class Policy(nn.Module):
         self.elements = elements
         self.sp = sp
         self.bf16 = _bf16_pays(lm) if bf16 is None else bf16
-        self.offload = Offload(decoder_layers(lm)) if offload else None
+        self.offload = Offload(decoder_layers(lm) or [lm.base_model]) if offload else None
 
     def forward(
         self,
