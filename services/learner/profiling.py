@@ -21,8 +21,8 @@ from typing import Any
 import psutil
 import torch
 
-ENTRIES = 200_000
-"""Newest allocations that a snapshot holds."""
+ENTRIES = 50_000
+"""Newest allocations that a snapshot holds, each with its stack: some kilobytes of JSON."""
 
 
 class Profile:
@@ -37,7 +37,7 @@ class Profile:
                 f"memory_snapshot is of a GPU's memory, and this is {device}: set profile_interval instead"
             )
         self.step = 0
-        self._device, self._left = device, steps
+        self._device, self._left, self._recording = device, steps, False
         self._phase = "idle"
         self._began = time.monotonic()
         self._ended = threading.Event()
@@ -64,7 +64,9 @@ class Profile:
             with self.phase("train"):
                 yield
             return
-        torch.cuda.memory._record_memory_history(max_entries=ENTRIES)
+        if not self._recording:
+            torch.cuda.memory._record_memory_history(max_entries=ENTRIES, stacks="python")
+            self._recording = True
         with self.phase("train"):
             yield
         self._left -= 1

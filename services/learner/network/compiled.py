@@ -59,7 +59,11 @@ def compiled(forward: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _forward(layer: Any, *inputs: Any, **named: Any) -> Any:
-    """transformers' own would recompute inside of what is compiled."""
-    if layer.gradient_checkpointing and layer.training:
+    """transformers' own, where it recomputes in `forward`, would do so inside of what is compiled."""
+    if (
+        getattr(layer, "gradient_checkpointing", False)
+        and layer.training
+        and hasattr(type(layer).forward, "__wrapped__")
+    ):
         return layer._gradient_checkpointing_func(partial(layer.compiled, layer, **named), *inputs)
     return layer.compiled(layer, *inputs, **named)
