@@ -21,7 +21,7 @@ CARD = """---
 license: {license}
 library_name: transformers
 pipeline_tag: text-generation
-tags: [midflight, reinforcement-learning]
+tags: [midflight{tag}]
 ---
 # {run}, step {step}
 
@@ -70,6 +70,7 @@ def card(topology: Mapping[str, Any], done: "Exported", numbers: Mapping[str, fl
         license=license_ or "other",
         told=license_ or "**to be filled in**: that of the base model and of the data it was trained on",
         run=done.run,
+        tag=", reinforcement-learning" if done.stage == "rl" else "",
         step=f"{done.step} of the warm start" if done.stage == "sft" else done.step,
         origin=ORIGINS[done.stage == ROWS],
         base=base,

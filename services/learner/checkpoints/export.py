@@ -7,11 +7,8 @@ The checkpoint is verified first, all is written beside `DIR` and fsynced, then 
 """
 
 import json
-import os
-import secrets
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +26,7 @@ from midflight.services.model.open import DTYPES, open_frame
 
 from .card import card, measured
 from .checkpoint import CheckpointError, UnusableCheckpoint, verify
-from .durable import fsync_directory
+from .folder import check_free, whole_folder
 from .snapshot import model_tensors
 from .stored import whole_model
 
@@ -59,8 +56,9 @@ def export(
     Raises UserMistake when `out` is not an empty folder or the base model is gone, UnusableCheckpoint when the
     checkpoint does not verify or is of another model, OSError when the disk refuses. `out` is as it was then.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserMistake(f"{out} is there and not an empty folder: name another one, or remove it")
+    check_free(out)
+    if folder.checkpoints.resolve() in out.resolve().parents:
+        raise UserMistake(f"{out} is among the run's checkpoints, which come and go: name a folder elsewhere")
     try:
         manifest = verify(checkpoint)
     except CheckpointError as error:
@@ -89,7 +87,7 @@ def export(
         digest=manifest.digest,
     )
     numbers = measured(folder.path, done.step) if stage != "sft" else {}
-    with _replaced(out) as beside:
+    with whole_folder(out) as beside:
         _write(beside, model, tokenizer, section, shard_bytes)
         (beside / CARD).write_text(card(topology, done, numbers, _base_license(section)))
     return done
@@ -119,26 +117,6 @@ def _write(folder: Path, model: Model, tokenizer: Any, section: Mapping[str, Any
     tokenizer.save_pretrained(str(folder))
     if section.get("path") and (own := Path(section["path"], GENERATION)).exists():
         shutil.copyfile(own, folder / GENERATION)
-
-
-@contextmanager
-def _replaced(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its place when all has been written, and is removed when not."""
-    target = Path(os.path.abspath(out))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    beside.mkdir()
-    try:
-        yield beside
-        for path in beside.iterdir():
-            shutil.copymode(beside / CARD, path)  # safetensors makes files for the user alone
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        fsync_directory(beside)
-        beside.rename(target)
-        fsync_directory(target.parent)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
 
 
 def _base_license(section: Mapping[str, Any]) -> str | None:

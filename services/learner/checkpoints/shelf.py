@@ -42,7 +42,7 @@ def look(path: Path, whole: bool = True) -> Look | None:
     wrong = _wrong(path) if whole else None
     try:
         files = [one.stat() for one in path.iterdir()]
-        saved = path.stat().st_mtime
+        saved = max((one.stat().st_mtime for one in path.iterdir()), default=path.stat().st_mtime)
     except FileNotFoundError:
         return None
     body = _manifest(path)

@@ -9,9 +9,9 @@ Stores  checkpoints/ (verified, the last two kept, written while it trains); at 
 Dies    any time: the next one restores the newest verified checkpoint and goes on at the row after it.
 """
 
+import errno
 import math
 import time
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -28,10 +28,13 @@ from midflight.services.learner.training import Training
 
 from .config import OfflineConfig
 from .lead import OfflineLead
+from .leaving import Leaving
 from .trainer import OfflineTrainer
 
 PHASE_S = 600.0
 RETRY_S = 2.0
+PASSING = (errno.ENOSPC, errno.EDQUOT)
+"""What a disk says that may have room later."""
 
 
 class Offline(Training[OfflineConfig, OfflineTrainer]):
@@ -43,6 +46,7 @@ class Offline(Training[OfflineConfig, OfflineTrainer]):
         self._declared = (*optimizer_knobs(self.config.optim), *live_knobs(self.config, settings.slot))
         self._evaluated = -1
         """Steps done at the newest evaluation."""
+        self._leaving = Leaving(settings.run_dir, self.config.save_to)
         self._left = False
         """Whether the trained model is in its folder."""
         self._retry_at = 0.0
@@ -50,6 +54,7 @@ class Offline(Training[OfflineConfig, OfflineTrainer]):
     def start(self) -> None:
         """Load the model, the newest verified checkpoint and the data."""
         self._take_fields()
+        self._leaving.check()
         torch.set_num_threads(self.config.threads)
         settings = self.run_settings
         with self.phase("load model", PHASE_S):
@@ -143,12 +148,16 @@ class Offline(Training[OfflineConfig, OfflineTrainer]):
         return {"knobs": self._knobs}
 
     def _leave_model(self) -> bool:
-        folder = Path(self.config.save_to or self.run_settings.run_dir / "model")
+        folder = self._leaving.folder
         try:
             with self.phase("save model", PHASE_S):
-                self.trainer.leave_model(folder, self.trainer.weights())
+                weights = self.trainer.weights()
+                self._leaving.leave(lambda beside: self.trainer.leave_model(beside, weights))
         except OSError as error:
-            self._note("warning", f"cannot write the trained model to {folder}: {error}")
+            if error.errno not in PASSING:
+                where = "`midflight models export` has it from its checkpoint"
+                raise UserMistake(f"cannot leave the trained model in {folder}: {error.strerror}; {where}") from error
+            self._note("warning", f"cannot write the trained model to {folder}: {error.strerror}")
             return False
         self._left = True
         self._note("info", f"the trained model is in {folder}")

@@ -1,7 +1,5 @@
 """A model trained on rows of data, how far it is, and what it leaves behind. Knows nothing of messages."""
 
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -121,6 +119,8 @@ class OfflineTrainer(TrainerBase[OfflineConfig]):
 
     def teacher(self, folder: str) -> Policy:
         """Of `Frozen`. Its tokenizer must be the student's, and it is cut over the same ranks."""
+        if not Path(folder).is_dir():
+            raise ValueError(f"teacher: there is no folder {folder}")
         tokenizer, lm = open_model({"path": folder, "dtype": self._model.get("dtype")}, self.seed)
         if tokenizer.get_vocab() != self.tokenizer.get_vocab():
             raise ValueError(f"{folder}: its tokenizer is not that of the model which is trained")
@@ -130,16 +130,10 @@ class OfflineTrainer(TrainerBase[OfflineConfig]):
             raise ValueError(f"the teacher {folder}: {error}") from error
 
     def leave_model(self, folder: Path, weights: Mapping[str, torch.Tensor]) -> None:
-        """Write the policy with these weights as a Hugging Face folder, all of it or nothing. Raises OSError."""
+        """Write the policy with these weights as a Hugging Face folder. Raises OSError, SafetensorError."""
         _, lm = self._plan.opens(self._model, self.seed)
         put(weights, lm)
-        whole, old = (folder.with_name(f".{word}-{folder.name}-{os.getpid()}") for word in ("tmp", "old"))
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        save_model(lm, self.tokenizer, whole)
-        if folder.exists():
-            folder.rename(old)
-        whole.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        save_model(lm, self.tokenizer, folder)
 
     def obeys(self) -> Obeys:
         """Also the steps."""
