@@ -264,7 +264,7 @@ def test_other_data_are_refused_when_a_run_goes_on(tmp_path: Path) -> None:
 
 def test_a_teacher_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     """No folder, or another tokenizer."""
-    with pytest.raises(ValueError, match="teacher: there is no folder .*nowhere"):
+    with pytest.raises(ValueError, match=r"teacher: there is no folder .*nowhere"):
         trainer("distill", tmp_path, teacher=str(tmp_path / "nowhere"))
     folder = teacher(tmp_path)
     text = json.loads((folder / "tokenizer.json").read_text())
