@@ -40,7 +40,8 @@ def recompute_activations(lm: Any, every: int = 1) -> None:
     transformers does so in training mode only, which would switch dropout on as well: so only the layers themselves,
     not what is in them, are told that they train.
     """
-    lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    enable = getattr(lm, "activation_checkpointing_enable", None) or lm.gradient_checkpointing_enable  # its older name
+    enable({"use_reentrant": False})
     layers = (module for module in lm.modules() if isinstance(module, GradientCheckpointingLayer))
     for number, layer in enumerate(layers):
         layer.training = number % every == 0
