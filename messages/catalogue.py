@@ -1,6 +1,6 @@
 """Every message kind of protocol 1, by its name on the wire."""
 
-from . import control, events, knobs, live, samples, weights
+from . import control, events, group, knobs, live, samples, weights
 from .base import Message
 
 TOPICS = {
@@ -10,6 +10,7 @@ TOPICS = {
     "live": live.KINDS,
     "samples": samples.KINDS,
     "weights": weights.KINDS,
+    "group": group.KINDS,
 }
 """topic -> its kinds, in the order of its file."""
 

@@ -39,9 +39,15 @@ class Incoming(NamedTuple):
 
 
 class Endpoint:
-    """A socket with bounds. `router` and `xpub` bind, `dealer` and `sub` connect."""
+    """A socket with bounds. `router` and `xpub` bind, `dealer` and `sub` connect.
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], role: Role, url: str, identity: str = "") -> None:
+    key: a CURVE secret key that both sides have. It encrypts, and is the admission: nobody else knows its public half,
+    without which a handshake fails.
+    """
+
+    def __init__(
+        self, context: zmq.Context[zmq.Socket[bytes]], role: Role, url: str, identity: str = "", key: str = ""
+    ) -> None:
         self.role, self.url = role, url
         self.socket = context.socket(_TYPES[role])
         sock = self.socket
@@ -59,6 +65,8 @@ class Endpoint:
             sock.setsockopt(zmq.SUBSCRIBE, b"")
         if identity:
             sock.identity = identity.encode()
+        if key:
+            _guard(sock, key, role in ("router", "xpub"))
         if role in ("router", "xpub"):
             sock.bind(url)
         else:
@@ -100,6 +108,23 @@ class Endpoint:
     def close(self) -> None:
         """Close at once; what is queued is dropped, and what mattered is resent by its owner."""
         self.socket.close(linger=0)
+
+
+def _guard(sock: "zmq.Socket[bytes]", key: str, serves: bool) -> None:
+    """CURVE, and signs of life: over a network a peer may go without a word."""
+    secret, public = key.encode(), zmq.curve_public(key.encode())
+    sock.curve_secretkey, sock.curve_publickey = secret, public
+    if serves:
+        sock.curve_server = True
+    else:
+        sock.curve_serverkey = public
+    sock.heartbeat_ivl, sock.heartbeat_timeout = 2000, 8000
+
+
+def new_key() -> str:
+    """A key for an `Endpoint`."""
+    _, secret = zmq.curve_keypair()
+    return secret.decode()
 
 
 def _peer_pid(frame: zmq.Frame) -> int | None:

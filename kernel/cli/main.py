@@ -12,6 +12,7 @@ from .exits import FAILED, INTERRUPTED, NO_RUN, USAGE, Stop
 
 VERBS: Final = {
     "up": "start a run from a topology file, or go on with one (--resume)",
+    "join": "run this host's ranks of a learner that is spread over several hosts",
     "down": "end a run: drain and checkpoint, or --now",
     "ps": "what every service of a run is doing, and what it waits for",
     "logs": "the services' logs, merged by time",

@@ -1,7 +1,8 @@
 """midflight up TOPOLOGY: check everything, start the run, watch it, end it well.
 
 The first Ctrl-C drains and checkpoints, the second stops without finishing the work in hand, the third kills. A run
-started with -d goes on without this terminal; `midflight down` ends it.
+started with -d goes on without this terminal; `midflight down` ends it. Under torchrun only rank 0 starts the run; the
+other processes are its learner's ranks (docs/parallelism.md).
 """
 
 import argparse
@@ -11,9 +12,11 @@ import signal
 import sys
 from pathlib import Path
 
+from midflight.kernel import torchrun
 from midflight.kernel.config import ConfigError, Loaded, load_topology
 from midflight.kernel.config.shipped import shipped
 
+from . import join
 from .common import print_json
 from .exits import USAGE, Stop
 
@@ -36,6 +39,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         print(json.dumps(loaded.data, indent=1, sort_keys=True))
         return 0
+    if world := torchrun.world():
+        ticket = _by_torchrun(loaded, world)
+        if torchrun.rank():
+            return join.stay(ticket)
+        torchrun.taken()
     from midflight.kernel.launch import ResumeError, launch
     from midflight.kernel.rundir import find_run
 
@@ -57,6 +65,27 @@ def run(arguments: argparse.Namespace) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, watch.interrupted)
     return watch.until_over()
+
+
+def _by_torchrun(loaded: Loaded, world: int) -> Path:
+    """The ticket by which those of torchrun's processes that are not rank 0 find the one that is."""
+    found = [(name, spec) for name, spec in loaded.topology.services.items() if hasattr(spec, "ticket")]
+    for name, spec in found:
+        ranks, ticket = getattr(spec, "ranks", 1), getattr(spec, "ticket", None)
+        if ranks != world:
+            raise Stop(
+                USAGE,
+                f"torchrun has started {world} processes, and the topology says services.{name}.ranks: {ranks}: set it "
+                f"to {world}, or nnodes times nproc-per-node of torchrun to {ranks}",
+            )
+        if not ticket:
+            raise Stop(
+                USAGE,
+                f"torchrun has started {world} processes, which find the learner by a ticket: set "
+                f"services.{name}.ticket to a file that every host sees, or has a copy of",
+            )
+        return Path(ticket)
+    raise Stop(USAGE, "torchrun has started several processes, and nothing in this topology trains on several ranks")
 
 
 def load(topology: str, overlays: list[str], overrides: list[str]) -> Loaded:

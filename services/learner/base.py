@@ -31,6 +31,8 @@ from .optimizers.optim_choice import optim_settings
 from .profiling import Profile
 from .training_config import OptimConfig, TrainingConfig
 
+REFERENCE: Final = "reference"
+"""Folder of the frozen policy below that of the checkpoints."""
 BF16: Final = {"auto": None, "on": True, "off": False}
 KNOBS: Final = {
     "kl.coef": "kl_coef",
@@ -83,7 +85,7 @@ class TrainerBase(Generic[C]):
     def obeys(self) -> Obeys:
         """Order -> what a rank that does not speak does for it; see `orders`."""
         return {
-            "restore": lambda name: self.go_on_from(named(self.root / name) if name else NOTHING),
+            "restore": lambda name: self.go_on_from(self._ordered(name) if name else NOTHING),
             "read_examples": lambda _: self.read_examples(),
             "turn_knob": lambda body: self.turn_knob(*body),
             "reconfigure": lambda body: self.reconfigure(type(self.config).model_validate(body)),
@@ -134,7 +136,7 @@ class TrainerBase(Generic[C]):
 
     def newest(self) -> Found:
         """The checkpoint to go on from; what a crash left beside it is removed."""
-        for root in (self.root, self.root / "reference"):
+        for root in (self.root, self.root / REFERENCE):
             sweep(root)
         return latest_verified(self.root)
 
@@ -158,6 +160,12 @@ class TrainerBase(Generic[C]):
         self._loaded()
         self._apply_live()
         return Restored(found.path.name, found.manifest.digest, found.skipped)
+
+    def _ordered(self, name: str) -> Found:
+        """The checkpoint that the first rank has verified, fetched where the run directory is not seen."""
+        if self.mesh.ferry:
+            self.mesh.ferry.fetch(self.root)
+        return named(self.root / name)
 
     # what a subclass has besides
 

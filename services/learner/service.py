@@ -70,12 +70,13 @@ class Learner(Training[LearnerConfig, Trainer], Worker):
         """Load the model and the newest verified checkpoint."""
         self._take_fields()
         torch.set_num_threads(self.config.threads)
+        meeting = self._meeting()
         with self.phase("load model", PHASE_S):
             settings = self.run_settings
             root = settings.run_dir / "checkpoints"
             root.mkdir(exist_ok=True)
             try:
-                self._group = Group(self.config, settings, root, Trainer, Lead)
+                self._group = Group(self.config, settings, root, Trainer, Lead, meeting)
                 self.trainer = self._group.trainer
             except ValueError as error:
                 raise UserMistake(f"learner: {error}") from error

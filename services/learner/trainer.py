@@ -13,7 +13,7 @@ from midflight.services.algorithms.baselines import moved
 from midflight.services.data import SftRow, demonstrations
 from midflight.services.data.identity import Identity
 
-from .base import Obeys, TrainerBase
+from .base import REFERENCE, Obeys, TrainerBase
 from .checkpoints.checkpoint import UnusableCheckpoint, latest_verified, named, step_name
 from .checkpoints.saving import save
 from .checkpoints.snapshot import load_model_tensors
@@ -172,7 +172,7 @@ class Trainer(TrainerBase[LearnerConfig]):
         self._apply_live()
         if isinstance(self.reference, Policy):
             self.saver.settle()
-            save(self.root / "reference", 0, self._share(self.reference.lm), {}, reports=self.mesh.reports)
+            save(self.root / REFERENCE, 0, self._share(self.reference.lm), {}, reports=self.mesh.reports)
 
     def _freeze_reference(self) -> None:
         if self.config.kl.type is None:
@@ -198,7 +198,7 @@ class Trainer(TrainerBase[LearnerConfig]):
         self._freeze_reference()
         if not isinstance(self.reference, Policy):
             return
-        root = self.root / "reference"
+        root = self.root / REFERENCE
         found = latest_verified(root) if self.mesh.leads else named(root / step_name(0))
         if found.path is None:
             raise UnusableCheckpoint(f"{root}: the reference policy is gone: {found.skipped}")

@@ -1,6 +1,8 @@
 """What every service that trains has: configuration and knobs while it runs, its group of ranks, words to people."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 import structlog
@@ -11,12 +13,17 @@ from midflight.kernel.settings import Settings
 from midflight.kernel.spec import knob_prefix, with_live, with_values
 from midflight.messages.base import Scalar
 from midflight.messages.knobs import KnobDeclaration
+from midflight.messages.sockets import Incoming
 
 from .base import TrainerBase
 from .checkpoints.commits import Commits, State
+from .group.gathering import gathered
 from .group.group import Group
+from .group.meeting import Meeting
 from .training_config import TrainingConfig
 
+JOIN_S = 30.0
+"""Longest silence while other hosts are waited for; each look at them ends it."""
 C = TypeVar("C", bound=TrainingConfig)
 T = TypeVar("T", bound=TrainerBase[Any])
 
@@ -58,7 +65,42 @@ class Training(Actor, Generic[C, T]):
     def close(self) -> None:
         """The other ranks leave with this one."""
         if self._group:
-            self._group.close()
+            self._group.close(over=self.exit_code == 0 and not self.draining)
+
+    def turn(self, now: float) -> float:
+        """Also names the rank that a collective failed for."""
+        with self._blaming():
+            return super().turn(now)
+
+    def deliver(self, port: str, incoming: Incoming) -> None:
+        """Also names the rank that a collective failed for."""
+        with self._blaming():
+            super().deliver(port, incoming)
+
+    @contextmanager
+    def _blaming(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:
+            if self._group and (why := self._group.explained(error, self.beat)):
+                raise RuntimeError(why) from error
+            raise
+
+    def _meeting(self) -> Meeting | None:
+        """The ranks of other hosts, waited for. Raises UserMistake when they do not come."""
+        said = ""
+
+        def tell(lacking: str, ticket: Path) -> None:
+            nonlocal said
+            if lacking != said:
+                said = lacking
+                self._note(
+                    "info", f"waits for {lacking}; on each of them run: midflight join {ticket} (or a copy of it)"
+                )
+            self.beat()
+
+        with self.phase("other hosts", JOIN_S):
+            return gathered(self.config, self.run_settings, tell)
 
     def apply_knob(self, name: str, value: Scalar) -> int:
         """Messages are handled between steps, so a new value holds for the whole next step."""

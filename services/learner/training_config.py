@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from midflight.kernel.spec import DEVICE, Config, ServiceSpec, live
+from midflight.kernel.spec import DEVICE, Config, ServiceSpec, TopologyPath, live
 
 
 class LookaheadConfig(Config):
@@ -89,8 +89,29 @@ class TrainingConfig(ServiceSpec):
         1,
         ge=1,
         le=1024,
-        description="Processes on this host that train together, each with its share of every batch and `threads` "
+        description="Processes that train together, on all hosts, each with its share of every batch and `threads` "
         "threads; with GPUs one each.",
+    )
+    hosts: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="Hosts over which the ranks are spread evenly; on each but the first, `midflight join` runs. See "
+        "docs/parallelism.md, also for torchrun.",
+    )
+    meet: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9._-]+(:[0-9]{1,5})?$",
+        description="`host` or `host:port` where other hosts reach the learner; this host's address, and a port that "
+        "the run keeps, when omitted.",
+    )
+    ticket: TopologyPath | None = Field(
+        None,
+        description="File with address and key for `midflight join`, made if it is not there; RUN/NAME.ticket when "
+        "omitted.",
+    )
+    join_timeout_s: float = Field(
+        600.0, gt=0, description="How long the learner waits for the ranks of other hosts, in seconds."
     )
     ddp_size: int = Field(
         1,
@@ -163,6 +184,8 @@ class TrainingConfig(ServiceSpec):
     @model_validator(mode="after")
     def _sizes_divide(self) -> Self:
         taken = self.ddp_size * self.sp_size * self.tp_size
+        if self.ranks % self.hosts:
+            raise ValueError(f"{self.ranks} ranks cannot be spread evenly over {self.hosts} hosts: set ranks or hosts")
         if self.ranks % taken:
             raise ValueError(
                 f"ddp_size {self.ddp_size} x sp_size {self.sp_size} x tp_size {self.tp_size} = {taken} does not divide "

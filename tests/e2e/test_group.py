@@ -31,6 +31,7 @@ def test_two_ranks_train_and_one_is_killed(tmp_path: Path) -> None:
         assert up.wait() == 0, up.output
         run_id = up.run_id()
     assert "learner#1 died: " in up.output
+    assert "rank 1 of the learner's 2 is gone (killed by SIGKILL)" in up.output
     assert "learner#2 is running again" in up.output
     trained = Counter(row["step"] for row in samples(up.path) if row["state"] == "trained")
     assert trained == dict.fromkeys(range(1, STEPS + 1), 16)

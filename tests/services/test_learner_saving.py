@@ -146,14 +146,14 @@ def test_a_rank_that_is_silent_ends_the_save_by_name(tmp_path: Path, monkeypatch
 
 
 def test_a_part_that_is_not_on_the_first_ranks_disk_is_told(tmp_path: Path) -> None:
-    """Ranks that do not share a file system make no checkpoint."""
+    """A draft of the same name on another disk is not taken for the one of the first rank."""
     store = HashStore()
     store.set_timeout(timedelta(seconds=DEADLINE_S))
     lead, other = group(store)
     other.begin()
     other.tell({"files": {"a-rank-1.bin": {"bytes": 3, "blake2b": ""}}, "told": None})
     with pytest.raises(
-        CheckpointError, match=r"rank 1 wrote a-rank-1\.bin, which is not in .* must be on a file system"
+        CheckpointError, match=r"rank 1 wrote a-rank-1\.bin, which is not in .* two hosts have a folder of this name"
     ):
         save(tmp_path, 1, Share({"a.bin": [b"x"]}), {}, reports=lead)
     assert steps(tmp_path) == []

@@ -5,29 +5,14 @@ comes between those of training. Ranks save in the same order, and number the sa
 """
 
 import json
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any
+
+from .durable import Chunk, FileRecord
+from .ferry import Store, receive, send
 
 Report = dict[str, Any]
-
-
-class Store(Protocol):
-    """What is used of torch.distributed's stores; a wait that ends without its keys raises a RuntimeError."""
-
-    def set(self, key: str, value: str) -> None:
-        """Give a value."""
-
-    def get(self, key: str) -> bytes:
-        """A value that is there."""
-
-    def wait(self, keys: list[str], timeout: timedelta) -> None:
-        """Until all are there."""
-
-    def check(self, keys: list[str]) -> bool:
-        """Whether all are there."""
-
-    def delete_key(self, key: str) -> bool:
-        """Forget one."""
 
 
 class Reports:
@@ -57,16 +42,32 @@ class Reports:
 
     def gather(self, within_s: float) -> list[Report]:
         """The first rank: what each of the others tells, in order. Raises RuntimeError naming those who do not."""
-        keys = [self._key(rank) for rank in range(1, self.world)]
-        try:
-            self._store.wait(keys, timedelta(seconds=within_s))
-        except RuntimeError as error:
-            late = [str(rank) for rank, key in enumerate(keys, 1) if not self._store.check([key])]
-            raise RuntimeError(f"no word of rank {', '.join(late)} within {within_s:.0f} s of a checkpoint") from error
-        reports = [json.loads(self._store.get(key)) for key in keys]
-        for key in [*keys, self._key("folder")]:
-            self._store.delete_key(key)
+        reports = [self._told(range(1, self.world), rank, within_s) for rank in range(1, self.world)]
+        self._store.delete_key(self._key("folder"))
         return reports
+
+    def again(self, rank: int, within_s: float) -> Report:
+        """The first rank: what another one tells after its first report. Raises RuntimeError."""
+        return self._told([rank], rank, within_s)
+
+    def send(self, name: str, chunks: Iterable[Chunk]) -> FileRecord:
+        """The others: a file that cannot be written where the first rank sees it."""
+        return send(self._store, self._key(f"{self.rank} {name}"), chunks)
+
+    def receive(self, rank: int, name: str) -> Iterator[bytes]:
+        """The first rank: what another one sends."""
+        return receive(self._store, self._key(f"{rank} {name}"))
+
+    def _told(self, wanted: Iterable[int], rank: int, within_s: float) -> Report:
+        keys = {other: self._key(other) for other in wanted if other >= rank}
+        try:
+            self._store.wait(list(keys.values()), timedelta(seconds=within_s))
+        except RuntimeError as error:
+            late = [str(other) for other, key in keys.items() if not self._store.check([key])]
+            raise RuntimeError(f"no word of rank {', '.join(late)} within {within_s:.0f} s of a checkpoint") from error
+        report: Report = json.loads(self._store.get(keys[rank]))
+        self._store.delete_key(keys[rank])
+        return report
 
     def _key(self, what: str | int) -> str:
         return f"{self._number} {what}"

@@ -5,6 +5,7 @@
     first rank      looks whether they are all there and make up a whole; manifest, rename, fsync of the parent; prunes
 
 A rank whose disk refuses says so, and nothing is renamed. A crash of any rank leaves a draft, which `sweep` removes.
+A rank that does not see the draft, because its host does not share the run directory, sends its files to the first one.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import CheckpointError, Manifest, draft, fill, prune, seal, step_name
-from .durable import Chunk, FileRecord
+from .durable import Chunk, FileRecord, write_file
 from .reports import Report, Reports
 
 WRITE_S = 600.0
@@ -68,6 +69,9 @@ def _help(root: Path, share: Share, reports: Reports) -> None:
     folder = reports.announced(WRITE_S)
     if not folder:
         return
+    if not (root / folder).is_dir():
+        _send(share, reports)
+        return
     try:
         records = fill(root / folder, share.files)
     except OSError as error:
@@ -77,6 +81,28 @@ def _help(root: Path, share: Share, reports: Reports) -> None:
         raise
     else:
         reports.tell({"files": _plain(records), "told": share.told})
+
+
+def _send(share: Share, reports: Reports) -> None:
+    """Another rank's part where the draft is out of sight."""
+    reports.tell({"coming": list(share.files)})
+    records = {name: reports.send(name, chunks) for name, chunks in share.files.items()}
+    reports.tell({"files": _plain(records), "told": share.told})
+
+
+def _receive(folder: Path, rank: int, names: Iterable[str], reports: Reports) -> Report:
+    """The same part, written by the first rank; heard to its end even where the disk refuses."""
+    refused: OSError | None = None
+    for name in names:
+        chunks = reports.receive(rank, name)
+        try:
+            write_file(folder / name, chunks)
+        except OSError as error:
+            refused = error
+            for _ in chunks:
+                pass
+    report = reports.again(rank, WRITE_S)
+    return {"error": str(refused)} if refused else report
 
 
 def _lead(root: Path, step: int, share: Share, extra: Mapping[str, Any], reports: Reports | None) -> Manifest:
@@ -102,6 +128,9 @@ def _collect(
         records = fill(folder, share.files)
     finally:
         others = reports.gather(WRITE_S) if reports else []
+        for rank, report in enumerate(others, 1):
+            if reports and "coming" in report:
+                others[rank - 1] = _receive(folder, rank, report["coming"], reports)
     for rank, report in enumerate(others, 1):
         records |= _checked(folder, target, rank, report)
     return records, [share.told, *(report["told"] for report in others)]
@@ -117,7 +146,7 @@ def _checked(folder: Path, target: Path, rank: int, report: Report) -> dict[str,
         if not file.exists() or file.stat().st_size != record.bytes:
             raise CheckpointError(
                 f"cannot write checkpoint {target}: rank {rank} wrote {name}, which is not in {folder} as the first "
-                "rank sees it: the run directory must be on a file system that all ranks share"
+                "rank sees it: two hosts have a folder of this name, and it is not the same one"
             )
     return records
 

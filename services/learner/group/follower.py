@@ -4,16 +4,19 @@ Takes   orders over the group's store (`orders`): what a trainer does, in the or
 Sends   nothing but its share of the collectives.
 Stores  nothing: rank 0 writes checkpoints and publishes.
 Dies    any time, and the group with it: rank 0 sees a peer's end, leaves, and the next one begins from the newest
-        checkpoint. When rank 0 ends, this process ends by the signal of its parent's death.
+        checkpoint. When its parent ends (rank 0, or `midflight join` on another host), so does this process, by the
+        signal of its parent's death; when rank 0 ends, by the end of its store.
 """
 
 import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from midflight.kernel.boot import last_words
 from midflight.kernel.process import die_with_parent
 from midflight.kernel.settings import Settings
 from midflight.services.learner.base import TrainerBase
@@ -55,7 +58,12 @@ def follow(trainer: TrainerBase[Any], orders: Orders) -> None:
 
 
 if __name__ == "__main__":
-    code = main()
+    try:
+        code = main()
+    except Exception as error:
+        traceback.print_exception(error)
+        sys.stderr.write(last_words(error) + "\n")
+        code = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # gloo's threads must not turn a clean end into a crash
+    os._exit(code)  # gloo's threads must not turn a clean end into a crash, nor hold up one

@@ -1,14 +1,16 @@
-"""The other ranks of a group on this host: started by rank 0's process, watched by it, and ended with it.
+"""Ranks of a group on this host: started by one process, watched by it, and ended with it.
 
-Each start meets at a port of its own, so that nothing of a group that died is mistaken for a member of the next one.
+That process is rank 0's, or `midflight join`. Each start has a store at a port of its own and a generation that no
+other has, so that nothing of a group that died is mistaken for a member of the next one.
 """
 
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
 
 END_S = 2.0
@@ -16,44 +18,53 @@ END_S = 2.0
 TAIL_BYTES = 2000
 
 
-class Launched:
-    """Ranks 1 to `world` - 1, each with its output in `logs`/NAME.rank-R.log."""
+def contract(world: int, address: str, port: int, generation: str) -> dict[str, str]:
+    """What all ranks of a group have in common in their environment."""
+    meeting = {"WORLD_SIZE": str(world), "MASTER_ADDR": address, "MASTER_PORT": str(port)}
+    return {**meeting, "MIDFLIGHT_GROUP": generation, "TORCHELASTIC_USE_AGENT_STORE": "False"}
 
-    def __init__(self, world: int, logs: Path, name: str) -> None:
-        self.world, self._logs, self._name = world, logs, name
-        port = _free_port()
-        self.contract = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+
+class Launched:
+    """Processes of `ranks`, each with its output in `logs`/NAME.rank-R.log.
+
+    local: number of the first among the ranks of this host. environment: of each; their own place is added.
+    """
+
+    def __init__(self, ranks: range, local: int, logs: Path, name: str, environment: Mapping[str, str]) -> None:
+        self._logs, self._name = logs, name
         self._ranks: dict[int, subprocess.Popen[bytes]] = {}
         self.handles: dict[int, int] = {}
         """Rank -> descriptor that is readable when its process has ended."""
-        for rank in range(1, world):
-            self._ranks[rank] = self._start(rank)
+        for at, rank in enumerate(ranks):
+            place = {"RANK": str(rank), "LOCAL_RANK": str(local + at), "MIDFLIGHT_PARENT": str(os.getpid())}
+            self._ranks[rank] = self._start(rank, {**environment, **place})
             self.handles[rank] = os.pidfd_open(self._ranks[rank].pid)
 
-    def _start(self, rank: int) -> "subprocess.Popen[bytes]":
-        place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "MIDFLIGHT_PARENT": str(os.getpid())}
+    def _start(self, rank: int, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
         with open(self._log(rank), "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as out:
             return subprocess.Popen(
                 [sys.executable, "-P", "-m", "midflight.services.learner.group.follower"],
-                env={**os.environ, **self.contract, **place},
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
             )
 
-    def ended(self) -> str | None:
-        """What became of a rank that is no more, with its last words; None while all are there."""
+    def ended(self) -> dict[int, str]:
+        """Ranks that are no more: how each ended, with its last words."""
+        found = {}
         for rank, process in self._ranks.items():
             if (code := process.poll()) is not None:
                 how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-                return f"rank {rank} of the learner's {self.world} is gone ({how}): {self._tail(rank)}".rstrip(": ")
-        return None
+                found[rank] = f"{how}: {self._tail(rank)}".rstrip(": ")
+        return found
 
-    def close(self) -> None:
+    def close(self, within_s: float = END_S) -> None:
         """Wait until all have left; kill those that do not."""
+        until = time.monotonic() + within_s
         for process in self._ranks.values():
             try:
-                process.wait(END_S)
+                process.wait(max(0.0, until - time.monotonic()))
             except subprocess.TimeoutExpired:
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
@@ -73,10 +84,3 @@ class Launched:
         except OSError:
             return ""
         return lines[-1].strip()[:500] if lines else ""
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

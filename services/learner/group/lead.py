@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 
-from midflight.services.learner.base import C, Restored, TrainerBase
-from midflight.services.learner.checkpoints.checkpoint import Found
+from midflight.services.learner.base import REFERENCE, C, Restored, TrainerBase
+from midflight.services.learner.checkpoints.checkpoint import Found, step_name
 from midflight.services.learner.config import LearnerConfig
 from midflight.services.learner.metrics import StepReport
 from midflight.services.learner.step import RolloutBatch
@@ -53,8 +53,11 @@ class Leading(TrainerBase[C]):
         super().save(extra)
 
     def go_on_from(self, found: Found) -> Restored:
-        """All load the checkpoint that this rank has verified."""
+        """All load the checkpoint that this rank has verified; hosts that do not see it get it first."""
         self.orders.give("restore", found.path.name if found.path else "")
+        if found.path and self.mesh.ferry:
+            wanted = (found.path.name, f"{REFERENCE}/{step_name(0)}")
+            self.mesh.ferry.serve(self.root, [name for name in wanted if (self.root / name).is_dir()])
         return super().go_on_from(found)
 
     def leave(self) -> None:

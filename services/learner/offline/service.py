@@ -56,12 +56,12 @@ class Offline(Training[OfflineConfig, OfflineTrainer]):
         self._take_fields()
         self._leaving.check()
         torch.set_num_threads(self.config.threads)
-        settings = self.run_settings
+        settings, meeting = self.run_settings, self._meeting()
         with self.phase("load model", PHASE_S):
             root = settings.run_dir / "checkpoints"
             root.mkdir(exist_ok=True)
             try:
-                self._group = Group(self.config, settings, root, OfflineTrainer, OfflineLead)
+                self._group = Group(self.config, settings, root, OfflineTrainer, OfflineLead, meeting)
                 self.trainer = self._group.trainer
                 loaded = self.trainer.restore()
                 self.trainer.read_examples()
