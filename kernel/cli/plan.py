@@ -1,7 +1,8 @@
-"""midflight plan TOPOLOGY: memory of its devices and traffic of its learner, without starting or loading anything.
+"""midflight plan TOPOLOGY: memory of its devices and traffic of its trainer, without starting or loading anything.
 
-From the model's configuration alone (config.json or `build`; weights are never read) and the keys of the learner and
-rollouts. What cannot fit is refused with exit code 1, its largest term, and the keys that would help.
+From the model's configuration alone (config.json or `build`; weights and data are never read) and the keys of the
+learner and rollouts, or of a trainer on rows. What cannot fit is refused with exit code 1, its largest term, and the
+keys that would help.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from .up import load
 
 UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
 GIB, MIB = 1 << 30, 1 << 20
+MODULES = ("plan", "remedies", "largest")
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +32,15 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--device-memory", metavar="SIZE", help="of a GPU, or of the host for a CPU, e.g. 80GiB; default: what is here"
     )
+    parser.add_argument(
+        "--longest-row",
+        type=int,
+        metavar="TOKENS",
+        help="for sft, reward_model, dpo, distill: of a row, both texts of a pair together; default: a micro-batch",
+    )
+    parser.add_argument(
+        "--largest", action="store_true", help="also the largest micro-batch and the longest sample that fit"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout, in bytes")
 
 
@@ -38,19 +49,23 @@ def run(arguments: argparse.Namespace) -> int:
     asked = parsed(arguments.device_memory) if arguments.device_memory else None
     loaded = load(arguments.topology, arguments.file, arguments.overrides)
     # By name: the kernel does not depend on services.
-    plans = import_module("midflight.services.learner.planning.plan")
+    plans, remedies, largest = (import_module(f"midflight.services.learner.planning.{m}") for m in MODULES)
     services = loaded.topology.services
     try:
-        planner = plans.Planner(loaded.data["model"], services, None)
-        planner.memory = asked or here(plans.on_gpu(planner.learner.device))
-        found = planner.plan(planner.learner)
+        planner = plans.Planner(loaded.data["model"], services, None, arguments.longest_row)
+        planner.memory = asked or here(plans.on_gpu(planner.trainer.device))
+        if arguments.largest and planner.memory is None:
+            raise Stop(USAGE, "--largest: the device's memory is not known: give --device-memory")
+        found = planner.plan(planner.trainer)
+        limits = largest.largest(planner) if arguments.largest else []
     except UserMistake as mistake:
         raise Stop(USAGE, str(mistake)) from mistake  # 1 is for what does not fit
-    ways = [] if found.fits else import_module("midflight.services.learner.planning.remedies").remedies(planner, found)
+    ways = [] if found.fits else remedies.remedies(planner, found)
     if arguments.json:
-        print_json(as_json(found, ways))
+        print_json(as_json(found, ways) | ({"largest": [limit(one) for one in limits]} if limits else {}))
     else:
         print("\n".join(shown(arguments.topology, loaded.data["model"], found, ways, plans.FILL)))
+        print("".join(f"\n{told(one, found.work.noun)}" for one in limits) + ("\n" if limits else ""), end="")
     return OK if found.fits else FAILED
 
 
@@ -79,7 +94,8 @@ def as_json(plan: Any, ways: list[Any]) -> dict[str, Any]:
         for one in plan.devices
     ]
     return {
-        "parameters": plan.model.numel,
+        "parameters": plan.network.model.numel,
+        "trained": sum(weight.numel for weight in plan.network.trained),
         "layout": asdict(layout) | {"shards": layout.shards, "data": layout.data},
         "step": asdict(work) | {"tokens_per_device": plan.tokens},
         "devices": devices,
@@ -91,13 +107,15 @@ def as_json(plan: Any, ways: list[Any]) -> dict[str, Any]:
 
 def shown(name: str, section: dict[str, Any], plan: Any, ways: list[Any], fill: float) -> list[str]:
     """Lines for people."""
-    layout, work = plan.layout, plan.work
+    layout, work, model = plan.layout, plan.work, plan.network.model
     dtype = section["dtype"]
+    adapters = sum(weight.numel for layer in plan.network.adapters for weight in layer)
     lines = [
-        f"{name}: {plan.model.numel:,} parameters ({dtype}) in {len(plan.model.layers)} layers",
+        f"{name}: {model.numel:,} parameters ({dtype}) in {len(model.layers)} layers"
+        + (f"; {adapters:,} of adapters train" if adapters else ""),
         f"ranks: {layout.ranks} = ddp {layout.copies} x fsdp {layout.shards} x tp {layout.tensor}"
         + (f", of the fsdp ranks sp {layout.sequence}" if layout.sequence > 1 else ""),
-        f"a step: {work.samples:,} samples of at most {work.length + 1:,} tokens; updates: {work.updates}, "
+        f"a step: {work.samples:,} {work.noun} of at most {work.longest:,} tokens; updates: {work.updates}, "
         f"micro-batches of a rank in each: {work.rounds}, positions of one on a device: {plan.tokens:,}",
     ]
     for device in plan.devices:
@@ -119,6 +137,29 @@ def shown(name: str, section: dict[str, Any], plan: Any, ways: list[Any], fill: 
         keys = ", ".join(f"{key}: {str(value).lower()}" for key, value in way.keys.items())
         lines.append(f"{'it fits' if way.fits else 'it comes nearest'} with {keys}: {size(way.needs)}")
     return lines
+
+
+def limit(one: Any) -> dict[str, Any]:
+    """One of the largest sizes, in bytes."""
+    return {
+        "what": one.what,
+        "count": one.count,
+        "keys": one.keys,
+        "needs": one.needs,
+        "beyond": one.beyond_needs,
+        "stopped": one.stopped and one.stopped.name,
+    }
+
+
+def told(one: Any, noun: str) -> str:
+    """The same for people."""
+    counted = f"{one.count:,} {noun}" if one.what == "micro-batch" else f"{one.count:,} tokens, alone in a micro-batch"
+    keys = ", ".join(f"{key}: {value}" for key, value in one.keys.items())
+    text = f"largest {one.what}: {counted}, {size(one.needs)} with {keys}" if keys else f"largest {one.what}: none"
+    if one.stopped is None:
+        return f"{text}\n  there is no use for more"
+    step = "one more" if one.notch == 1 else f"{one.notch} tokens more"
+    return f"{text}\n  {step} would need {size(one.beyond_needs)}; what grows is {one.stopped.name}"
 
 
 def verdict(device: Any, fill: float) -> str:

@@ -120,6 +120,21 @@ class TrainerBase(Generic[C]):
         """How far it is: all that it counts."""
         return (self.step,)
 
+    def teacher(self, folder: str) -> Policy:
+        """A frozen policy of a folder, cut over the same ranks.
+
+        Raises UserMistake when it cannot be had, ValueError when it has other tokens or cannot be cut so.
+        """
+        if not Path(folder).is_dir():
+            raise ValueError(f"teacher: there is no folder {folder}")
+        tokenizer, lm = open_model({"path": folder, "dtype": self._model.get("dtype")}, self.seed)
+        if tokenizer.get_vocab() != self.tokenizer.get_vocab():
+            raise ValueError(f"{folder}: its tokenizer is not that of the model which is trained")
+        try:
+            return self._frozen(lm)
+        except ValueError as error:
+            raise ValueError(f"the teacher {folder}: {error}") from error
+
     def weights(self) -> dict[str, torch.Tensor]:
         """The policy's parameters as the base has them, by their Hugging Face names, adapters merged; copied only where
         merged or cut."""
@@ -237,6 +252,12 @@ class TrainerBase(Generic[C]):
         """A policy on this rank's device, cut."""
         policy = self._policy(lm)
         self._cut(policy, policy, trained)
+        return policy
+
+    def _frozen(self, lm: Any) -> Policy:
+        """A policy that is not trained, cut as the others."""
+        policy = self._placed(lm)
+        policy.requires_grad_(False)
         return policy
 
     def _share(self, lm: nn.Module, critic: CriticTraining | None = None) -> Share:

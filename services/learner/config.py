@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from midflight.kernel.spec import Config, ServiceSpec, live
+from midflight.kernel.spec import Config, ServiceSpec, TopologyPath, live
 from midflight.services.data.source import Source
 
 from .training_config import OptimConfig, TrainingConfig
@@ -26,7 +26,7 @@ class SftConfig(Config):
 
 
 class KlTermConfig(Config):
-    """KL to the frozen reference policy."""
+    """KL to a frozen reference policy, or to a teacher (docs/trainers.md)."""
 
     coef: float = Field(0.0, ge=0, le=100, description="Start value of the knob `kl.coef`.")
     type: Literal["reward", "loss", "advantage"] | None = Field(
@@ -34,6 +34,17 @@ class KlTermConfig(Config):
     )
     reward_estimator: Literal["k1", "k2", "k3"] = Field("k1", description="Estimator in the reward or advantage.")
     loss_estimator: Literal["k1", "k2", "k3"] = Field("k2", description="Estimator in the loss.")
+    reference: TopologyPath | None = Field(
+        None,
+        description="Folder of the reference, a Hugging Face causal language model with the policy's tokenizer: a "
+        "teacher, in on-policy distillation; the policy as its updates begin when omitted.",
+    )
+
+    @model_validator(mode="after")
+    def _a_teacher_acts(self) -> Self:
+        if self.reference and self.type is None:
+            raise ValueError("reference is compared with nowhere: set type to advantage, reward or loss")
+        return self
 
 
 CriticEstimatorName = Literal["gae", "td_lambda", "vtrace", "retrace", "clipped_is", "multistep"]

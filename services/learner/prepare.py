@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from midflight.services.algorithms.baselines import Advantages, Estimator, advantages, fold_kl
 from midflight.services.algorithms.kl import kl_estimate
@@ -15,6 +15,7 @@ from midflight.services.algorithms.masks import keep_by_name
 from midflight.services.algorithms.ratios import log_ratio
 
 from .group.peers import ALONE, Peers
+from .group.sharding import cut_again
 from .network.critic import Critic
 from .network.policy import Likelihood, Policy
 from .packs.packing import ActionTokens, Document, PackedBatch, microbatches
@@ -130,6 +131,8 @@ def score(
         for micro, columns in zip(micros, every, strict=True):
             for name, column in zip(names, columns, strict=True):
                 setattr(micro, name, column)
+    if isinstance(reference, nn.Module):
+        cut_again(reference)  # nothing else would let go what its root has gathered
 
 
 def _scored(

@@ -55,8 +55,9 @@ class Trainer(TrainerBase[LearnerConfig]):
         self._sft_data: Identity | None = None
         self.examples: Examples[SftRow, Document] | None = None
         """The warm start's, while it lasts."""
-        if self.stage == "rl":
+        if self.stage == "rl" or config.kl.reference:  # a teacher that is not one is found out before a warm start
             self._freeze_reference()
+        if self.stage == "rl":
             self._make_critic()
 
     def read_examples(self) -> None:
@@ -170,18 +171,25 @@ class Trainer(TrainerBase[LearnerConfig]):
         self._freeze_reference()
         self._make_critic()
         self._apply_live()
-        if isinstance(self.reference, Policy):
+        if own := self._own_reference:
             self.saver.settle()
-            save(self.root / REFERENCE, 0, self._share(self.reference.lm), {}, reports=self.mesh.reports)
+            save(self.root / REFERENCE, 0, self._share(own.lm), {}, reports=self.mesh.reports)
 
     def _freeze_reference(self) -> None:
         if self.config.kl.type is None:
             return
-        if self.config.lora and not self.config.sft:
+        folder = self.config.kl.reference
+        if folder and self.reference:
+            return
+        if self.config.lora and not self.config.sft and not folder:
             self.reference = Unadapted(self.policy)
             return
-        self.reference = self._placed(self._twin())
-        self.reference.requires_grad_(False)
+        self.reference = self.teacher(folder) if folder else self._frozen(self._twin())
+
+    @property
+    def _own_reference(self) -> Policy | None:
+        """A reference that nothing but this run's checkpoints hold."""
+        return self.reference if isinstance(self.reference, Policy) and not self.config.kl.reference else None
 
     def _make_critic(self) -> None:
         """A fresh critic for the estimators that read values; a body of its own begins as a copy of the policy's."""
@@ -196,10 +204,10 @@ class Trainer(TrainerBase[LearnerConfig]):
 
     def _load_reference(self) -> None:
         self._freeze_reference()
-        if not isinstance(self.reference, Policy):
+        if not (own := self._own_reference):
             return
         root = self.root / REFERENCE
         found = latest_verified(root) if self.mesh.leads else named(root / step_name(0))
         if found.path is None:
             raise UnusableCheckpoint(f"{root}: the reference policy is gone: {found.skipped}")
-        load_model_tensors(found.path, self.reference.lm, found.manifest)
+        load_model_tensors(found.path, own.lm, found.manifest)

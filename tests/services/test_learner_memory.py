@@ -13,9 +13,11 @@ from midflight.kernel.mistake import UserMistake
 from midflight.services.learner.network.policy import Policy, recompute_activations
 from midflight.services.learner.optimizers.optim import OptimSettings, PolicyOptimizer
 from midflight.services.learner.packs.packing import Document, PackedBatch, microbatches
-from midflight.services.learner.planning import memory
+from midflight.services.learner.planning import heads, network
+from midflight.services.learner.planning.heads import logprob_head
 from midflight.services.learner.planning.layout import Layout
 from midflight.services.learner.planning.memory import Training, total, training_terms
+from midflight.services.learner.planning.network import Network
 from midflight.services.learner.planning.tracing import LiveBytes, layer_bytes, sliced
 from midflight.services.learner.planning.traffic import Passes, flows
 from midflight.services.model.outline import Outline, Weight, outline
@@ -92,9 +94,10 @@ def predicted(planned: Outline, bf16: bool, recompute: int, layout: Layout = Lay
         )
         for kind in kinds
     }
-    return total(
-        training_terms(planned, layout, traced, Training(tokens=COUNT * LENGTH, bf16=bf16, recompute=recompute))
-    )
+    whole, tokens = Network(planned), COUNT * LENGTH
+    head = logprob_head(whole, layout, tokens, entropy=False)
+    training = Training(network=whole, tokens=tokens, bf16=bf16, recompute=recompute, head=head)
+    return total(training_terms(layout, traced, training))
 
 
 @pytest.mark.parametrize("recompute", [0, 1, 2], ids=["kept", "recomputed", "every second recomputed"])
@@ -103,7 +106,7 @@ def test_the_peak_is_that_of_a_real_step(
     planned: Outline, bf16: bool, recompute: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Within 5 % of what PyTorch's tracker sees of every tensor of a step."""
-    monkeypatch.setattr(memory, "CHUNK_ELEMENTS", ELEMENTS)
+    monkeypatch.setattr(heads, "CHUNK_ELEMENTS", ELEMENTS)
     assert predicted(planned, bf16, recompute) == pytest.approx(measured(bf16, recompute), rel=TOLERANCE)
 
 
@@ -157,10 +160,10 @@ def test_what_ranks_send() -> None:
     config = Qwen3Config(num_attention_heads=4, num_key_value_heads=2, head_dim=8)
     rest = (Weight("embed_tokens.weight", (8, 25)),)
     toy = Outline(config, (layer,), rest, rest[0], torch.float32)
-    training = Training(tokens=10, bf16=True, recompute=0)
+    training = Training(network=Network(toy), tokens=10, bf16=True, recompute=0)
 
     def sent(layout: Layout, passes: Passes = Passes(1, 0)) -> dict[str, int]:  # noqa: B008
-        return {flow.name: flow.step for flow in flows(toy, layout, training, passes)}
+        return {flow.name: flow.step for flow in flows(layout, training, passes)}
 
     assert sent(Layout()) == {}
     # The model is small: it is gathered once in a pass. 1,000 numbers of 2 bytes and 200 of 4, 3 of 4 parts; gradients
@@ -180,7 +183,7 @@ def test_gathered_layers_of_a_large_model(planned: Outline, monkeypatch: pytest.
     layout = Layout(ranks=4)
     layer, rest = (layout.gathered(one) for one in (planned.layers[0], planned.rest))
     for small, numbers in ((10**9, rest + LAYERS * layer), (0, rest + 2 * layer)):
-        monkeypatch.setattr(memory, "SMALL", small)
+        monkeypatch.setattr(network, "SMALL", small)
         alone, four = (predicted(planned, False, 1, one) for one in (Layout(), layout))
         held = [4 * 4 * one.held(planned.weights) for one in (Layout(), layout)]
         assert four - alone == held[1] - held[0] + 2 * 4 * numbers

@@ -30,9 +30,17 @@ def planner(memory: int | None, *overrides: str, learner: dict[str, Any] | None 
 
 def planned_with(**learner: Any) -> Plan:
     found = planner(80 * GIB, learner=learner)
-    return found.plan(found.learner)
+    return found.plan(found.trainer)
 
 
+def test_a_block_of_the_page_is_what_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second command of docs/planning.md, which fits; all of them are slow to print."""
+    monkeypatch.chdir(ROOT)
+    block = planned.BLOCK.findall(planned.PAGE.read_text())[1]
+    assert planned.printed(block) == block
+
+
+@pytest.mark.slow
 def test_the_page_shows_what_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every command of docs/planning.md prints what stands below it; `python docs/planned.py` mends it."""
     monkeypatch.chdir(ROOT)
@@ -42,10 +50,14 @@ def test_the_page_shows_what_is_printed(monkeypatch: pytest.MonkeyPatch) -> None
     assert "exit code 1" in text
 
 
-def test_a_topology_without_a_learner_is_a_mistake(capsys: pytest.CaptureFixture[str]) -> None:
-    """With the exit code of one; 1 is for what does not fit."""
-    assert main(["plan", "sft"]) == 2
-    assert "midflight plan: the topology has no learner; what trains on rows" in capsys.readouterr().err
+def test_a_topology_that_trains_nothing_is_a_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the exit code of one; 1 is for what does not fit. So is a row's length where no rows are trained on."""
+    idle = tmp_path / "idle.yaml"
+    idle.write_text(f"extends: {ROOT}/configs/sft.yaml\nservices: {{sft: null, tracker: {{}}}}\n")
+    assert main(["plan", str(idle)]) == 2
+    assert "nothing to plan" in capsys.readouterr().err
+    assert main(["plan", "demo", "--longest-row", "40"]) == 2
+    assert "learner trains on what the rollouts make" in capsys.readouterr().err
 
 
 def test_a_demo_fits_and_is_told_in_bytes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,7 +87,7 @@ def test_a_size_is_a_number_with_a_unit(wrong: str, capsys: pytest.CaptureFixtur
 def test_a_remedy_is_a_plan_that_fits() -> None:
     """Each proposal, set in the topology, is what it says; recomputation is among them where it is enough."""
     small = planner(80 * GIB, learner={"max_length_per_device": 4096, "ranks": 64})
-    found = small.plan(small.learner)
+    found = small.plan(small.trainer)
     assert not found.fits
     assert found.devices[0].largest.name == "activations"
     ways = remedies(small, found)
@@ -83,7 +95,7 @@ def test_a_remedy_is_a_plan_that_fits() -> None:
     assert ways[0].keys == {"learner.gradient_checkpointing": True}
     for way in ways:
         keys = {key.partition(".")[2]: value for key, value in way.keys.items()}
-        again = small.plan(small.learner.model_copy(update=keys))
+        again = small.plan(small.trainer.model_copy(update=keys))
         assert again.fits == way.fits
         assert again.devices[0].needs == way.needs <= FILL * 80 * GIB
 
@@ -101,13 +113,13 @@ def test_what_is_offloaded_is_the_hosts() -> None:
     alone = planned_with(ranks=1, optimizer_offload=True).devices[0]
     assert {term.name for term in alone.terms if term.about == "in host memory"} == {"optimizer states"}
     tight = planner(int(base.devices[0].needs / FILL) - GIB, learner={"gradient_checkpointing": True})
-    assert {"learner.optimizer_offload": True} in [way.keys for way in remedies(tight, tight.plan(tight.learner))]
+    assert {"learner.optimizer_offload": True} in [way.keys for way in remedies(tight, tight.plan(tight.trainer))]
 
 
 def test_nothing_helps_is_said_too() -> None:
     """On devices that are far too small the nearest is told, and that it does not fit."""
     tiny = planner(GIB)
-    (way,) = remedies(tiny, tiny.plan(tiny.learner))
+    (way,) = remedies(tiny, tiny.plan(tiny.trainer))
     assert not way.fits
     assert len(way.keys) > 2
 
@@ -160,10 +172,10 @@ def test_a_rollout_on_the_learners_gpu_is_counted_with_it() -> None:
         str(ROOT / "configs" / "demo.yaml"), [], ["services.learner.device=cuda", "services.rollout.device=cuda:1"]
     )
     shared, other = (Planner(one.data["model"], one.topology.services, None) for one in (demo, apart))
-    (together,) = shared.plan(shared.learner).devices
+    (together,) = shared.plan(shared.trainer).devices
     assert together.fits
     assert "rollout: keys and values" in {term.name for term in together.terms}
-    assert [device.name for device in other.plan(other.learner).devices] == [
+    assert [device.name for device in other.plan(other.trainer).devices] == [
         "each of the learner's 1 GPUs",
         "a GPU of rollout",
     ]

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed import distributed_c10d
+from torch.distributed.tensor import DTensor
 
 from midflight.services.learner.checkpoints import rng
 from midflight.services.learner.checkpoints.checkpoint import latest_verified
@@ -265,6 +266,8 @@ def trained(these: Parts, case: Case, mesh: Mesh) -> dict[str, Any]:
             report = rl_update(
                 these.policy, these.reference, these.optimizer, batch, settings, these.critic, peers=mesh.peers
             )
+            if mesh.devices and isinstance(these.reference, Policy):
+                assert all(isinstance(p, DTensor) for p in these.reference.parameters()), "a reference stays gathered"
         reports.append(report.metrics)
     return {"reports": reports, **_sums(these.policy, *([these.critic.module] if these.critic else []))}
 

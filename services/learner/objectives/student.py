@@ -23,53 +23,58 @@ class Student(nn.Module):
         self.policy, self.kind, self.temperature, self.elements = policy, kind, temperature, elements
 
     def forward(self, batch: PackedBatch, actions: ActionTokens, states: Tensor, head: Tensor) -> tuple[Tensor, ...]:
-        """Of the marked positions, all [A]: divergence (see `algorithms.distill`), KL(teacher || student) in nats,
-        whether both find the same token the most likely, -log p of the target.
-
-        states [A, H'], head [V, H']: the teacher's hidden states, of this rank's own positions, and output layer.
-        Logits are divided by the temperature, and computed again in the backward pass, chunk by chunk.
+        """`chunked_divergence` at the marked positions, all [A]; states [A, H'], head [V, H']: the teacher's hidden
+        states, of this rank's own positions, and output layer.
         """
         part = self.policy.part(batch, actions)
         words, weight = Vocabulary.of(self.policy.lm.get_output_embeddings().weight)
-        hidden, head = words.read(self.policy.hidden(batch, actions)), words.own(head)
+        hidden = words.read(self.policy.hidden(batch, actions))
         targets = actions.targets if part is None else actions.targets.index_select(0, part.actions)
-        rows = max(1, self.elements // len(weight))
-        parts = [
-            checkpoint(
-                self._chunk,
-                words,
-                *(x[a : a + rows] for x in (hidden, states, targets)),
-                weight,
-                head,
-                use_reentrant=False,
-            )
-            for a in range(0, max(1, len(hidden)), rows)
-        ]
-        return everyones([torch.cat(column) for column in zip(*parts, strict=True)], part)
+        chosen = self.kind, self.temperature, self.elements
+        return everyones(chunked_divergence(words, hidden, weight, states, words.own(head), targets, *chosen), part)
 
-    def _chunk(
-        self, words: Vocabulary, hidden: Tensor, states: Tensor, targets: Tensor, weight: Tensor, head: Tensor
-    ) -> tuple[Tensor, ...]:
+
+def chunked_divergence(
+    words: Vocabulary,
+    hidden: Tensor,
+    weight: Tensor,
+    states: Tensor,
+    head: Tensor,
+    targets: Tensor,
+    kind: Divergence,
+    temperature: float = 1.0,
+    elements: int = CHUNK_ELEMENTS,
+) -> list[Tensor]:
+    """Of A positions, all [A]: divergence (see `algorithms.distill`), KL(teacher || student) in nats, whether both find
+    the same token the most likely, -log p of the target.
+
+    hidden [A, H], weight [v, H]: the student's hidden states and output layer; states [A, H'], head [v, H']: the
+    teacher's; of the tokens `words`. Logits are divided by the temperature, and computed again in the backward pass,
+    chunk by chunk.
+    """
+
+    def log_probs(hidden: Tensor, weight: Tensor) -> Tensor:
+        wide = torch.promote_types(hidden.dtype, torch.float32)
+        return words.log_softmax(hidden.to(wide) @ weight.to(wide).t() / temperature)
+
+    def chunk(hidden: Tensor, states: Tensor, targets: Tensor, weight: Tensor, head: Tensor) -> tuple[Tensor, ...]:
         with torch.autocast(hidden.device.type, enabled=False):
-            student, teacher = (
-                words.log_softmax(self._logits(x, table)) for x, table in ((hidden, weight), (states, head))
-            )
+            student, teacher = log_probs(hidden, weight), log_probs(states, head)
         own = student.detach()
-        if self.kind == "logprob":
+        if kind == "logprob":
             loss = squared_gap(words.picked(student, targets), words.picked(teacher, targets))
         else:
-            loss = words.total(divergence(self.kind, student, teacher))
-        return (
-            loss,
-            words.total(divergence("forward_kl", own, teacher)),
-            (words.likeliest(own) == words.likeliest(teacher)).to(own.dtype),
-            -words.picked(own, targets),
-        )
+            loss = words.total(divergence(kind, student, teacher))
+        kl = words.total(divergence("forward_kl", own, teacher))
+        same = (words.likeliest(own) == words.likeliest(teacher)).to(own.dtype)
+        return loss, kl, same, -words.picked(own, targets)
 
-    def _logits(self, hidden: Tensor, weight: Tensor) -> Tensor:
-        wide = torch.promote_types(hidden.dtype, torch.float32)
-        logits: Tensor = hidden.to(wide) @ weight.to(wide).t() / self.temperature
-        return logits
+    rows = max(1, elements // len(weight))
+    parts = [
+        checkpoint(chunk, *(x[a : a + rows] for x in (hidden, states, targets)), weight, head, use_reentrant=False)
+        for a in range(0, max(1, len(hidden)), rows)
+    ]
+    return [torch.cat(column) for column in zip(*parts, strict=True)]
 
 
 class Distillation(Objective):

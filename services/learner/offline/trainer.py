@@ -23,7 +23,6 @@ from midflight.services.learner.packs.examples import Examples, still_the_same
 from midflight.services.learner.packs.packing import Document
 from midflight.services.learner.packs.partition import quadratic_length
 from midflight.services.model.build import save_model
-from midflight.services.model.open import open_model
 
 from .config import OfflineConfig
 from .objectives import Item, plan
@@ -117,18 +116,6 @@ class OfflineTrainer(TrainerBase[OfflineConfig]):
         """Of `Frozen`: with adapters the same model without them, else a copy of the policy as it is now."""
         return Unadapted(self.policy) if self.config.lora else self._frozen(self._twin())
 
-    def teacher(self, folder: str) -> Policy:
-        """Of `Frozen`. Its tokenizer must be the student's, and it is cut over the same ranks."""
-        if not Path(folder).is_dir():
-            raise ValueError(f"teacher: there is no folder {folder}")
-        tokenizer, lm = open_model({"path": folder, "dtype": self._model.get("dtype")}, self.seed)
-        if tokenizer.get_vocab() != self.tokenizer.get_vocab():
-            raise ValueError(f"{folder}: its tokenizer is not that of the model which is trained")
-        try:
-            return self._frozen(lm)
-        except ValueError as error:
-            raise ValueError(f"the teacher {folder}: {error}") from error
-
     def leave_model(self, folder: Path, weights: Mapping[str, torch.Tensor]) -> None:
         """Write the policy with these weights as a Hugging Face folder. Raises OSError, SafetensorError."""
         _, lm = self._plan.opens(self._model, self.seed)
@@ -149,11 +136,6 @@ class OfflineTrainer(TrainerBase[OfflineConfig]):
         policy = self._policy(lm, self._plan.wraps)
         self.module = self._plan.roots(policy)
         self._cut(self.module, policy)
-        return policy
-
-    def _frozen(self, lm: Any) -> Policy:
-        policy = self._placed(lm)
-        policy.requires_grad_(False)
         return policy
 
     def _steps(self, config: OfflineConfig) -> int:

@@ -5,8 +5,9 @@ rows over ranks cuts its scales alike, and a checkpoint is of any number of rank
 small, keeps float32 moments.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
+from math import prod
 from typing import Any, cast
 
 import torch
@@ -92,9 +93,14 @@ def block(p: Tensor) -> int:
 
     Raises ValueError where a cut goes through a block.
     """
-    width = p.shape[-1] if p.dim() > 1 and p.numel() >= SMALL else 1
+    return whole_blocks(p.shape, local(p).shape)
+
+
+def whole_blocks(shape: Sequence[int], part: Sequence[int]) -> int:
+    """`block` of a parameter of that shape, of which `part` is here."""
+    width = shape[-1] if len(shape) > 1 and prod(shape) >= SMALL else 1
     size = next((size for size in BLOCKS if width % size == 0), 0)
-    if size and local(p).shape[-1] % size:
+    if size and part[-1] % size:
         raise ValueError(
             f"optim.name adamw_8bit: rows of {width} in blocks of {size} are not cut in whole blocks: "
             "set a smaller tp_size, or another optim.name"

@@ -9,12 +9,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 
+from midflight.services.learner.group.tensor_parallel import ADAPTED
 from midflight.services.model.outline import Weight
 
 COLUMNS = frozenset({"q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "embed_tokens", "lm_head"})
 """Modules whose first dimension tensor parallelism cuts, bias included."""
 ROWS = frozenset({"o_proj", "down_proj"})
 """Modules whose weight it cuts along the second dimension; all else is whole on each of its ranks."""
+WHOLE = {"lora_A": COLUMNS, "lora_B": ROWS}
+"""Matrices of an adapter that are narrow where their module is cut: they are whole too (`group.tensor_parallel`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +41,12 @@ class Layout:
 
     def within(self, weight: Weight) -> tuple[int, ...]:
         """The shape of a rank's part of a layer, before it is cut into shards."""
-        module = weight.name.rpartition(".")[0].rpartition(".")[2]
+        name = weight.name.rpartition(".")[0]
+        matrix = ADAPTED.search(name)
+        module = (name[: matrix.start()] if matrix else name).rpartition(".")[2]
         first, *others = weight.shape
+        if matrix and module in WHOLE.get(matrix[1], ()):
+            return weight.shape
         if module in COLUMNS:
             return (-(-first // self.tensor), *others)
         if module in ROWS and others:

@@ -1,28 +1,26 @@
-"""How many bytes a training step needs on a learner's device, term by term. Plain sums; `tracing` sees what they lack.
+"""How many bytes a training step needs on a trainer's device, term by term. Plain sums; `tracing` sees what they lack.
 
-The sum is the peak of a step that is not the first: gradients are there from an earlier micro-batch, Adam's moments
-from an earlier step, and the last layer's forward pass has just ended. At that moment either the output layer or a
-decoder layer is at work, so that the larger of these two terms counts.
+The sum is the peak of a step that is not the first: gradients are there from an earlier micro-batch, an optimizer's
+states from an earlier step, and the last layer's forward pass has just ended. At that moment either the output layer or
+a decoder layer is at work, so that the larger of these two terms counts.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 
-from midflight.services.learner.group.sharding import SMALL
-from midflight.services.learner.network.head import CHUNK_ELEMENTS
+from midflight.services.learner.training_config import OptimConfig
 from midflight.services.model.outline import Outline
 
 from .layout import Layout
+from .network import NARROW, PREFETCHED, WIDE, Network
+from .states import optimizer_states
 from .tracing import LayerBytes
 
-NARROW, WIDE = 2, 4
-"""Bytes of a number in bfloat16 and in float32."""
-CHUNKS, CHUNKS_ENTROPY = 3, 6
-"""Buffers as large as a chunk of logits that the head's backward pass holds, without and with a gradient of entropy."""
-PREFETCHED = 2
-"""Layers gathered at a time: the one at work and the next one."""
+ADAMW = OptimConfig()
+"""A critic's optimizer always is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,40 +33,58 @@ class Term:
     counted: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Training:
-    """What else decides about a step's memory.
-
-    tokens: positions of a micro-batch on this device. bf16: autocast. recompute: of how many layers one is recomputed,
-    0 for none. moments: numbers that the optimizer keeps of each parameter; moment_bytes: bytes besides.
-    offload: what a GPU leaves to the host, optimizer and activations.
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """A network beside the one that trains, which is through with a micro-batch before that begins. bf16: autocast.
+    work: bytes of its forward pass. stays: its weights are not cut again before the other's turn.
     """
 
+    name: str
+    network: Network
+    bf16: bool
+    work: int = 0
+    stays: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """What decides about a step's memory.
+
+    tokens: positions of a micro-batch on this device. bf16: autocast. recompute: of how many layers one is recomputed,
+    0 for none. head: bytes of the output layer and the loss at their backward pass. critic: "head" or "model".
+    offload: what a GPU leaves to the host, optimizer and activations; never a frozen network.
+    """
+
+    network: Network
     tokens: int
     bf16: bool
     recompute: int
-    moments: int = 2
-    moment_bytes: float = 0.0
-    reference: bool = False
+    head: int = 0
+    optim: OptimConfig = ADAMW
+    frozen: Frozen | None = None
     critic: str = ""
-    entropy: bool = False
     offload: tuple[bool, bool] = (False, False)
 
+    @property
+    def bodies(self) -> int:
+        """Networks of this shape that train at a time."""
+        return 1 + (self.critic == "model")
 
-def training_terms(model: Outline, layout: Layout, traced: Mapping[bool, LayerBytes], training: Training) -> list[Term]:
+
+def training_terms(layout: Layout, traced: Mapping[bool, LayerBytes], training: Training) -> list[Term]:
     """All terms of a device. traced: a layer that is recomputed, or is not, on `training.tokens` positions."""
-    size = model.dtype.itemsize
-    held = size * layout.held(model.weights)
-    numbers = "bfloat16" if model.dtype == torch.bfloat16 else "float32, the masters"
-    adam = training.moments * held + int(training.moment_bytes * held / size) + WIDE * len(model.weights)
-    of_each = f"{training.moments} numbers" if training.moments else f"{training.moment_bytes:.2f} bytes"
-    states = Term("optimizer states", adam, f"{of_each} of each parameter")
+    network = training.network
+    held, trained = network.held(layout), network.size * layout.held(network.trained)
+    states, about = optimizer_states(training.optim, network, layout)
+    numbers = "bfloat16" if network.model.dtype == torch.bfloat16 else "float32, the masters"
+    numbers, of = (f"{numbers}, adapters with them", "of the adapters") if network.adapters else (numbers, "")
     terms = [
-        *_kept([Term("weights", held, numbers), Term("gradients", held)], _shards_on_host(layout, training)),
-        *_kept([states], training.offload[0]),
-        *_others(model, layout, training, held, adam),
-        *_gathered(model, layout, training),
-        *_activations(model, layout, traced, training),
+        *_away([Term("weights", held, numbers), Term("gradients", trained, of)], _shards_on_host(layout, training)),
+        *_away([Term("optimizer states", states, about)], training.offload[0]),
+        *_critic(layout, training, held + trained),
+        *_frozen(layout, training.frozen),
+        *_gathered(layout, training),
+        *_work(layout, traced, training),
     ]
     return [term for term in terms if term.bytes]
 
@@ -78,7 +94,7 @@ def total(terms: list[Term]) -> int:
     return sum(term.bytes for term in terms if term.counted)
 
 
-def _kept(terms: list[Term], on_host: bool) -> list[Term]:
+def _away(terms: list[Term], on_host: bool) -> list[Term]:
     return [replace(term, about="in host memory", counted=False) for term in terms] if on_host else terms
 
 
@@ -86,77 +102,92 @@ def _shards_on_host(layout: Layout, training: Training) -> bool:
     return training.offload[0] and layout.ranks > 1
 
 
-def _others(model: Outline, layout: Layout, training: Training, held: int, adam: int) -> list[Term]:
-    terms = [Term("reference model", held)] if training.reference else []
+def _critic(layout: Layout, training: Training, held: int) -> list[Term]:
     if training.critic == "model":
-        terms += _kept([Term("critic model", 2 * held, "weights, gradients")], _shards_on_host(layout, training))
-        terms += _kept([Term("critic's optimizer states", adam)], training.offload[0])
-    elif training.critic:
-        terms.append(Term("critic head", 4 * WIDE * (model.head.shape[1] + 1)))
+        states, _ = optimizer_states(ADAMW, training.network, layout)
+        body = [Term("critic model", held, "weights, gradients")]
+        rule = [Term("critic's optimizer states", states)]
+        return [*_away(body, _shards_on_host(layout, training)), *_away(rule, training.offload[0])]
+    numbers = training.network.model.head.shape[1] + 1
+    return [Term("critic head", 4 * WIDE * numbers)] if training.critic else []
+
+
+def _frozen(layout: Layout, frozen: Frozen | None) -> list[Term]:
+    """What its root has gathered stays so: FSDP lets only layers go behind a forward pass."""
+    if frozen is None:
+        return []
+    network, terms = frozen.network, [Term(frozen.name, frozen.network.held(layout))]
+    if frozen.stays and _cut(layout):
+        stays = network.rest(layout) + (sum(network.layers(layout, frozen.bf16)) if network.small else 0)
+        terms.append(Term(f"{frozen.name}, gathered", stays, "all" if network.small else "what is not a layer"))
     return terms
 
 
-def _gathers(layout: Layout) -> bool:
+def _cut(layout: Layout) -> bool:
+    """Whether parameters are made whole for use."""
     return layout.ranks > 1 and not layout.shards == 1 == layout.copies
 
 
-def _gathered(model: Outline, layout: Layout, training: Training) -> list[Term]:
-    """Parameters made whole for use, those of layers as they are computed with, and gradients before they are reduced,
-    which is in float32."""
-    if not _gathers(layout):
+def _gathered(layout: Layout, training: Training) -> list[Term]:
+    """Parameters made whole for use, those of layers as they are computed with, and gradients before they are
+    reduced."""
+    if not _cut(layout):
         return []
-    rest = layout.gathered(model.rest)
-    if model.numel <= SMALL:
-        layers, about = sum(map(layout.gathered, model.layers)), "all, from the forward to the backward pass"
-    else:
-        layers, about = PREFETCHED * max(map(layout.gathered, model.layers)), f"{PREFETCHED} layers and the rest"
+    network, bodies = training.network, training.bodies
+    whole = "all, from the forward to the backward pass" if network.small else f"{PREFETCHED} layers and the rest"
+    about = f"{whole}, of policy and critic" if bodies > 1 else whole
+    weights = network.at_once(network.rest(layout), network.layers(layout, training.bf16))
     return [
-        Term("gathered weights", rest * model.dtype.itemsize + layers * narrow(model, training), about),
-        Term("their gradients", (rest + layers) * max(WIDE, model.dtype.itemsize)),
+        Term("gathered weights", bodies * weights, about),
+        Term("their gradients", bodies * network.at_once(*network.reduced(layout))),
     ]
 
 
-def _activations(model: Outline, layout: Layout, traced: Mapping[bool, LayerBytes], training: Training) -> list[Term]:
-    """What is kept from the forward to the backward pass, and the two things that may be at work then."""
-    count = len(model.layers)
+def _work(layout: Layout, traced: Mapping[bool, LayerBytes], training: Training) -> list[Term]:
+    """What is kept from the forward to the backward pass, and what may be at work then, or before."""
+    layer = Term("a layer at work", max(one.work for one in traced.values()), "its backward pass")
+    head = Term("logits of a chunk", training.head, "and the output layer's gradient")
+    ring = Term("keys and values on their way", _ring(training, layout), "ring attention")
+    kept, frozen = _away(_kept(layout, traced, training), training.offload[1]), training.frozen
+    own = [*kept, *largest_of([layer], [head]), ring]
+    return largest_of(own, [Term(f"{frozen.name} at work", frozen.work, "its forward pass")] if frozen else [])
+
+
+def largest_of(*alternatives: list[Term]) -> list[Term]:
+    """All terms; those of the largest alternative count, if they did."""
+    most = max(alternatives, key=total)
+    return list(chain(*([t if one is most else replace(t, counted=False) for t in one] for one in alternatives)))
+
+
+def _kept(layout: Layout, traced: Mapping[bool, LayerBytes], training: Training) -> list[Term]:
+    network, bodies = training.network, training.bodies
+    count = len(network.model.layers)
     again = -(-count // training.recompute) if training.recompute else 0
-    matrices = layout.gathered(weight for weight in model.layers[0] if len(weight.shape) > 1)
-    cast = training.bf16 and model.dtype == torch.float32
+    first = [*network.model.layers[0], *(network.adapters[0] if network.adapters else ())]
+    matrices = layout.gathered(weight for weight in first if len(weight.shape) > 1)
+    cast = training.bf16 and network.model.dtype == torch.float32
     copies = NARROW * matrices * (count - again) if cast else 0
     kept = (again and traced[True].kept * again) + (count - again and traced[False].kept * (count - again))
     rest = max(one.rest for one in traced.values())
-    work = max(one.work for one in traced.values())
-    head = _head(model, layout, training)
     about = f"{training.tokens:,} tokens, {count} layers" + (f", {again} of them recomputed" if again else "")
-    on_host = training.offload[1]
+    about += ", and the critic's" if bodies > 1 else ""
     return [
-        *_kept([Term("activations", kept - copies + rest, about)], on_host),
-        *_kept([Term("bfloat16 copies of weights", 0 if _gathers(layout) else copies, "autocast")], on_host),
-        Term("a layer at work", work, "its backward pass", counted=work >= head),
-        Term("logits of a chunk", head, "and the output layer's gradient", counted=head > work),
-        Term("keys and values on their way", _ring(model, layout, training), "ring attention"),
+        Term("activations", bodies * (kept - copies + rest), about),
+        Term("bfloat16 copies of weights", 0 if _cut(layout) else bodies * copies, "autocast"),
     ]
 
 
-def _head(model: Outline, layout: Layout, training: Training) -> int:
-    """The backward pass of `head.chunked_logprob`, every position scored."""
-    rows, width = layout.within(model.head)
-    chunk = min(training.tokens, max(1, CHUNK_ELEMENTS // rows)) * rows * WIDE
-    table = rows * width * WIDE * (2 if model.dtype == torch.bfloat16 else 1)
-    hidden = 2 * training.tokens * width * model.dtype.itemsize
-    return (CHUNKS_ENTROPY if training.entropy else CHUNKS) * chunk + table + hidden
-
-
-def _ring(model: Outline, layout: Layout, training: Training) -> int:
+def _ring(training: Training, layout: Layout) -> int:
     """Keys and values here and coming, and their gradients."""
     if layout.sequence == 1:
         return 0
-    return 4 * training.tokens * kv_numbers(model) // layout.tensor * narrow(model, training)
+    model = training.network.model
+    return 4 * training.tokens * kv_numbers(model) // layout.tensor * narrow(training)
 
 
-def narrow(model: Outline, training: Training) -> int:
+def narrow(training: Training) -> int:
     """Bytes of a number in what layers compute."""
-    return NARROW if training.bf16 else model.dtype.itemsize
+    return NARROW if training.bf16 else training.network.model.dtype.itemsize
 
 
 def kv_numbers(model: Outline) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from midflight.kernel.mistake import UserMistake
-from midflight.services.learner.config import LearnerConfig
+from midflight.services.learner.training_config import TrainingConfig
 
 from .plan import FILL, Plan, Planner, on_gpu
 
@@ -26,8 +26,7 @@ class Remedy:
 
 def remedies(planner: Planner, found: Plan) -> list[Remedy]:
     """Those that fit, of one key each if there are any, else of several; else the one that comes nearest."""
-    learner = planner.learner
-    families = _families(learner, found)
+    families = _families(planner.trainer, found)
     alone = [_tried(planner, family, {}) for family in families]
     alone += [one for one in (_slots(planner, found),) if one]
     if fitting := [one for one in alone if one and one.fits]:
@@ -38,34 +37,34 @@ def remedies(planner: Planner, found: Plan) -> list[Remedy]:
         if best and best.fits:
             return [best]
         together |= family[-1]
-    least = [one for one in (*alone, _tried(planner, [together], {})) if one and one.needs < _needs(found)]
+    least = [one for one in (*alone, _tried(planner, [together], {})) if one and one.needs < found.needs]
     return sorted(least, key=lambda one: one.needs)[:1]
 
 
-def _families(learner: LearnerConfig, found: Plan) -> list[list[dict[str, Any]]]:
+def _families(trainer: TrainingConfig, found: Plan) -> list[list[dict[str, Any]]]:
     """Ways out, the cheapest first, each a list of ever larger changes."""
     layout = found.layout
     families: list[list[dict[str, Any]]] = []
-    if not learner.gradient_checkpointing:
+    if not trainer.gradient_checkpointing:
         families.append([{"gradient_checkpointing": True}])
-    elif learner.recompute_every > 1:
+    elif trainer.recompute_every > 1:
         families.append([{"recompute_every": 1}])
-    if learner.ddp_size > 1:
+    if trainer.ddp_size > 1:
         families.append([{"ddp_size": 1}])
     held = -(-found.tokens // layout.tensor)
     least = max(SHORTEST, -(-found.work.length // (layout.tensor * layout.sequence)))
     shorter = [held >> by for by in range(1, HALVED) if held >> by > least]
     if least < held:
         families.append([{"max_length_per_device": n} for n in (*shorter, least)])
-    config = found.model.config
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    if "tp_size" in type(learner).model_fields:
+    if not trainer.compile and trainer.kernels == "torch":
+        config = found.network.model.config
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         families.append(_doubled("tp_size", layout.tensor, min(layout.ranks, heads)))
     families.append(_doubled("ranks", layout.ranks, min(MOST_RANKS, layout.ranks << DOUBLED)))
-    if on_gpu(learner.device):
+    if on_gpu(trainer.device):
         # Activations that are not recomputed would fill the host as they fill the GPU.
-        keys = ("optimizer_offload", *(("activation_offload",) if learner.gradient_checkpointing else ()))
-        families += [[{key: True}] for key in keys if not getattr(learner, key)]
+        keys = ("optimizer_offload", *(("activation_offload",) if trainer.gradient_checkpointing else ()))
+        families += [[{key: True}] for key in keys if not getattr(trainer, key)]
     return [family for family in families if family]
 
 
@@ -79,10 +78,10 @@ def _tried(planner: Planner, family: Iterable[dict[str, Any]], with_: dict[str, 
     for one in family:
         keys = {**with_, **one}
         try:
-            plan = planner.plan(planner.learner.model_copy(update=keys))
+            plan = planner.plan(planner.trainer.model_copy(update=keys))
         except UserMistake:
             continue
-        needs = _needs(plan)
+        needs = plan.needs
         if best is None or needs < best.needs or plan.fits:
             best = Remedy({f"{planner.slot}.{key}": value for key, value in keys.items()}, needs, plan.fits)
         if plan.fits:
@@ -102,7 +101,3 @@ def _slots(planner: Planner, found: Plan) -> Remedy | None:
     if fewer < 1:
         return None
     return Remedy({f"{name}.slots": fewer}, device.needs - cache + cache * fewer // slots, fits=True)
-
-
-def _needs(plan: Plan) -> int:
-    return max(device.needs for device in plan.devices)

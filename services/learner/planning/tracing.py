@@ -19,7 +19,9 @@ from transformers import AttentionInterface
 
 from midflight.kernel.mistake import UserMistake
 from midflight.services.learner.network.attention import ATTENTION, Documents, register
+from midflight.services.learner.network.lora import adapt
 from midflight.services.learner.network.policy import recompute_activations
+from midflight.services.learner.training_config import LoraConfig
 from midflight.services.model.outline import bare_model
 
 FLASH = "midflight_planned"
@@ -83,43 +85,98 @@ def layer_bytes(
     recompute: bool,
     flash: bool,
     slices: int = 1,
+    lora: LoraConfig | None = None,
 ) -> LayerBytes:
     """Run two layers of a configuration on so many documents of one length (positions).
 
     dtype: of the weights. bf16: autocast, as the policy's. recompute: `gradient_checkpointing`. flash: attention keeps
     what a variable-length CUDA kernel does, not what this learner does on a CPU. slices: ranks over which tensor
-    parallelism cuts a layer; one of them is run.
+    parallelism cuts a layer; one of them is run. lora: adapters, which train in place of the rest.
     """
-    tokens = documents * length
-    spans = Documents.from_cu_seqlens(torch.arange(0, tokens + 1, length, dtype=torch.int32))
-    register()
-    AttentionInterface.register(FLASH, flash_shaped)
+    spans = _spans(documents, length)
     with FakeTensorMode():
-        lm = bare_model(sliced(config, slices), dtype, layers=2)
+        lm, ids = _two_layers(sliced(config, slices), dtype, flash, lora), _ids(documents, length)
         if recompute:
             recompute_activations(lm)
-        lm.set_attn_implementation(FLASH if flash else ATTENTION)
-        parameters = list(lm.parameters())
-        for parameter in parameters:
+        trained = [parameter for parameter in lm.parameters() if parameter.requires_grad]
+        for parameter in trained:
             parameter.grad = torch.zeros_like(parameter)
-        ids = torch.zeros(1, tokens, dtype=torch.long)
-        known = [*parameters, *(p.grad for p in parameters if p.grad is not None), *lm.buffers()]
-        with LiveBytes(known) as live:
+        with LiveBytes([*_weights(lm), *(p.grad for p in trained if p.grad is not None)]) as live:
             between: list[int] = []
             for layer in lm.base_model.layers:
                 layer.register_forward_hook(_noted(between, live))
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16, cache_enabled=False):
-                hidden = lm.base_model(input_ids=ids, position_ids=ids, use_cache=False, documents=spans)[0]
+            hidden = _passed(lm, ids, spans, bf16)
             forward = live.now
             torch.autograd.backward(hidden, torch.zeros_like(hidden))
     kept = between[1] - between[0]
-    return LayerBytes(tokens, kept, forward - 2 * kept, live.peak - forward)
+    return LayerBytes(documents * length, kept, forward - 2 * kept, live.peak - forward)
+
+
+def forward_bytes(
+    config: Any, dtype: torch.dtype, documents: int, length: int, *, bf16: bool, flash: bool, slices: int = 1
+) -> int:
+    """At most, in a pass without gradients through a network that is not trained; its weights are not counted."""
+    spans = _spans(documents, length)
+    with FakeTensorMode(), torch.no_grad():
+        lm, ids = _two_layers(sliced(config, slices), dtype, flash), _ids(documents, length)
+        with LiveBytes(_weights(lm)) as live:
+            _passed(lm, ids, spans, bf16)
+    return int(live.peak)
+
+
+def most(found: Iterable[LayerBytes]) -> LayerBytes:
+    """At least as much as each of them."""
+    every = list(found)
+    return LayerBytes(*(max(getattr(one, name) for one in every) for name in LayerBytes.__slots__))
+
+
+def _two_layers(config: Any, dtype: torch.dtype, flash: bool, lora: LoraConfig | None = None) -> Any:
+    """On the CPU, in the fake mode that is on."""
+    register()
+    AttentionInterface.register(FLASH, flash_shaped)
+    with torch.device("meta"):
+        lm = bare_model(config, dtype, layers=2)
+        if lora:
+            adapt(lm, lora, seed=0)  # moves modules about, which fake tensors do not bear
+    made: dict[Tensor, Tensor] = {}
+    for module in lm.modules():
+        for kept in (module._parameters, module._buffers):
+            for name, tensor in kept.items():
+                if tensor is not None:
+                    kept[name] = made.setdefault(tensor, _here(tensor))
+    lm.set_attn_implementation(FLASH if flash else ATTENTION)
+    return lm
+
+
+def _here(tensor: Tensor) -> Tensor:
+    """Another one of that shape on the CPU."""
+    made = torch.zeros(tensor.shape, dtype=tensor.dtype)
+    return nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
+
+
+def _weights(lm: Any) -> list[Tensor]:
+    return [*lm.parameters(), *lm.buffers()]
+
+
+def _spans(documents: int, length: int) -> Documents:
+    return Documents.from_cu_seqlens(torch.arange(0, documents * length + 1, length, dtype=torch.int32))
+
+
+def _ids(documents: int, length: int) -> Tensor:
+    return torch.zeros(1, documents * length, dtype=torch.long)
+
+
+def _passed(lm: Any, ids: Tensor, spans: Documents, bf16: bool) -> Tensor:
+    """The last layer's hidden states."""
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16, cache_enabled=False):
+        hidden: Tensor = lm.base_model(input_ids=ids, position_ids=ids, use_cache=False, documents=spans)[0]
+    return hidden
 
 
 def sliced(config: Any, slices: int) -> Any:
     """The configuration of what a rank computes: its share of the heads and of the inner width, all of the rest.
 
-    Raises UserMistake for a number that divides no heads.
+    Raises UserMistake for a number that does not divide the heads, the inner width or the vocabulary.
     """
     if slices == 1:
         return config
@@ -127,10 +184,13 @@ def sliced(config: Any, slices: int) -> Any:
     pairs = getattr(config, "num_key_value_heads", None) or heads
     if pairs % slices or heads % slices:
         raise UserMistake(f"tp_size {slices} does not divide the model's {heads} heads and {pairs} key-value heads")
+    tokens, inner = config.vocab_size, config.intermediate_size
+    if tokens % slices or inner % slices:
+        raise UserMistake(f"tp_size {slices} does not divide the model's {tokens} tokens and inner width {inner}")
     config = copy.deepcopy(config)
     config.head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     config.num_attention_heads, config.num_key_value_heads = heads // slices, pairs // slices
-    config.intermediate_size = -(-config.intermediate_size // slices)
+    config.intermediate_size = inner // slices
     return config
 
 
