@@ -42,5 +42,6 @@ def test_history_wait_and_metrics(tmp_path: Path) -> None:
         json.loads(line)
         for line in midflight(tmp_path, "metrics", *where, "--json", "--last", "0", "lr").out.splitlines()
     ]
-    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+    # What the killed kernel had not taken is sent again, maybe behind a newer step: none is lost, and none is twice.
+    assert sorted(row["step"] for row in rows) == list(range(1, len(rows) + 1))
     assert rows[-1]["values"] == {"lr": 0.0004}
