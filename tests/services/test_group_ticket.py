@@ -34,11 +34,11 @@ def test_a_ticket_is_made_once_and_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"address": "a:1"}', '{"address": "a:1", "key": "short"}'])
 def test_what_is_no_ticket_is_refused_by_name(tmp_path: Path, text: str) -> None:
-    """With the file's name."""
+    """With the file's name, and what to do."""
     path = tmp_path / "x.ticket"
     path.write_text(text)
     path.chmod(0o600)
-    with pytest.raises(UserMistake, match=r"x\.ticket: not a ticket"):
+    with pytest.raises(UserMistake, match=r"x\.ticket: not a ticket to a learner's group; copy"):
         Ticket.read(path)
 
 

@@ -48,12 +48,14 @@ class Ticket:
             raise UserMistake(
                 f"{path}: no such ticket; the run on the first host writes it, as RUN/NAME.ticket"
             ) from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserMistake(f"{path}: not a ticket to a learner's group: {error!r}") from error
+        except OSError as error:
+            raise UserMistake(f"{path}: cannot be read: {error.strerror}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserMistake(f"{path}: not a ticket to a learner's group; copy RUN/NAME.ticket anew") from error
         if stat.S_IMODE(mode) & 0o077:
             raise UserMistake(f"{path}: others may read it, and it is the key to the group: chmod 600 it")
         if len(ticket.key) != 40 or not ticket.address.rpartition(":")[2].isdigit():
-            raise UserMistake(f"{path}: not a ticket to a learner's group: no host:port and key")
+            raise UserMistake(f"{path}: not a ticket to a learner's group; copy RUN/NAME.ticket anew")
         return ticket
 
     def write(self, path: Path) -> None:
