@@ -25,11 +25,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-
 import sglang_cpu
 import torch
+from common import as_a_service
 
 from midflight.services.model.build import Build, build_model
 from midflight.services.model.tokenizer import load_tokenizer
@@ -225,4 +223,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    as_a_service()
     main()

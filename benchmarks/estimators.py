@@ -18,12 +18,11 @@ from typing import Any
 from unittest import mock
 
 import torch
-from common import best, machine, show
+from common import as_a_service, best, machine, show
 
 from midflight.services.algorithms import estimators, fast
 from midflight.services.algorithms.steps import Steps
 
-KEEP = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "4294967296", "OMP_NUM_THREADS": "1"}
 ROOT = Path(__file__).parents[1]
 PEER = ROOT / ".venv-bench"
 SHAPES = ((512, 2048), (64, 32768), (8, 128))
@@ -106,8 +105,7 @@ def rlax(rounds: int) -> dict[str, float]:
 
 def main() -> None:
     """Print the table and the JSON."""
-    if any(os.environ.get(name) != value for name, value in KEEP.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP})
+    as_a_service()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--rlax", action="store_true", help="make .venv-bench with rlax if need be, and measure it")

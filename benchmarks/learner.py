@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 import torch.nn.functional as F
-from common import best
+from common import as_a_service, best
 from torch import Tensor
 from toys import qwen, rl_lengths
 
@@ -131,6 +131,7 @@ def show(part: str, **values: float | str) -> None:
 PARTS = {f.__name__: f for f in (step, attention, head, checkpoint)}
 
 if __name__ == "__main__":
+    as_a_service()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}; all when omitted")
     torch.set_num_threads(1)

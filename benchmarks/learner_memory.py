@@ -16,7 +16,7 @@ from importlib.util import find_spec
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
-from common import machine
+from common import as_a_service, machine
 from learner_scale import chunked, documents, show
 from toys import qwen
 
@@ -105,6 +105,7 @@ def compiling() -> None:
 PARTS = {"offload": activations, "optimizers": optimizers, "compile": compiling}
 
 if __name__ == "__main__":
+    as_a_service()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}; all when omitted")
     torch.set_num_threads(1)

@@ -24,7 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
 import torch.nn.functional as F
-from common import machine, show
+from common import as_a_service, machine, show
 from toys import qwen, rl_lengths
 
 from midflight.services.learner.network.policy import Policy, recompute_activations
@@ -198,4 +198,5 @@ def percent(share: float | None) -> str:
 
 
 if __name__ == "__main__":
+    as_a_service()
     main()

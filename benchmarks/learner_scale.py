@@ -23,7 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from common import machine
+from common import as_a_service, machine
 from torch.distributed._tools.mem_tracker import MemTracker
 from torch.distributed.device_mesh import init_device_mesh
 from toys import qwen, rl_lengths
@@ -179,6 +179,7 @@ def show(part: str, **values: float | str) -> None:
 PARTS = {f.__name__: f for f in (memory, packing, ranks)}
 
 if __name__ == "__main__":
+    as_a_service()
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}; all when omitted")
     parser.add_argument("--rank", action="store_true", help=argparse.SUPPRESS)

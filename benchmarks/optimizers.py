@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import yaml
+from common import as_a_service
 
 from midflight.services.learner.config import LearnerConfig
 from midflight.services.learner.trainer import Trainer
@@ -59,4 +60,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    as_a_service()
     main()

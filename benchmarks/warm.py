@@ -3,16 +3,13 @@
 NAME is that of a file in `configs`, the demo if left out. Examples are drawn anew for each seed.
 """
 
-import os
 import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-
 import torch
+from common import as_a_service
 
 from midflight.kernel.config import load_topology
 from midflight.services.learner.config import LearnerConfig
@@ -48,4 +45,5 @@ def main(seed: int, folder: Path, name: str) -> None:
 
 
 if __name__ == "__main__":
+    as_a_service()
     main(int(sys.argv[1]), Path(sys.argv[2]), *(sys.argv[3:] or ["demo"]))

@@ -153,6 +153,10 @@ class ServiceSpec(Config):
         """(own field, why) for what does not go together with the other slots; they are told apart by `part`."""
         return ()
 
+    def misfits(self, shape: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+        """(own field, why) for what does not go with the model, of which `shape` has what its configuration says."""
+        return ()
+
     @property
     def part(self) -> str:
         """The built-in kind whose part it takes."""

@@ -1,6 +1,8 @@
 """Which model a run trains: one from disk, or one built small from its shape. Imports no torch."""
 
-from typing import Annotated, Literal, Self
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -54,3 +56,15 @@ class ModelConfig(Config):
         if (self.path is None) == (self.build is None):
             raise ValueError("give exactly one of 'path' and 'build'")
         return self
+
+    @property
+    def shape(self) -> dict[str, Any]:
+        """What the model's configuration says, by Hugging Face names; empty when it cannot be read."""
+        if self.build:
+            return self.build.model_dump()
+        try:
+            said = json.loads((Path(str(self.path)) / "config.json").read_text())
+        except (OSError, ValueError):
+            return {}  # told by who loads it
+        text = said.get("text_config", said) if isinstance(said, dict) else None
+        return text if isinstance(text, dict) else {}

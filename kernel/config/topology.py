@@ -93,7 +93,7 @@ class Topology(Config):
         details = []
         for name, slot in self.services.items():
             others = {other: spec for other, spec in self.services.items() if other != name}
-            for field, why in slot.conflicts(others):
+            for field, why in (*slot.conflicts(others), *slot.misfits(self.model.shape)):
                 details.append(_detail("conflict", ("services", name, *field.split(".")), why))
         if details:
             raise ValidationError.from_exception_data("Topology", details)

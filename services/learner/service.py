@@ -91,9 +91,11 @@ class Learner(Training[LearnerConfig, Trainer], Worker):
         for why in loaded.skipped:
             self._note("warning", f"checkpoint passed over, going on from {loaded.name}: {why}")
         if self.trainer.step >= self.config.steps:
-            done = f"step {self.trainer.step} of {self.config.steps} is trained"
-            hint = "a knob said so while it ran" if "steps" in self._fields else "raise `steps` to go on"
-            self._note("info", f"nothing left to do: {done}; {hint}")
+            whose = ", as a knob said while it ran" if "steps" in self._fields else "; raise it to go on"
+            self._note(
+                "info",
+                f"nothing left to do: {self.trainer.step} steps are trained, `steps` is {self.config.steps}{whose}",
+            )
 
     def _open_archive(self) -> Archive:
         trainer = self.trainer

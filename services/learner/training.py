@@ -9,17 +9,20 @@ import structlog
 
 from midflight.kernel.actor import Actor
 from midflight.kernel.mail import Bus
+from midflight.kernel.mistake import UserMistake
 from midflight.kernel.settings import Settings
 from midflight.kernel.spec import knob_prefix, with_live, with_values
 from midflight.messages.base import Scalar
 from midflight.messages.knobs import KnobDeclaration
 from midflight.messages.sockets import Incoming
+from midflight.services.model.open import open_frame
 
 from .base import TrainerBase
 from .checkpoints.commits import Commits, State
 from .group.gathering import gathered
 from .group.group import Group
 from .group.meeting import Meeting
+from .group.tensor_parallel import must_cut
 from .training_config import TrainingConfig
 
 JOIN_S = 30.0
@@ -87,7 +90,11 @@ class Training(Actor, Generic[C, T]):
             raise
 
     def _meeting(self) -> Meeting | None:
-        """The ranks of other hosts, waited for. Raises UserMistake when they do not come."""
+        """The ranks of other hosts, waited for.
+
+        Raises UserMistake when they do not come, and before anybody is waited for when the model cannot be cut.
+        """
+        self._must_cut()
         said = ""
 
         def tell(lacking: str, ticket: Path) -> None:
@@ -101,6 +108,14 @@ class Training(Actor, Generic[C, T]):
 
         with self.phase("other hosts", JOIN_S):
             return gathered(self.config, self.run_settings, tell)
+
+    def _must_cut(self) -> None:
+        if (count := self.config.tp_size) > 1:
+            _, frame = open_frame(self.run_settings.model)
+            try:
+                must_cut(frame, count)
+            except ValueError as error:
+                raise UserMistake(f"{self.run_settings.name}: {error}") from error
 
     def apply_knob(self, name: str, value: Scalar) -> int:
         """Messages are handled between steps, so a new value holds for the whole next step."""

@@ -1,7 +1,8 @@
 """What every service that trains a model can be told: optimizer, adapters, ranks, memory, checkpoints."""
 
 import math
-from typing import Annotated, ClassVar, Literal, Self
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -203,6 +204,13 @@ class TrainingConfig(ServiceSpec):
         if self.compile and self.kernels == "liger":
             raise ValueError("compile and kernels: liger replace the same parts of a layer: leave one of them out")
         return self
+
+    def misfits(self, shape: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """Heads are cut whole."""
+        for name, what in (("num_attention_heads", "attention heads"), ("num_key_value_heads", "key-value heads")):
+            count = shape.get(name)
+            if isinstance(count, int) and count % self.tp_size:
+                yield "tp_size", f"{self.tp_size} does not divide the model's {count} {what}: set one that does, or 1"
 
     @property
     def longest(self) -> int:

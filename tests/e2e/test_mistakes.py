@@ -126,8 +126,8 @@ def test_unusable_data_ends_the_run_at_once(tmp_path: Path, rows: str, said: str
     ends_at_once(tmp_path, tiny(tmp_path), "ledger", said, f"services.ledger.data.train={tmp_path / 'rows.jsonl'}")
 
 
-def ends_at_once(folder: Path, topology: Path, service: str, said: str, *overrides: str) -> None:
-    """`up` leaves with 2 after one generation of the service and says why in one line; nothing is left."""
+def ends_at_once(folder: Path, topology: Path, service: str, said: str, *overrides: str) -> Path:
+    """`up` leaves with 2 after one generation of the service and says why in one line; nothing is left. -> its run."""
     with Up(folder, topology, *overrides) as up:
         assert up.wait() == 2, up.output
     why = next(line for line in up.output.splitlines() if line.startswith("FAILED after "))
@@ -136,6 +136,7 @@ def ends_at_once(folder: Path, topology: Path, service: str, said: str, *overrid
     assert "Traceback" not in up.output
     assert [path.name for path in (up.path / "logs").glob(f"{service}.*.out")] == [f"{service}.1.out"]
     assert list(nothing_left(up.path, up.run_id())) == []
+    return up.path
 
 
 def test_missing_reward_file_is_refused_before_anything_starts(tmp_path: Path) -> None:
@@ -206,6 +207,20 @@ def test_what_does_not_go_together_is_refused_by_its_line(tmp_path: Path) -> Non
         "services.learner.max_length_per_device: 32 tokens cannot hold a sequence of rollout.max_length 48"
         in refused.err
     )
+    refused = midflight(
+        tmp_path, "config", "check", str(topology), "services.learner.ranks=3", "services.learner.tp_size=3"
+    )
+    assert refused.code == 2
+    assert "services.learner.tp_size: 3 does not divide the model's 4 attention heads" in refused.err
+
+
+def test_a_model_that_cannot_be_cut_ends_the_run_before_its_group_is_there(tmp_path: Path) -> None:
+    """The number of tokens is known to who has the tokenizer."""
+    run = ends_at_once(
+        tmp_path, tiny(tmp_path), "learner", "its 266 tokens of the vocabulary do not divide by that; set another tp",
+        "services.learner.ranks=4", "services.learner.tp_size=4", "model.build.num_key_value_heads=4",
+    )  # fmt: skip
+    assert not list((run / "logs").glob("learner.rank-*"))
 
 
 def test_a_model_too_short_for_the_rollout_ends_the_run_at_once(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_finished_run_has_nothing_left_to_do(finished: Up, topology: Path, tmp_p
     before = len(records(runs / "younger"))
     done = midflight(tmp_path, "up", str(topology), "--resume")
     assert done.code == 0, done
-    assert "nothing left to do: step 6 of 6 is trained" in done.out
+    assert "nothing left to do: 6 steps are trained, `steps` is 6" in done.out
     assert f"run directory     {runs / 'younger'}" in done.out
     assert not any(is_step(record) for record in records(runs / "younger")[before:])
     accounted(runs / "younger", STEPS)

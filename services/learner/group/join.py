@@ -163,7 +163,10 @@ class Joiner:
 
     def _obey(self, place: GroupPlace) -> bool:
         """Do as the learner says; -> whether all is over."""
-        self._heard, self._left = time.monotonic(), place.left
+        self._heard = time.monotonic()
+        if place.left and not self._left:
+            self._say(f"the learner has left; unless one comes back within {LEFT_S:g} s, the run is over")
+        self._left = place.left
         if place.said and place.said != self._said:
             self._say(place.said)
         self._said = place.said

@@ -45,6 +45,12 @@ def slice_model(lm: Any, mesh: DeviceMesh) -> None:
         head.weight = distributed(head.weight, mesh, Shard(0))
 
 
+def must_cut(lm: Any, count: int) -> None:
+    """Raises ValueError as `slice_model` would; `lm` may be without weights, and is not touched."""
+    for _ in _plan(lm, count):
+        pass
+
+
 def whole_on_each(module: nn.Module, mesh: DeviceMesh) -> None:
     """Let every rank hold all of what is not sliced in `module`, and compute it on the same input as the others."""
     for part in module.modules():

@@ -78,7 +78,8 @@ class Offline(Training[OfflineConfig, OfflineTrainer]):
         for why in self.trainer.bad:
             self._note("warning", f"held-out row refused: {why}")
         if self.trainer.step >= self.trainer.total:
-            self._note("info", f"nothing left to do: step {self.trainer.step} of {self.trainer.total} is trained")
+            said = f"{self.trainer.step} steps are trained, of {self.trainer.total}; raise `steps` or `epochs` to go on"
+            self._note("info", f"nothing left to do: {said}")
 
     def work(self, now: float) -> bool:
         """One piece: an evaluation that is due, a step, or at the end what is left to write."""
