@@ -1,11 +1,13 @@
 """Packed attention equals running every document alone, and documents cannot see or poison each other."""
 
 import random
+from typing import Any
 
 import pytest
 import torch
 from support.learner_toys import VOCAB, gradients, tiny_lm
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from midflight.services.learner.network.attention import Documents, packed_attention
 from midflight.services.learner.network.attention_cuda import varlen_attention
@@ -141,3 +143,37 @@ def test_cuda_kernels_leave_float32_to_plain_torch() -> None:
     """The CUDA entry declines float32, so the bucketed path computes it."""
     x = torch.zeros(3, 2, 4)
     assert varlen_attention(x, x, x, torch.tensor([0, 3], dtype=torch.int32), 3, 1.0) is None
+
+
+class Called(TorchDispatchMode):
+    """Names of the operators that were called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Note it, and do it."""
+        self.names.add(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("longest", [70, 512])
+def test_under_autocast_narrow_tensors_reach_the_kernels(longest: int) -> None:
+    """Though a model's norms widen queries and keys: for the product on a CPU, and for CUDA's kernel, which takes no
+    other; what the product keeps for its backward pass is narrow too."""
+    lengths = [longest, longest]
+    documents = Documents.from_cu_seqlens(torch.tensor([0, *lengths]).cumsum(0).int())
+    q, k = (torch.randn(1, heads, 2 * longest, 16, requires_grad=True) for heads in (4, 2))
+    v = torch.randn(1, 2, 2 * longest, 16, dtype=torch.bfloat16)
+    kept: list[Tensor] = []
+    with (
+        Called() as called,
+        torch.autocast("cpu", dtype=torch.bfloat16),
+        torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x),
+    ):
+        out, _ = packed_attention(torch.nn.Module(), q, k, v, scaling=0.25, documents=documents)
+    assert out.dtype == torch.bfloat16
+    assert not any("attention" in name for name in called.names)
+    assert all(x.dtype == torch.bfloat16 for x in kept if x.is_floating_point() and x.numel() >= 2 * longest * longest)
+    assert any(x.numel() >= 2 * longest * longest for x in kept)

@@ -86,9 +86,6 @@ def ring_attention(q: Tensor, k: Tensor, v: Tensor, ring: Ring, scaling: float) 
 
     Exact: the result, and every gradient, is that of attention over whole segments. Its backward pass goes round too.
     """
-    kind = q.device.type
-    if torch.is_autocast_enabled(kind):
-        q, k, v = (x.to(torch.get_autocast_dtype(kind)) for x in (q, k, v))
     return cast(Tensor, _Ring.apply(q, k, v, ring, scaling))  # type: ignore[no-untyped-call]
 
 

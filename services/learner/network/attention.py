@@ -119,6 +119,10 @@ def packed_attention(
     asked = [name for name in UNSUPPORTED if options.get(name) is not None]
     if dropout or asked:
         raise ValueError(f"packed attention does not compute {asked or 'attention dropout'}; change the model")
+    if torch.is_autocast_enabled(query.device.type):
+        # Norms and rotary embeddings have widened queries and keys; the fast kernels are those for narrow ones.
+        narrow = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(narrow), key.to(narrow), value.to(narrow)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     if isinstance(documents, Ring):
         return ring_attention(q, k, v, documents, scaling)[None], None
@@ -166,5 +170,6 @@ def _product_attention(q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tenso
     rows = q.reshape(-1, shared * length, width)
     future = q.new_full((length, length), float("-inf")).triu(1).repeat(shared, 1)
     keys, values = k.reshape(-1, length, width), v.reshape(-1, length, width)
-    scores = torch.baddbmm(future, rows, keys.transpose(1, 2), alpha=scaling)
-    return torch.bmm(scores.softmax(-1), values).view(count, heads, length, width)
+    with torch.autocast(q.device.type, enabled=False):  # which would keep what softmax reads and returns in float32
+        scores = torch.baddbmm(future, rows, keys.transpose(1, 2), alpha=scaling)
+        return torch.bmm(scores.softmax(-1), values).view(count, heads, length, width)
