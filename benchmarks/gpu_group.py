@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 from gpu_learner import Row, batch, checked, policy
 
+from midflight.kernel.ports import free_port
 from midflight.services.learner.config import LearnerConfig
 from midflight.services.learner.group.mesh import Mesh
 from midflight.services.learner.group.sharding import wholes
@@ -22,7 +23,6 @@ from midflight.services.learner.objectives.sft import sft_update
 from midflight.services.learner.optimizers.optim import OptimSettings, PolicyOptimizer
 from midflight.services.learner.settings import RlSettings
 from midflight.services.learner.step import rl_update
-from midflight.services.rollout.sglang.process import free_port
 
 WAIT_S = 300
 BF16 = 3e-2

@@ -41,9 +41,11 @@ class KlTermConfig(Config):
     )
 
     @model_validator(mode="after")
-    def _a_teacher_acts(self) -> Self:
+    def _it_acts(self) -> Self:
         if self.reference and self.type is None:
             raise ValueError("reference is compared with nowhere: set type to advantage, reward or loss")
+        if self.coef and self.type is None:
+            raise ValueError("coef is the weight of a KL that acts nowhere: set type to advantage, reward or loss")
         return self
 
 
@@ -285,7 +287,7 @@ def completed(config: LearnerConfig, rollout: Mapping[str, Any]) -> LearnerConfi
     """Take from the rollout's configuration what was left out here."""
     found = {
         "temperature": float(rollout.get("temperature", 1.0)) or 1.0,
-        "max_new_tokens": config.max_new_tokens or int(rollout.get("max_new_tokens", 32)),
+        "max_new_tokens": int(rollout.get("max_new_tokens", 32)),
         "apply_chat_template": bool(rollout.get("apply_chat_template", True)),
     }
     return config.model_copy(update={name: found[name] for name in found if getattr(config, name) is None})

@@ -14,8 +14,6 @@ import time
 from array import array
 from typing import Any, ClassVar, cast
 
-import torch
-
 from midflight.kernel.mail import Bus
 from midflight.kernel.mistake import UserMistake
 from midflight.kernel.node import Letter, handles
@@ -31,17 +29,15 @@ from midflight.services.model.weights import retain, write_weights
 
 from .archive import Archive
 from .batches import Assembly, lacking, objective_means, rollout_batch, turn_metrics
-from .checkpoints.commits import Commits, State
+from .checkpoints.commits import State
 from .config import LearnerConfig, completed
-from .group.group import Group
 from .group.lead import Lead
 from .knobs import declarations
 from .remarks import Remarks
 from .trainer import Trainer
-from .training import Training
+from .training import PHASE_S, Training
 
 ANSWER_S = 5.0
-PHASE_S = 600.0
 KNOWN_VERSIONS = 256
 
 
@@ -68,28 +64,9 @@ class Learner(Training[LearnerConfig, Trainer], Worker):
 
     def start(self) -> None:
         """Load the model and the newest verified checkpoint."""
-        self._take_fields()
-        torch.set_num_threads(self.config.threads)
-        meeting = self._meeting()
-        with self.phase("load model", PHASE_S):
-            settings = self.run_settings
-            root = settings.run_dir / "checkpoints"
-            root.mkdir(exist_ok=True)
-            try:
-                self._group = Group(self.config, settings, root, Trainer, Lead, meeting)
-                self.trainer = self._group.trainer
-            except ValueError as error:
-                raise UserMistake(f"learner: {error}") from error
-            loaded = self.trainer.restore()
-            self.trainer.read_examples()
+        self._load(Trainer, Lead)
         self.archive = self._open_archive()
-        for name, value in self._knobs.items():
-            self.trainer.turn_knob(name, value)
         self.stats = {"step": self.trainer.step}
-        self.commits = Commits(self.trainer, self, self._note, loaded.digest)
-        self._log.info("learner loaded", source=loaded.name, stage=self.trainer.stage, step=self.trainer.step)
-        for why in loaded.skipped:
-            self._note("warning", f"checkpoint passed over, going on from {loaded.name}: {why}")
         if self.trainer.step >= self.config.steps:
             whose = ", as a knob said while it ran" if "steps" in self._fields else "; raise it to go on"
             self._note(

@@ -50,7 +50,7 @@ class RlSettings:
 
     loss, masks: see `algorithms.losses` and `algorithms.masks`; limits: bounds of the masks. table: chooses both by the
     largest lag in a batch; empty: they are as they stand.
-    estimator, norm_var: see `advantages`. clip_low, clip_high: PPO range below and above 1.
+    estimator, norm_var: see `algorithms.baselines`. clip_low, clip_high: PPO range below and above 1.
     tis_cap: cap of importance weights. proximal: pi_old scored before the first update, or guessed (`ratios.between`).
     ema_decay: of the baseline of estimator ema, a batch. update_per_rollout: optimizer updates a batch; rows are cut in
     order, or shuffled by (seed, step) when `shuffle`. aggregation: `const` divides by max_new_tokens, the most

@@ -25,7 +25,7 @@ from .network.critic import Critic, CriticTraining
 from .network.lora import Unadapted
 from .network.policy import Policy
 from .objectives.sft import sft_update
-from .optimizers.optim_choice import critics
+from .optimizers.optim_choice import critics, optim_settings
 from .packs.documents import Reader
 from .packs.examples import Examples, still_the_same
 from .packs.packing import Document
@@ -46,6 +46,7 @@ class Trainer(TrainerBase[LearnerConfig]):
         self.sft_done = self.sft_drawn = 0
         """Supervised steps, and rows drawn for them."""
         self.settings = rl_settings(config, seed)
+        optim_settings(config.optim, config.steps)  # what is wrong with it is found out before a warm start
         self.optimizer = self._optimizer(config.sft.optim if config.sft else config.optim, self._steps(config))
         self.recent: dict[int, int] = {}
         """Sample -> step of what was trained since the last commit the ledger has confirmed."""
@@ -100,6 +101,7 @@ class Trainer(TrainerBase[LearnerConfig]):
         Raises ValueError, changing nothing, for values that do not go together.
         """
         settings, before = rl_settings(config, self.seed), self.settings
+        optim_settings(config.optim, config.steps)
         self.settings = settings
         try:
             return super().reconfigure(config)
@@ -133,18 +135,20 @@ class Trainer(TrainerBase[LearnerConfig]):
         }
 
     def _set_state(self, values: Mapping[str, Any]) -> None:
-        self.stage, self.sft_done = str(values["stage"]), int(values["sft_done"])
+        began, self.stage, self.sft_done = self.stage, str(values["stage"]), int(values["sft_done"])
+        if self.stage == "sft" and not self.config.sft:
+            raise UnusableCheckpoint("it is in the middle of a warm start: put `sft` back, or start a new run")
         batch = self.config.sft.batch_size if self.config.sft else 0
         self.sft_drawn = int(values.get("sft_drawn", self.sft_done * batch))
         self._sft_data = values.get("sft_data")
         self.baseline = values.get("baseline")
         self.recent = {int(sample): int(step) for sample, step in values["recent"]}
-        if self.stage == "rl":
+        if self.stage != began:
             self.optimizer = self._optimizer(self.config.optim, self.config.steps)
             self._make_critic()
 
     def _loaded(self) -> None:
-        if self.stage == "rl" and self.config.sft:
+        if self.stage == "rl" and self.sft_done:
             self._load_reference()
 
     def _apply_live(self) -> None:
@@ -181,7 +185,7 @@ class Trainer(TrainerBase[LearnerConfig]):
         folder = self.config.kl.reference
         if folder and self.reference:
             return
-        if self.config.lora and not self.config.sft and not folder:
+        if self.config.lora and not self.config.sft and not self.sft_done and not folder:
             self.reference = Unadapted(self.policy)
             return
         self.reference = self.teacher(folder) if folder else self._frozen(self._twin())

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 import structlog
+import torch
 
 from midflight.kernel.actor import Actor
 from midflight.kernel.mail import Bus
@@ -25,6 +26,8 @@ from .group.meeting import Meeting
 from .group.tensor_parallel import must_cut
 from .training_config import TrainingConfig
 
+PHASE_S = 600.0
+"""Longest silence while a model is loaded, a step is computed, weights are gathered."""
 JOIN_S = 30.0
 """Longest silence while other hosts are waited for; each look at them ends it."""
 C = TypeVar("C", bound=TrainingConfig)
@@ -47,6 +50,33 @@ class Training(Actor, Generic[C, T]):
         """Values set in live fields of the configuration."""
         self._group: Group[T] | None = None
         self._log = structlog.get_logger()
+
+    def _load(self, alone: type[T], lead: type[T]) -> None:
+        """The model, the newest verified checkpoint and the data, by the trainer that these classes make: `Group`'s.
+
+        Raises UserMistake.
+        """
+        self._take_fields()
+        torch.set_num_threads(self.config.threads)
+        settings, meeting = self.run_settings, self._meeting()
+        with self.phase("load model", PHASE_S):
+            root = settings.run_dir / "checkpoints"
+            root.mkdir(exist_ok=True)
+            try:
+                self._group = Group(self.config, settings, root, alone, lead, meeting)
+                self.trainer = self._group.trainer
+                loaded = self.trainer.restore()
+                self.trainer.read_examples()
+            except ValueError as error:
+                raise UserMistake(f"{settings.name}: {error}") from error
+        for name, value in self._knobs.items():
+            self.trainer.turn_knob(name, value)
+        self.commits = Commits(self.trainer, self, self._note, loaded.digest)
+        self._log.info(
+            f"{self.config.kind} loaded", source=loaded.name, stage=self.trainer.stage, step=self.trainer.step
+        )
+        for why in loaded.skipped:
+            self._note("warning", f"checkpoint passed over, going on from {loaded.name}: {why}")
 
     def knobs(self) -> tuple[KnobDeclaration, ...]:
         """What can be steered while it trains."""

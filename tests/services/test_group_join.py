@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from midflight.kernel.mistake import UserMistake
+from midflight.kernel.ports import free_port
 from midflight.messages.sockets import new_key
 from midflight.services.learner.group import join as module
 from midflight.services.learner.group.join import FAILED, OK, Joiner, Offer, found
 from midflight.services.learner.group.meeting import Ground, Meeting
-from midflight.services.learner.group.ticket import Ticket, free_port
+from midflight.services.learner.group.ticket import Ticket
 
 GROUND = Ground("demo-1", "/nowhere", "learner", {"config.json": "{}"})
 WORLD = 3
@@ -32,7 +33,7 @@ def _signals() -> Iterator[None]:
 @pytest.fixture
 def ticket() -> Ticket:
     """To a port of this host."""
-    return Ticket(f"127.0.0.1:{free_port('127.0.0.1')}", new_key())
+    return Ticket(f"127.0.0.1:{free_port()}", new_key())
 
 
 def arrived(lacking: str) -> None:

@@ -8,12 +8,13 @@ import pytest
 import zmq
 
 from midflight.kernel.mistake import UserMistake
+from midflight.kernel.ports import free_port
 from midflight.messages.control import Drain
 from midflight.messages.group import GroupHost, GroupPlace
 from midflight.messages.sockets import Endpoint, new_key
 from midflight.messages.wire import Sealer, decode, dump
 from midflight.services.learner.group.meeting import Ground, Meeting
-from midflight.services.learner.group.ticket import Ticket, free_port, interface_of
+from midflight.services.learner.group.ticket import Ticket, interface_of
 
 GROUND = Ground("demo-1", "/nowhere", "learner", {"config.json": "{}"})
 WAIT_MS = 10_000
@@ -50,7 +51,7 @@ def test_the_interface_to_an_address_is_found() -> None:
 @pytest.fixture
 def ticket() -> Ticket:
     """To a port of this host."""
-    return Ticket(f"127.0.0.1:{free_port('127.0.0.1')}", new_key())
+    return Ticket(f"127.0.0.1:{free_port()}", new_key())
 
 
 @pytest.fixture

@@ -145,11 +145,11 @@ def test_cuda_kernels_leave_float32_to_plain_torch() -> None:
     assert varlen_attention(x, x, x, torch.tensor([0, 3], dtype=torch.int32), 3, 1.0) is None
 
 
-class Called(TorchDispatchMode):
+class Called(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Names of the operators that were called."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.names: set[str] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -167,10 +167,15 @@ def test_under_autocast_narrow_tensors_reach_the_kernels(longest: int) -> None:
     q, k = (torch.randn(1, heads, 2 * longest, 16, requires_grad=True) for heads in (4, 2))
     v = torch.randn(1, 2, 2 * longest, 16, dtype=torch.bfloat16)
     kept: list[Tensor] = []
+
+    def keep(x: Tensor) -> Tensor:
+        kept.append(x)
+        return x
+
     with (
         Called() as called,
         torch.autocast("cpu", dtype=torch.bfloat16),
-        torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x),
     ):
         out, _ = packed_attention(torch.nn.Module(), q, k, v, scaling=0.25, documents=documents)
     assert out.dtype == torch.bfloat16

@@ -1,5 +1,6 @@
 """Checkpoints are whole or absent: under SIGKILL, a full disk, bit flips, truncation, and pruning."""
 
+import errno
 import json
 import os
 import random
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.checkpoints import save_files
 
-from midflight.services.learner.checkpoints import checkpoint
+from midflight.services.learner.checkpoints import checkpoint, durable
 from midflight.services.learner.checkpoints.checkpoint import (
     CheckpointError,
     latest_verified,
@@ -192,6 +193,39 @@ def test_saving_keeps_the_last_two(tmp_path: Path) -> None:
     assert [p.name for p in steps(tmp_path)] == ["step-00000005", "step-00000004"]
     assert verify(tmp_path / "step-00000004") == manifests[3]
     assert len({m.digest for m in manifests}) == 5
+
+
+def test_pruning_reads_no_more_than_it_must(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing while there is nothing to delete; never what was hashed as it was written: commits wait for this."""
+    read: list[str] = []
+    hashed = durable.hash_file
+
+    def noted(path: Path) -> object:
+        read.append(path.parent.name)
+        return hashed(path)
+
+    monkeypatch.setattr(f"{checkpoint.__name__}.hash_file", noted)
+    for step in range(1, 4):
+        save_files(tmp_path, step, {"a.bin": [b"x"]}, {})
+    assert read == ["step-00000002"]
+    assert len(steps(tmp_path)) == 2
+
+
+def test_an_old_step_that_cannot_be_removed_costs_no_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on NFS, where a file that somebody still reads stays: the new one counts, and the next save tries again."""
+    for step in (1, 2):
+        save_files(tmp_path, step, {"a.bin": [b"x"]}, {})
+
+    def busy(path: Path, ignore_errors: bool = False) -> None:
+        if path.exists() and not ignore_errors:
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", busy)
+        assert save_files(tmp_path, 3, {"a.bin": [b"x"]}, {}).step == 3
+    assert len(steps(tmp_path)) == 3
+    save_files(tmp_path, 4, {"a.bin": [b"x"]}, {})
+    assert [p.name for p in steps(tmp_path)] == ["step-00000004", "step-00000003"]
 
 
 def test_an_empty_root(tmp_path: Path) -> None:

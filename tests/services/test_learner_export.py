@@ -155,6 +155,18 @@ def test_the_card_tells_where_it_comes_from(tmp_path: Path) -> None:
     assert "{" not in text
 
 
+def test_the_card_knows_a_learner_by_another_name(tmp_path: Path) -> None:
+    """A slot may be called anything."""
+    run = past(tmp_path / "run")
+    topology = json.loads(run.folder.config_json.read_text())
+    topology["services"] = {"trainer": {"kind": "learner", **topology["services"]["learner"]}}
+    run.folder.write_json(run.folder.config_json, topology)
+    export(run.folder, run.checkpoint(1), tmp_path / "out")
+    text = (tmp_path / "out/README.md").read_text()
+    assert "| steps | 1 of 9 of RL after 4 supervised |" in text
+    assert "loss `ppo`" in text
+
+
 def test_what_does_not_verify_is_refused(tmp_path: Path) -> None:
     """A flipped bit anywhere, in the optimizer too: named by file, and nothing is written."""
     run = past(tmp_path / "run")

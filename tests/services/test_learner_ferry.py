@@ -2,8 +2,10 @@
 
 import errno
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch._C._distributed_c10d import HashStore
@@ -41,9 +43,8 @@ def test_what_is_sent_is_received() -> None:
     with ThreadPoolExecutor(1) as pool:
         sent = pool.submit(send, store, "x", BIG)
         got = b"".join(receive(store, "x"))
-        record = sent.result(DEADLINE_S)
+        sent.result(DEADLINE_S)
     assert got == b"".join(bytes(one) for one in BIG)
-    assert record.bytes == len(got)
     assert store.num_keys() == before
 
 
@@ -58,6 +59,57 @@ def test_a_save_goes_through_the_store_where_the_draft_is_not_seen(tmp_path: Pat
     assert found.manifest.step == 2
     assert set(found.manifest.files) == {f"{stem}-rank-{rank}.bin" for stem in "ab" for rank in (0, 1)}
     assert not (tmp_path / "host-1").exists()
+
+
+class Halting:
+    """A rank's store that lets a test come between what the first rank reads and what another one says next."""
+
+    def __init__(self, store: HashStore, read: threading.Event, said: threading.Event, first: bool) -> None:
+        self._store, self._read, self._said, self._first = store, read, said, first
+        self._told = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def set(self, key: str, value: str) -> None:
+        """What another rank tells after its first word comes when that has been read."""
+        if self._first or key != "1 1":
+            self._store.set(key, value)
+            return
+        self._told += 1
+        if self._told > 1:
+            assert self._read.wait(DEADLINE_S)
+        self._store.set(key, value)
+        if self._told > 1:
+            self._said.set()
+
+    def get(self, key: str) -> bytes:
+        """The first rank is slow in between."""
+        found = self._store.get(key)
+        if self._first and key == "1 1":
+            self._read.set()
+            assert self._said.wait(DEADLINE_S)
+        return found
+
+
+def test_a_rank_that_has_nothing_to_send_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second copy of a model writes none of it; whatever it says follows at once on its first word."""
+    monkeypatch.setattr(saving, "WRITE_S", 2.0)
+    store, read, said = HashStore(), threading.Event(), threading.Event()
+    halting: list[Any] = [Halting(store, read, said, not rank) for rank in range(2)]
+    reports = [Reports(one, rank, 2) for rank, one in enumerate(halting)]
+
+    def other() -> None:
+        save(tmp_path / "host-1", 1, Share({}, told="there"), {}, reports=reports[1])
+        said.set()
+
+    heard: list[list[Any]] = []
+    share = Share({"a.bin": BIG}, "here", lambda folder, names, told: heard.append(told) or {})  # type: ignore[func-returns-value]
+    with ThreadPoolExecutor(1) as pool:
+        others = pool.submit(other)
+        save(tmp_path / "host-0", 1, share, {}, reports=reports[0])
+        others.result(DEADLINE_S)
+    assert heard == [["here", "there"]]
 
 
 def test_a_full_disk_of_the_first_host_is_told_and_the_next_save_works(

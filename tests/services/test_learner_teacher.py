@@ -153,6 +153,8 @@ def test_mistakes_are_named(teacher: Path, tmp_path: Path) -> None:
     """A teacher that acts nowhere, that is not there, or that has other tokens."""
     with pytest.raises(ValidationError, match="set type to advantage, reward or loss"):
         KlTermConfig(reference=str(teacher))
+    with pytest.raises(ValidationError, match="coef is the weight of a KL that acts nowhere"):
+        KlTermConfig(coef=0.1)
     with pytest.raises(ValueError, match=r"there is no folder .*nothing-here"):
         Trainer(config(tmp_path / "nothing-here", sft=SFT), MODEL, 0, tmp_path)
     words = teacher.parent / "words"

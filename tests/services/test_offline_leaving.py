@@ -1,6 +1,8 @@
 """Where a trained model is left: nobody else's folder is touched, and what cannot be written is told at the start."""
 
 import errno
+import os
+import resource
 import stat
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 from safetensors import SafetensorError
 
 from midflight.kernel.mistake import UserMistake
+from midflight.services.learner.checkpoints import folder as checkpoints_folder
 from midflight.services.learner.checkpoints.folder import whole_folder
 from midflight.services.learner.offline.leaving import Leaving
 
@@ -47,6 +50,36 @@ def test_its_own_folder_is_replaced_by_a_later_life(tmp_path: Path) -> None:
     (target / "other").touch()
     with pytest.raises(UserMistake, match="not an empty folder"):
         Leaving(tmp_path, str(target)).check()
+
+
+@pytest.mark.parametrize("moment", ["note", "settle"])
+def test_a_full_disk_does_not_make_it_a_stranger_to_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Whether the note does not get to the disk, or the folder does not after it: the old one is there, and known."""
+    target = tmp_path / "models" / "mine"
+    leaving = Leaving(tmp_path, str(target))
+    leaving.leave(lambda beside: fill("first", beside))
+
+    def full(beside: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def write(beside: Path) -> None:
+        fill("second", beside)
+        if moment == "note":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with monkeypatch.context() as patch:
+        if moment == "settle":
+            patch.setattr(checkpoints_folder, "_settle", full)
+        with pytest.raises(OSError, match=r"No space|too large"):
+            leaving.leave(write)
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (target / "model.safetensors").read_text() == "first"
+    Leaving(tmp_path, str(target)).check()
+    leaving.leave(lambda beside: fill("third", beside))
+    assert (target / "model.safetensors").read_text() == "third"
 
 
 def test_within_the_run_it_is_always_its_own(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from support.learner_service import offline
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
@@ -296,6 +297,18 @@ def test_an_epoch_is_known_once_the_rows_are(tmp_path: Path) -> None:
     assert (one.total, one.optimizer.settings.total_steps) == (14, 14)
     one.reconfigure(one.config.model_copy(update={"steps": 20}))
     assert (one.total, one.optimizer.settings.total_steps) == (20, 20)
+
+
+def test_an_evaluation_that_did_not_come_before_the_end_comes_after(tmp_path: Path) -> None:
+    """A process that is killed between its last checkpoint and its evaluation leaves that to the next one."""
+    made = offline(tmp_path, steps=1, checkpoint_every=1, evaluation={"data": ROWS, "rows": 4})
+    assert made.work(1.0)  # at the start
+    assert made.work(2.0)
+    made.trainer.saver.settle(60.0)
+    again = offline(tmp_path, steps=1, checkpoint_every=1, evaluation={"data": ROWS, "rows": 4})
+    assert (again.trainer.step, again.trainer.evaluated) == (1, 0)
+    assert again.work(1.0)
+    assert again.trainer.evaluated == 1
 
 
 def test_values_set_while_running_hold_and_are_kept(tmp_path: Path) -> None:

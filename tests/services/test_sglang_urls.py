@@ -11,8 +11,8 @@ from support.fake_sglang import Fake, fake_sglang, reply
 from support.sglang_fleet import Fleet, tiny_model
 
 from midflight.kernel.mistake import UserMistake
+from midflight.kernel.ports import free_port
 from midflight.services.rollout.sglang import client, drive, pool
-from midflight.services.rollout.sglang.process import free_port
 
 SOON_S = 30.0
 HTML = b"<html>hello</html>"

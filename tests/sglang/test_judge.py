@@ -14,9 +14,9 @@ from support.e2e_run import Up, is_step, midflight, records, samples, tiny
 from support.sandbox_bench import need
 from support.sglang_fleet import Lone
 
+from midflight.kernel.ports import free_port
 from midflight.services.model.build import load_model
 from midflight.services.model.tokenizer import byte_tokenizer
-from midflight.services.rollout.sglang.process import free_port
 
 JUDGE = Path(__file__).parents[2] / "examples/judge/judge.py"
 OVER = """

@@ -18,6 +18,7 @@ from torch import nn
 from torch.distributed import distributed_c10d
 from torch.distributed.tensor import DTensor
 
+from midflight.kernel.ports import free_port
 from midflight.services.learner.checkpoints import rng
 from midflight.services.learner.checkpoints.checkpoint import latest_verified
 from midflight.services.learner.checkpoints.saver import Saver
@@ -39,7 +40,6 @@ from midflight.services.learner.packs.packing import Document
 from midflight.services.learner.settings import CriticSettings, RlSettings
 from midflight.services.learner.step import rl_update
 from midflight.services.learner.training_config import LoraConfig
-from midflight.services.rollout.sglang.process import free_port
 from support.learner_toys import random_batch, tiny_lm, tiny_scorer
 
 ENTRY = Path(__file__).with_name("group_rank.py")

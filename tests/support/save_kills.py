@@ -19,12 +19,12 @@ from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 
+from midflight.kernel.ports import free_port
 from midflight.services.learner.checkpoints import failpoint
 from midflight.services.learner.checkpoints.checkpoint import latest_verified, steps, sweep, verify
 from midflight.services.learner.checkpoints.durable import BLOCK
 from midflight.services.learner.checkpoints.reports import Reports
 from midflight.services.learner.checkpoints.saving import Share, save
-from midflight.services.rollout.sglang.process import free_port
 
 SIZE = 2 * BLOCK + 5
 """Bytes of a rank's file: three blocks."""

@@ -15,6 +15,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from midflight.kernel.ports import free_port
 from midflight.messages.weights import WeightsNew
 from midflight.services.model.build import Build, build_model, load_model, save_model
 from midflight.services.model.tokenizer import byte_tokenizer
@@ -27,7 +28,6 @@ from midflight.services.rollout.sglang.known import Known
 from midflight.services.rollout.sglang.outcome import BadOffer, Lost, Outcome, Said
 from midflight.services.rollout.sglang.places import make_places
 from midflight.services.rollout.sglang.pool import Pool
-from midflight.services.rollout.sglang.process import free_port
 
 MAX_LENGTH = 100
 START_S = 900.0

@@ -61,7 +61,8 @@ def measured(run_dir: Path, step: int) -> dict[str, float]:
 def card(topology: Mapping[str, Any], done: "Exported", numbers: Mapping[str, float], license_: str | None) -> str:
     """The text. numbers: what was measured; license_: as the base model's card names it, None when it names none."""
     model, services = topology["model"], topology["services"]
-    learner = services.get("learner", {})
+    found = (slot for name, slot in services.items() if slot.get("kind", name) == "learner")
+    learner: Mapping[str, Any] = next(found, {})
     base = f"`{model['path']}`" if model.get("path") else "none: random weights of the topology's shape"
     warm = (learner.get("sft") or {}).get("steps", 0)
     stage = f"{done.step} of {learner.get('steps', '?')} of RL" + (f" after {warm} supervised" if warm else "")

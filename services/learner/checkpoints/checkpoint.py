@@ -15,7 +15,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -163,15 +163,21 @@ def sweep(root: Path) -> list[Path]:
     return removed
 
 
-def prune(root: Path, keep: int) -> list[Path]:
-    """Delete checkpoints older than the newest `keep` (>= 1) that verify; returns what was deleted."""
-    verified, deleted = 0, []
-    for path in steps(root):
+def prune(root: Path, keep: int, sealed: Path | None = None) -> list[Path]:
+    """Delete checkpoints older than the newest `keep` (>= 1) that verify; returns what was deleted.
+
+    sealed: one that was hashed while it was written a moment ago, and need not be read. What the disk does not let go
+    (on NFS a file that is read elsewhere) stays until the next time.
+    """
+    verified, deleted = 0, list[Path]()
+    there = steps(root)
+    for path in there if len(there) > keep else ():
         if verified == keep:
-            shutil.rmtree(path)
-            deleted.append(path)
+            with suppress(OSError):
+                shutil.rmtree(path)
+                deleted.append(path)
         else:
-            verified += _verifies(path)
+            verified += path == sealed or _verifies(path)
     return deleted
 
 

@@ -6,38 +6,20 @@ store, so what a block costs in memory is twice its size, there.
     apart    rank -> `fetches` (for all of its host) or `waits`; the first rank knows of all, another of itself
 """
 
-import hashlib
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from .durable import Chunk, FileRecord
+from torch._C._distributed_c10d import Store
+
+from .durable import Chunk
 
 BLOCK = 4 << 20
 WAIT_S = 600.0
 """The longest that the other side may take for a block."""
 MORE, END = b"+", b"."
-
-
-class Store(Protocol):
-    """What is used of torch.distributed's stores; a wait that ends without its keys raises a RuntimeError."""
-
-    def set(self, key: str, value: str) -> None:
-        """Give a value."""
-
-    def get(self, key: str) -> bytes:
-        """A value that is there."""
-
-    def wait(self, keys: list[str], timeout: timedelta) -> None:
-        """Until all are there."""
-
-    def check(self, keys: list[str]) -> bool:
-        """Whether all are there."""
-
-    def delete_key(self, key: str) -> bool:
-        """Forget one."""
 
 
 class Ferry:
@@ -94,20 +76,15 @@ def blocks(path: Path) -> Iterator[bytes]:
             yield block
 
 
-def send(store: Store, name: str, chunks: Iterable[Chunk]) -> FileRecord:
-    """Give chunks to whoever receives `name`; -> what they were. Raises RuntimeError when nobody takes them."""
-    digest = hashlib.blake2b(digest_size=32)
-    number = size = 0
+def send(store: Store, name: str, chunks: Iterable[Chunk]) -> None:
+    """Give chunks to whoever receives `name`. Raises RuntimeError when nobody takes them."""
+    number = 0
     for chunk in chunks:
         view = memoryview(chunk).cast("B")
         for start in range(0, len(view), BLOCK):
-            block = bytes(view[start : start + BLOCK])
-            digest.update(block)
-            size += len(block)
-            _give(store, f"{name} {number}", MORE + block)
+            _give(store, f"{name} {number}", MORE + bytes(view[start : start + BLOCK]))
             number += 1
     _give(store, f"{name} {number}", END)
-    return FileRecord(size, digest.hexdigest())
 
 
 def receive(store: Store, name: str) -> Iterator[bytes]:

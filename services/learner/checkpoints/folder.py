@@ -4,7 +4,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,10 +15,10 @@ from midflight.kernel.mistake import UserMistake
 from .durable import fsync_directory
 
 
-def check_free(out: Path, ours: int | None = None) -> None:
-    """Raises UserMistake when `out` is neither free nor an empty folder, nor the folder with the inode `ours`."""
+def check_free(out: Path, ours: Collection[int] = ()) -> None:
+    """Raises UserMistake when `out` is neither free nor an empty folder, nor one of the inodes `ours`."""
     there = out.exists() or out.is_symlink()
-    if there and (not out.is_dir() or (any(out.iterdir()) and out.stat().st_ino != ours)):
+    if there and (not out.is_dir() or (any(out.iterdir()) and out.stat().st_ino not in ours)):
         raise UserMistake(f"{out} is there and not an empty folder: name another one, or remove it")
 
 

@@ -9,8 +9,10 @@ from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from typing import Any
 
-from .durable import Chunk, FileRecord
-from .ferry import Store, receive, send
+from torch._C._distributed_c10d import Store
+
+from .durable import Chunk
+from .ferry import receive, send
 
 Report = dict[str, Any]
 
@@ -37,37 +39,29 @@ class Reports:
         return self._store.get(self._key("folder")).decode()
 
     def tell(self, report: Report) -> None:
-        """The others: how it went."""
+        """The others: how it went, or what will be sent; once a save."""
         self._store.set(self._key(self.rank), json.dumps(report, allow_nan=False))
 
     def gather(self, within_s: float) -> list[Report]:
         """The first rank: what each of the others tells, in order. Raises RuntimeError naming those who do not."""
-        reports = [self._told(range(1, self.world), rank, within_s) for rank in range(1, self.world)]
-        self._store.delete_key(self._key("folder"))
+        keys = {rank: self._key(rank) for rank in range(1, self.world)}
+        try:
+            self._store.wait(list(keys.values()), timedelta(seconds=within_s))
+        except RuntimeError as error:
+            late = [str(rank) for rank, key in keys.items() if not self._store.check([key])]
+            raise RuntimeError(f"no word of rank {', '.join(late)} within {within_s:.0f} s of a checkpoint") from error
+        reports: list[Report] = [json.loads(self._store.get(key)) for key in keys.values()]
+        for key in (*keys.values(), self._key("folder")):
+            self._store.delete_key(key)
         return reports
 
-    def again(self, rank: int, within_s: float) -> Report:
-        """The first rank: what another one tells after its first report. Raises RuntimeError."""
-        return self._told([rank], rank, within_s)
-
-    def send(self, name: str, chunks: Iterable[Chunk]) -> FileRecord:
+    def send(self, name: str, chunks: Iterable[Chunk]) -> None:
         """The others: a file that cannot be written where the first rank sees it."""
-        return send(self._store, self._key(f"{self.rank} {name}"), chunks)
+        send(self._store, self._key(f"{self.rank} {name}"), chunks)
 
     def receive(self, rank: int, name: str) -> Iterator[bytes]:
         """The first rank: what another one sends."""
         return receive(self._store, self._key(f"{rank} {name}"))
-
-    def _told(self, wanted: Iterable[int], rank: int, within_s: float) -> Report:
-        keys = {other: self._key(other) for other in wanted if other >= rank}
-        try:
-            self._store.wait(list(keys.values()), timedelta(seconds=within_s))
-        except RuntimeError as error:
-            late = [str(other) for other, key in keys.items() if not self._store.check([key])]
-            raise RuntimeError(f"no word of rank {', '.join(late)} within {within_s:.0f} s of a checkpoint") from error
-        report: Report = json.loads(self._store.get(keys[rank]))
-        self._store.delete_key(keys[rank])
-        return report
 
     def _key(self, what: str | int) -> str:
         return f"{self._number} {what}"

@@ -60,7 +60,7 @@ def save(
         _help(root, share, reports)
         return None
     manifest = _lead(root, step, share, extra, reports)
-    prune(root, keep)
+    prune(root, keep, root / step_name(step))
     return manifest
 
 
@@ -85,24 +85,24 @@ def _help(root: Path, share: Share, reports: Reports) -> None:
 
 def _send(share: Share, reports: Reports) -> None:
     """Another rank's part where the draft is out of sight."""
-    reports.tell({"coming": list(share.files)})
-    records = {name: reports.send(name, chunks) for name, chunks in share.files.items()}
-    reports.tell({"files": _plain(records), "told": share.told})
+    reports.tell({"coming": list(share.files), "told": share.told})
+    for name, chunks in share.files.items():
+        reports.send(name, chunks)
 
 
-def _receive(folder: Path, rank: int, names: Iterable[str], reports: Reports) -> Report:
+def _receive(folder: Path, rank: int, report: Report, reports: Reports) -> Report:
     """The same part, written by the first rank; heard to its end even where the disk refuses."""
     refused: OSError | None = None
-    for name in names:
+    records: dict[str, FileRecord] = {}
+    for name in report["coming"]:
         chunks = reports.receive(rank, name)
         try:
-            write_file(folder / name, chunks)
+            records[name] = write_file(folder / name, chunks)
         except OSError as error:
             refused = error
             for _ in chunks:
                 pass
-    report = reports.again(rank, WRITE_S)
-    return {"error": str(refused)} if refused else report
+    return {"error": str(refused)} if refused else {"files": _plain(records), "told": report["told"]}
 
 
 def _lead(root: Path, step: int, share: Share, extra: Mapping[str, Any], reports: Reports | None) -> Manifest:
@@ -130,7 +130,7 @@ def _collect(
         others = reports.gather(WRITE_S) if reports else []
         for rank, report in enumerate(others, 1):
             if reports and "coming" in report:
-                others[rank - 1] = _receive(folder, rank, report["coming"], reports)
+                others[rank - 1] = _receive(folder, rank, report, reports)
     for rank, report in enumerate(others, 1):
         records |= _checked(folder, target, rank, report)
     return records, [share.told, *(report["told"] for report in others)]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from midflight.services.learner.group.sharding import cut_like
 from midflight.services.learner.network.critic import CriticTraining
+from midflight.services.learner.optimizers.host import on_host, settled
 from midflight.services.learner.optimizers.optim import PolicyOptimizer
 
 from . import rng
@@ -59,8 +60,7 @@ def snapshot(
         if own or not rank:
             copies = {name: on_host(local(tensor)) for name, tensor in own.items()}
             files[file_name(stem, rank, world)] = tensor_chunks(copies, slices)
-    if any(tensor.is_cuda for tensors in kinds.values() for tensor in tensors.values()):
-        torch.cuda.synchronize()
+    settled(tensor for tensors in kinds.values() for tensor in tensors.values())
     shapes = {stem: {name: tuple(x.shape) for name, x in tensors.items()} for stem, tensors in kinds.items()}
 
     def last(folder: Path, names: Iterable[str], told: list[Any]) -> Files:
@@ -68,14 +68,6 @@ def snapshot(
         return {STATE: [json.dumps({**state, "rng": told}, allow_nan=False).encode()]}
 
     return Share(files, rng.capture(), last)
-
-
-def on_host(tensor: Tensor) -> Tensor:
-    """A copy in host memory. One of a GPU's tensor is there after `torch.cuda.synchronize`."""
-    if tensor.device.type == "cpu":
-        return tensor.clone(memory_format=torch.contiguous_format)
-    pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    return pinned.copy_(tensor, non_blocking=True)
 
 
 def check_whole(folder: Path, names: list[str], shapes: Mapping[str, Shapes]) -> None:

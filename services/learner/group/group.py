@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import torch.distributed as dist
 
+from midflight.kernel.ports import free_port
 from midflight.kernel.settings import Settings
 from midflight.services.learner.base import C, TrainerBase
 
@@ -22,7 +23,7 @@ from .launch import Launched, contract
 from .lead import Leading
 from .meeting import Meeting
 from .mesh import Mesh
-from .ticket import free_port, network
+from .ticket import network
 
 CLOSE_S = 2.0
 BLAME_S = 5.0

@@ -13,9 +13,10 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from midflight.kernel.children import private, tail
+
 END_S = 2.0
 """How long ranks may take to leave once they were told."""
-TAIL_BYTES = 2000
 
 
 def contract(world: int, address: str, port: int, generation: str) -> dict[str, str]:
@@ -41,7 +42,7 @@ class Launched:
             self.handles[rank] = os.pidfd_open(self._ranks[rank].pid)
 
     def _start(self, rank: int, environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
-        with open(self._log(rank), "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as out:
+        with open(self._log(rank), "ab", opener=private) as out:
             return subprocess.Popen(
                 [sys.executable, "-P", "-m", "midflight.services.learner.group.follower"],
                 env=environment,
@@ -56,7 +57,8 @@ class Launched:
         for rank, process in self._ranks.items():
             if (code := process.poll()) is not None:
                 how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-                found[rank] = f"{how}: {self._tail(rank)}".rstrip(": ")
+                last = tail(self._log(rank)).rpartition("\n")[2].strip()[:500]
+                found[rank] = f"{how}: {last}".rstrip(": ")
         return found
 
     def close(self, within_s: float = END_S) -> None:
@@ -75,12 +77,3 @@ class Launched:
 
     def _log(self, rank: int) -> Path:
         return self._logs / f"{self._name}.rank-{rank}.log"
-
-    def _tail(self, rank: int) -> str:
-        try:
-            with self._log(rank).open("rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
-                lines = file.read().decode(errors="replace").splitlines()
-        except OSError:
-            return ""
-        return lines[-1].strip()[:500] if lines else ""

@@ -16,12 +16,13 @@ import zmq
 
 from midflight import __version__
 from midflight.kernel.mistake import UserMistake
+from midflight.kernel.ports import free_port
 from midflight.messages.group import GroupHost, GroupPlace
 from midflight.messages.sockets import Endpoint
 from midflight.messages.wire import Received, Sealer, WireError, decode, dump
 
 from .roll import Roll
-from .ticket import Ticket, free_port
+from .ticket import Ticket
 
 TURN_S = 0.2
 GOODBYE_S = 2.0

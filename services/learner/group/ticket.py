@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 from midflight.kernel.mistake import UserMistake
+from midflight.kernel.ports import free_port
 from midflight.kernel.rundir import atomic_write
 from midflight.messages.sockets import new_key
 
@@ -92,14 +93,6 @@ def own_address() -> str:
             return found
         name: str = probe.getsockname()[0]
         return name
-
-
-def free_port(host: str = "") -> int:
-    """A TCP port that nobody listens at, on all addresses or on one."""
-    with socket.socket() as listener:
-        listener.bind((host, 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def interface_of(address: str) -> str:

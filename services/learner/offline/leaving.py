@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from midflight.kernel.mistake import UserMistake
+from midflight.kernel.rundir import atomic_write
 from midflight.services.learner.checkpoints.folder import check_free, whole_folder
 
 NOTE = "left.json"
@@ -33,13 +34,18 @@ class Leaving:
         check_free(self.folder, self._ours())
         with whole_folder(self.folder) as beside:
             write(beside)
-            self._note.write_text(json.dumps({"folder": str(self.folder), "inode": beside.stat().st_ino}))
+            self._know(self.folder, beside)  # whichever of them a crash leaves
+        self._know(self.folder)  # what is gone gives its inode to strangers
 
-    def _ours(self) -> int | None:
-        """The inode of the folder that this run left here before."""
+    def _know(self, *folders: Path) -> None:
+        inodes = [folder.stat().st_ino for folder in folders if folder.is_dir()]
+        atomic_write(self._note, json.dumps({"folder": str(self.folder), "inodes": inodes}).encode())
+
+    def _ours(self) -> list[int]:
+        """Inodes of folders that this run left here before, or was about to."""
         if self._within and self.folder.is_dir():
-            return self.folder.stat().st_ino
+            return [self.folder.stat().st_ino]
         if not self._note.exists():
-            return None
+            return []
         said = json.loads(self._note.read_text())
-        return int(said["inode"]) if said["folder"] == str(self.folder) else None
+        return [int(inode) for inode in said["inodes"]] if said["folder"] == str(self.folder) else []

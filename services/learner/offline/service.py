@@ -14,24 +14,19 @@ import math
 import time
 from typing import Any, cast
 
-import torch
-
 from midflight.kernel.mail import Bus
 from midflight.kernel.mistake import UserMistake
 from midflight.kernel.settings import Settings
 from midflight.kernel.spec import live_knobs
 from midflight.messages.base import Scalar
-from midflight.services.learner.checkpoints.commits import Commits
-from midflight.services.learner.group.group import Group
 from midflight.services.learner.knobs import optimizer_knobs
-from midflight.services.learner.training import Training
+from midflight.services.learner.training import PHASE_S, Training
 
 from .config import OfflineConfig
 from .lead import OfflineLead
 from .leaving import Leaving
 from .trainer import OfflineTrainer
 
-PHASE_S = 600.0
 RETRY_S = 2.0
 PASSING = (errno.ENOSPC, errno.EDQUOT)
 """What a disk says that may have room later."""
@@ -44,8 +39,6 @@ class Offline(Training[OfflineConfig, OfflineTrainer]):
         super().__init__(identity, bus, settings)
         self.config = cast(OfflineConfig, settings.config)
         self._declared = (*optimizer_knobs(self.config.optim), *live_knobs(self.config, settings.slot))
-        self._evaluated = -1
-        """Steps done at the newest evaluation."""
         self._leaving = Leaving(settings.run_dir, self.config.save_to)
         self._left = False
         """Whether the trained model is in its folder."""
@@ -53,28 +46,8 @@ class Offline(Training[OfflineConfig, OfflineTrainer]):
 
     def start(self) -> None:
         """Load the model, the newest verified checkpoint and the data."""
-        self._take_fields()
         self._leaving.check()
-        torch.set_num_threads(self.config.threads)
-        settings, meeting = self.run_settings, self._meeting()
-        with self.phase("load model", PHASE_S):
-            root = settings.run_dir / "checkpoints"
-            root.mkdir(exist_ok=True)
-            try:
-                self._group = Group(self.config, settings, root, OfflineTrainer, OfflineLead, meeting)
-                self.trainer = self._group.trainer
-                loaded = self.trainer.restore()
-                self.trainer.read_examples()
-            except ValueError as error:
-                raise UserMistake(f"{settings.name}: {error}") from error
-        for name, value in self._knobs.items():
-            self.trainer.turn_knob(name, value)
-        self.commits = Commits(self.trainer, self, self._note, loaded.digest)
-        if loaded.digest:
-            self._evaluated = self.trainer.step
-        self._log.info("loaded", source=loaded.name, step=self.trainer.step, of=self.trainer.total)
-        for why in loaded.skipped:
-            self._note("warning", f"checkpoint passed over, going on from {loaded.name}: {why}")
+        self._load(OfflineTrainer, OfflineLead)
         for why in self.trainer.bad:
             self._note("warning", f"held-out row refused: {why}")
         if self.trainer.step >= self.trainer.total:
@@ -89,7 +62,7 @@ class Offline(Training[OfflineConfig, OfflineTrainer]):
         if self.commits.due is not None:
             return False
         done, held_out = trainer.step >= trainer.total, self.config.evaluation
-        if held_out and self._evaluated != trainer.step and (done or trainer.step % held_out.every == 0):
+        if held_out and trainer.evaluated != trainer.step and (done or trainer.step % held_out.every == 0):
             self._evaluate()
             return True
         if done:
@@ -127,7 +100,6 @@ class Offline(Training[OfflineConfig, OfflineTrainer]):
             found = self.trainer.evaluate()
         body: dict[str, Scalar] = {f"eval/{name}": value for name, value in found.items() if math.isfinite(value)}
         self.event("evaluation", {**body, "n": self.trainer.held_out_rows, "refused": 0}, self.trainer.step)
-        self._evaluated = self.trainer.step
         self.progress += 1
 
     def _wind_up(self, now: float) -> bool:

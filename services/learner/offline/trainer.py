@@ -51,6 +51,8 @@ class OfflineTrainer(TrainerBase[OfflineConfig]):
         self.held_out: list[Document] = []
         self.bad: list[str] = []
         """Held-out rows that cannot be used, until they are told."""
+        self.evaluated = -1
+        """Steps done at the newest evaluation."""
         self._drawn = 0
         self._data: Identity | None = None
         self.optimizer: PolicyOptimizer = self._optimizer(config.optim, self.total, self.module)
@@ -95,7 +97,9 @@ class OfflineTrainer(TrainerBase[OfflineConfig]):
         """What is reported of the held-out data, as it is now."""
         cap, peers = self.config.longest, self.mesh.peers
         with self.profile.phase("evaluate"):
-            return evaluate(self.objective, self.module, self.held_out, cap, peers)
+            found = evaluate(self.objective, self.module, self.held_out, cap, peers)
+        self.evaluated = self.step
+        return found
 
     @property
     def total(self) -> int:
@@ -144,7 +148,9 @@ class OfflineTrainer(TrainerBase[OfflineConfig]):
         return -(-len(self.examples.rows) * config.epochs // config.batch_size) if self.examples else UNKNOWN
 
     def _state(self) -> dict[str, Any]:
-        return {"stage": ROWS, "kind": self.config.kind, "drawn": self._drawn, "data": self._data}
+        now = {"drawn": self._drawn, "data": self._data, "evaluated": self.evaluated}
+        return {"stage": ROWS, "kind": self.config.kind, **now}
 
     def _set_state(self, values: Mapping[str, Any]) -> None:
         self._drawn, self._data = int(values["drawn"]), values["data"]
+        self.evaluated = int(values.get("evaluated", values["step"]))

@@ -43,7 +43,9 @@ class Muon(torch.optim.Optimizer):
                 if p.grad is None:
                     continue
                 state = self.state[p]
-                buffer = state.setdefault("momentum_buffer", torch.zeros_like(p))
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(p)
+                buffer = state["momentum_buffer"]
                 buffer.lerp_(p.grad, 1 - momentum)
                 update = cut_like(orthogonal(whole(p.grad.lerp(buffer, momentum))).to(p.dtype), p)
                 p.mul_(1 - lr * group["weight_decay"])

@@ -9,12 +9,13 @@ from pathlib import Path
 import torch
 
 from midflight.kernel.mistake import UserMistake
+from midflight.kernel.ports import free_port
 
 from . import command
 from .client import Client
 from .config import SglangConfig
 from .life import Life
-from .process import Process, free_port
+from .process import Process
 from .router import Router
 
 

@@ -4,16 +4,14 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
+from midflight.kernel.children import private, tail
 from midflight.kernel.process import processes
 
 from .command import LAUNCHER
-
-TAIL_BYTES = 2000
 
 
 class Process:
@@ -26,7 +24,7 @@ class Process:
     @classmethod
     async def launch(cls, python: str, argv: Sequence[str], env: Mapping[str, str], log: Path) -> Self:
         """Run the module argv[0] with the rest as its arguments. Raises OSError."""
-        with open(log, "ab", opener=lambda path, flags: os.open(path, flags, 0o600)) as out:
+        with open(log, "ab", opener=private) as out:
             inner = await asyncio.create_subprocess_exec(
                 python,
                 str(LAUNCHER),
@@ -67,18 +65,5 @@ class Process:
 
     def tail(self) -> str:
         """The end of its output, on one line."""
-        try:
-            with self._log.open("rb") as file:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
-                lines = file.read().decode(errors="replace").splitlines()
-        except OSError:
-            return ""
+        lines = tail(self._log).splitlines()
         return " | ".join(line.strip() for line in lines[-6:] if line.strip())
-
-
-def free_port() -> int:
-    """A TCP port of this machine that nobody listens at now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from midflight.kernel.ports import free_port
+
 from . import command
 from .client import Client, Gone, Refused
-from .process import Process, free_port
+from .process import Process
 
 SETTLE_S = 60.0
 """Longest time until a change of its workers is in force."""
