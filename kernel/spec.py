@@ -27,6 +27,9 @@ from midflight.messages.knobs import KnobDeclaration
 DEVICE = r"^(auto|cpu|cuda(:\d+)?)$"
 """Names of devices that a service may compute on."""
 
+ELSEWHERE: Final = "elsewhere"
+"""In the context of a validation: what a topology names need not be on this machine."""
+
 EnvName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
@@ -41,6 +44,11 @@ class LocatedStr(str):
         self = super().__new__(cls, text)
         self.folder = folder
         return self
+
+
+def must_be_here(value: object, info: ValidationInfo) -> bool:
+    """Whether what a value names has to be on this machine: what a user wrote, for a topology that is to run here."""
+    return isinstance(value, LocatedStr) and not (info.context or {}).get(ELSEWHERE)
 
 
 def path_rule(*keep: str, exists: bool = False) -> BeforeValidator:
@@ -59,7 +67,7 @@ def path_rule(*keep: str, exists: bool = False) -> BeforeValidator:
             raise ValueError("a path must not be empty or contain a NUL character")
         folder = value.folder if isinstance(value, LocatedStr) else os.getcwd()
         path = os.path.normpath(os.path.join(folder, os.path.expanduser(value)))
-        if exists and isinstance(value, LocatedStr) and not os.path.exists(path):
+        if exists and must_be_here(value, info) and not os.path.exists(path):
             raise ValueError(f"no such file or folder: {path}")
         return path
 

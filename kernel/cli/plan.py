@@ -19,7 +19,7 @@ from .common import print_json, table
 from .exits import FAILED, OK, USAGE, Stop
 from .up import load
 
-UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+UNITS = "kmgt"
 GIB, MIB = 1 << 30, 1 << 20
 MODULES = ("plan", "remedies", "largest")
 
@@ -30,7 +30,9 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="e.g. services.learner.ranks=64")
     parser.add_argument("-f", "--file", action="append", default=[], metavar="OVERLAY", help="merged over the topology")
     parser.add_argument(
-        "--device-memory", metavar="SIZE", help="of a GPU, or of the host for a CPU, e.g. 80GiB; default: what is here"
+        "--device-memory",
+        metavar="SIZE",
+        help="of a GPU, or of the host for a CPU, e.g. 80GiB or 80GB; default: what is here",
     )
     parser.add_argument(
         "--longest-row",
@@ -47,7 +49,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Exit 1 when a device cannot hold its part."""
     asked = parsed(arguments.device_memory) if arguments.device_memory else None
-    loaded = load(arguments.topology, arguments.file, arguments.overrides)
+    loaded = load(arguments.topology, arguments.file, arguments.overrides, elsewhere=True)
     # By name: the kernel does not depend on services.
     plans, remedies, largest = (import_module(f"midflight.services.learner.planning.{m}") for m in MODULES)
     services = loaded.topology.services
@@ -70,11 +72,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def parsed(text: str) -> int:
-    """80GiB, 80G, 512MiB or a number of bytes."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])i?)?B?", text.strip(), re.IGNORECASE)
+    """80GiB or 512MiB, 80GB or 24.5GB, to bytes: units with an i are powers of 1024, those without of 1000."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?)b)?", text.strip().lower())
     if not match or float(match[1]) == 0:
-        raise Stop(USAGE, f"--device-memory {text!r}: write a size such as 80GiB or 24576MiB")
-    return int(float(match[1]) * 2 ** UNITS[(match[2] or "").upper()])
+        raise Stop(USAGE, f"--device-memory {text!r}: write a size such as 80GiB, 80GB or 24576MiB")
+    if not match[2]:
+        raise Stop(
+            USAGE, f"--device-memory {text!r} has no unit: write {match[1]}GiB (of 1024) or {match[1]}GB (of 1000)"
+        )
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** (1 + UNITS.index(match[2])))
 
 
 def here(gpu: bool) -> int | None:
@@ -90,7 +96,7 @@ def as_json(plan: Any, ways: list[Any]) -> dict[str, Any]:
     layout, work = plan.layout, plan.work
     devices = [
         {"name": one.name, "terms": [asdict(term) for term in one.terms], "needs": one.needs, "memory": one.memory}
-        | {"fits": one.fits, "largest": one.largest.name}
+        | {"fits": one.fits, "judged": one.judged, "largest": one.largest.name}
         for one in plan.devices
     ]
     return {
@@ -164,6 +170,8 @@ def told(one: Any, noun: str) -> str:
 
 def verdict(device: Any, fill: float) -> str:
     """What the device has, and whether that is enough."""
+    if not device.judged:
+        return "what it has is not known here, and not judged"
     if device.memory is None:
         return "the device's memory is not known: give --device-memory"
     return f"of {size(device.memory)}, {'fits' if device.fits else 'DOES NOT FIT'} (at most {fill:.0%} is planned)"

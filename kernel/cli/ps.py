@@ -9,6 +9,9 @@ from midflight.messages.control import ServiceStatus, Status, StatusGet
 
 from .common import chosen_run, print_json, run_option, seconds, table
 
+RANKS = "ranks"
+"""Where a service's stats say which processes its ranks are."""
+
 
 def options(parser: argparse.ArgumentParser) -> None:
     """Nothing but the run."""
@@ -31,9 +34,19 @@ def run(arguments: argparse.Namespace) -> int:
     head = ["SERVICE", "STATE", "PID", "UP", "SEEN", "RESTARTS", "DOING", "WAITING FOR"]
     print(table([head, *([*_cells(service)] for service in status.services)]))
     for service in status.services:
-        if service.cause and service.state in ("backoff", "failed"):
-            print(f"{service.name}: {service.cause}")
+        for line in below(service):
+            print(line)
     return 0
+
+
+def below(service: ServiceStatus) -> list[str]:
+    """What has no room in a service's row: the processes of its ranks, and why the last one ended."""
+    lines = [f"{service.name}: ranks {service.stats[RANKS]}"] if RANKS in service.stats else []
+    if service.cause and service.state in ("backoff", "failed"):
+        lines.append(f"{service.name}: {service.cause}")
+    elif service.cause and service.restarts and service.state in ("starting", "loading"):
+        lines.append(f"{service.name}: the one before ended: {service.cause}")
+    return lines
 
 
 def state(service: ServiceStatus) -> str:
@@ -45,7 +58,7 @@ def state(service: ServiceStatus) -> str:
 
 
 def _cells(service: ServiceStatus) -> tuple[str, ...]:
-    doing = service.phase or " ".join(f"{key}={value}" for key, value in service.stats.items())
+    doing = service.phase or " ".join(f"{key}={value}" for key, value in service.stats.items() if key != RANKS)
     waits = ", ".join(
         f"{w.name} ({'peer' if w.left_s is None else seconds(max(0.0, w.left_s))})" for w in service.waits
     )

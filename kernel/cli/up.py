@@ -88,10 +88,10 @@ def _by_torchrun(loaded: Loaded, world: int) -> Path:
     raise Stop(USAGE, "torchrun has started several processes, and nothing in this topology trains on several ranks")
 
 
-def load(topology: str, overlays: list[str], overrides: list[str]) -> Loaded:
-    """Load a topology by path or by the name of one that comes with the package."""
+def load(topology: str, overlays: list[str], overrides: list[str], elsewhere: bool = False) -> Loaded:
+    """Load a topology by path or by the name of one that comes with the package. elsewhere: see `load_topology`."""
     try:
-        return load_topology(find_topology(topology), overlays, overrides)
+        return load_topology(find_topology(topology), overlays, overrides, elsewhere=elsewhere)
     except ConfigError as error:
         raise Stop(USAGE, mistakes(error)) from None
 

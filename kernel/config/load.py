@@ -61,11 +61,13 @@ def load_topology(
     overrides: Sequence[str] = (),
     registry: Registry | None = None,
     environ: Mapping[str, str] | None = None,
+    elsewhere: bool = False,
 ) -> Loaded:
     """Read, merge and check a topology (see `compose` for the order). Nothing is started or executed.
 
     Relative paths in a file are relative to that file, those in an override to the working directory.
-    `registry` replaces the built-in and installed kinds. Raises ConfigError with every mistake found.
+    `registry` replaces the built-in and installed kinds. `elsewhere`: it is to run on another machine, so what it names
+    (files, libraries, variables) need not be here. Raises ConfigError with every mistake found.
     """
     files = [os.fspath(file) for file in (path, *overlays)]
     tree, problems = compose(files, list(overrides), os.environ if environ is None else environ)
@@ -73,7 +75,7 @@ def load_topology(
     assert isinstance(data, dict)
     places = marks(tree)
     if not _unreadable(problems):
-        topology, wrong = validate(data, places, registry)
+        topology, wrong = validate(data, places, registry, elsewhere)
         refused = {problem.path for problem in problems if problem.path}
         problems += [problem for problem in wrong if problem.path not in refused]
         if topology is not None and not problems:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from midflight.kernel.spec import ELSEWHERE
+
 from .errors import Origin, Path, Problem, shown, suggest
 from .fields import models_at
 from .registry import Registry
@@ -15,11 +17,11 @@ _UNWRITTEN = object()
 
 
 def validate(
-    data: Mapping[str, object], places: Mapping[Path, Origin], registry: Registry | None
+    data: Mapping[str, object], places: Mapping[Path, Origin], registry: Registry | None, elsewhere: bool = False
 ) -> tuple[Topology | None, list[Problem]]:
     """The checked topology, or None and every mistake in it. `places` says where each key was written."""
     try:
-        return Topology.model_validate(data, context={"registry": registry}), []
+        return Topology.model_validate(data, context={"registry": registry, ELSEWHERE: elsewhere}), []
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=False)
     services = data.get("services")

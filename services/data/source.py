@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, ValidationInfo
 
-from midflight.kernel.spec import LocatedStr
+from midflight.kernel.spec import LocatedStr, must_be_here
 
 from .raw import DataError
 from .tasks import PREFIX, task_options
@@ -14,7 +14,7 @@ from .tasks import PREFIX, task_options
 SUFFIXES = frozenset({".json", ".jsonl", ".csv", ".parquet", ".arrow"})
 
 
-def locate(value: object) -> object:
+def locate(value: object, info: ValidationInfo) -> object:
     """`[split@]path` relative to its file; what neither exists nor has a data file's suffix is a hub name."""
     if isinstance(value, str) and value.startswith(PREFIX):
         _check_task(value)
@@ -27,7 +27,7 @@ def locate(value: object) -> object:
     if not os.path.exists(path) and os.path.isdir(path.rpartition(":")[0]):  # one configuration of a folder
         return f"{head}{at}{path}"
     is_file = tail.startswith((".", "/", "~")) or Path(tail).suffix in SUFFIXES
-    if is_file and isinstance(value, LocatedStr) and not os.path.exists(path):
+    if is_file and must_be_here(value, info) and not os.path.exists(path):
         raise ValueError(f"no such file or folder: {path}")
     if is_file or os.path.exists(path):
         return f"{head}{at}{path}"

@@ -86,6 +86,12 @@ class Training(Actor, Generic[C, T]):
         """Besides an actor's own: what the group of ranks has to say."""
         return super().watches() | (self._group.watches() if self._group else {})
 
+    def beat(self) -> None:
+        """Also tells which processes the ranks are."""
+        if self._group and (places := self._group.places):
+            self.stats["ranks"] = places
+        super().beat()
+
     def on_turn(self, now: float) -> float:
         """Also in a pause, a checkpoint may have come to be on disk."""
         if self.ready and (saved := self.commits.tend(now)):

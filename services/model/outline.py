@@ -1,6 +1,7 @@
 """What a model's configuration says of its parameters: their names and shapes, without a byte of weights."""
 
 import copy
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -84,7 +85,8 @@ def read_config(section: Mapping[str, Any]) -> Any:
         return AutoConfig.from_pretrained(str(path), trust_remote_code=False)
     except (OSError, ValueError) as error:
         where = f"cannot read a model's config.json from {str(path)!r}: " if path else ""
-        raise UserMistake(f"model: {where}{str(error).splitlines()[0]}") from error
+        gone = path and os.path.isabs(path) and not os.path.isdir(path)  # else taken for a name on the hub
+        raise UserMistake(f"model: {where}{'no such folder' if gone else str(error).splitlines()[0]}") from error
 
 
 def bare_model(config: Any, dtype: torch.dtype, layers: int | None = None) -> Model:

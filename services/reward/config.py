@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
-from pydantic import Field, JsonValue, field_validator, model_validator
+from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_validator
 
-from midflight.kernel.spec import ExistingPath, ServiceSpec, live
+from midflight.kernel.spec import ELSEWHERE, ExistingPath, ServiceSpec, live
 
 from . import environments
 
@@ -60,10 +60,10 @@ class RewardConfig(ServiceSpec):
 
     @field_validator("file")
     @classmethod
-    def _defines_reward_fn(cls, value: str | None) -> str | None:
+    def _defines_reward_fn(cls, value: str | None, info: ValidationInfo) -> str | None:
         """Look, without running it: a name bound at the top level in any way will do."""
-        if value is None:
-            return None
+        if value is None or _elsewhere(info):
+            return value
         try:
             names = _bound(value)
         except SyntaxError as error:
@@ -76,8 +76,8 @@ class RewardConfig(ServiceSpec):
 
     @field_validator("environment")
     @classmethod
-    def _is_there(cls, value: str | None) -> str | None:
-        if value is not None:
+    def _is_there(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and not _elsewhere(info):
             environments.check(value)
         return value
 
@@ -102,7 +102,11 @@ class RewardConfig(ServiceSpec):
     @property
     def has_interact(self) -> bool:
         """Whether the file defines `interact`, or might: such a server takes episodes of several turns."""
-        return self.file is None or "interact" in _bound(self.file)
+        return self.file is None or not Path(self.file).exists() or "interact" in _bound(self.file)
+
+
+def _elsewhere(info: ValidationInfo) -> bool:
+    return bool((info.context or {}).get(ELSEWHERE))
 
 
 def _bound(file: str) -> set[str]:

@@ -1,6 +1,7 @@
 """A learner of two ranks in a real run trains, publishes and checkpoints as one; any rank's end is the group's."""
 
 import os
+import re
 import signal
 from collections import Counter
 from pathlib import Path
@@ -27,6 +28,8 @@ def test_two_ranks_train_and_one_is_killed(tmp_path: Path) -> None:
     with Up(tmp_path, tiny(tmp_path, "demo", STEPS, SLOW), *choices) as up:
         up.step(3)
         (rank,) = followers(up)
+        shown = midflight(tmp_path, "ps", "--run", str(up.path)).out
+        assert re.search(rf"^learner: ranks 0-1 of 2 \(pids \d+ {rank}\)$", shown, re.MULTILINE), shown
         os.kill(rank, signal.SIGKILL)
         assert up.wait() == 0, up.output
         run_id = up.run_id()

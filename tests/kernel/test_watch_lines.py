@@ -5,7 +5,7 @@ from typing import Any, cast
 import pytest
 
 from midflight.kernel.cli.ending import waits_for
-from midflight.kernel.cli.ps import _cells
+from midflight.kernel.cli.ps import _cells, below
 from midflight.kernel.cli.watch import Watch
 from midflight.kernel.launch import Launched
 from midflight.messages.control import ServiceStatus, Wait
@@ -64,6 +64,20 @@ def test_a_swapped_service_has_its_kind() -> None:
     """Where it is not what the topology says."""
     assert _cells(service("rollout", "running", kind="sglang", part="rollout.1"))[0] == "rollout#2 (sglang)"
     assert _cells(service("rollout", "running"))[0] == "rollout#2"
+
+
+def test_below_the_table_are_ranks_and_the_last_end() -> None:
+    """While the next one starts, too; not when that works, nor at a first start."""
+    ranks = {"step": 3, "ranks": "0-1 of 2 (pids 7 8)"}
+    assert below(service("learner", "running", stats=ranks, cause="exit code 1")) == [
+        "learner: ranks 0-1 of 2 (pids 7 8)"
+    ]
+    assert _cells(service("learner", "running", stats=ranks))[6] == "step=3"
+    for state in ("starting", "loading"):
+        told = below(service("learner", state, cause="killed by SIGKILL"))
+        assert told == ["learner: the one before ended: killed by SIGKILL"]
+    assert below(service("learner", "backoff", cause="killed by SIGKILL")) == ["learner: killed by SIGKILL"]
+    assert below(service("learner", "starting", restarts=0, cause="asked")) == []
 
 
 @pytest.mark.parametrize(("step", "printed"), [(5, True), (7, False), (103, True)])

@@ -9,13 +9,14 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet as parquet
 import pytest
+from pydantic import TypeAdapter
 from support.hub_server import hub_server
 
 from midflight.kernel.spec import LocatedStr
 from midflight.services.data import DataError
 from midflight.services.data.raw import RawRow, each
 from midflight.services.data.readers import Place, open_source
-from midflight.services.data.source import locate
+from midflight.services.data.source import Source
 
 CARD = """---
 configs:
@@ -82,7 +83,7 @@ def test_names_and_paths_are_told_apart(tmp_path: Path, monkeypatch: pytest.Monk
         ("o/n:x", "o/n:x"),
         ("a:b", f"{tmp_path}/a:b"),
     ):
-        assert locate(LocatedStr(written, str(tmp_path))) == found
+        assert TypeAdapter(Source).validate_python(LocatedStr(written, str(tmp_path))) == found
     assert Place.of("/no/such/dir:x.jsonl") == Place("/no/such/dir:x.jsonl")
     with pytest.raises(DataError, match=r"expected a file ending in .* or a folder"):
         open_source("no/such/folder")

@@ -12,8 +12,10 @@ from midflight.kernel.cli.plan import parsed
 from midflight.kernel.config import load_topology
 from midflight.kernel.mistake import UserMistake
 from midflight.services.learner.config import LearnerConfig
+from midflight.services.learner.planning.devices import Device
 from midflight.services.learner.planning.plan import FILL, Plan, Planner
 from midflight.services.learner.planning.remedies import remedies
+from midflight.services.learner.planning.rollouts import changed
 from midflight.services.rollout.config import RolloutConfig
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +62,25 @@ def test_a_topology_that_trains_nothing_is_a_mistake(tmp_path: Path, capsys: pyt
     assert "learner trains on what the rollouts make" in capsys.readouterr().err
 
 
+def test_what_is_not_read_need_not_be_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Rows, prompts, reward code and keys may be where the model will be; a model's configuration is read here."""
+    model = f"model: {{build: null, path: {LARGE.parent}/qwen2.5-72b, tokenizer: bytes}}\n"
+    sft, demo = tmp_path / "sft.yaml", tmp_path / "demo.yaml"
+    sft.write_text(f"extends: {ROOT}/configs/sft.yaml\n{model}services: {{sft: {{data: none.jsonl, device: cuda}}}}\n")
+    assert main(["plan", str(sft), "services.sft.max_length_per_device=64", "--device-memory", "4TB"]) == 0
+    assert "72,706,203,648 parameters" in capsys.readouterr().out
+    demo.write_text(
+        f"extends: {ROOT}/configs/demo.yaml\nservices:\n  ledger: {{data: {{train: none/x.jsonl}}, max_turns: 2}}\n"
+        "  reward: {file: none.py}\n  rollout: {kind: sglang, urls: ['http://far:1'], api_key_env: UNSET_KEY}\n"
+    )
+    assert main(["plan", str(demo)]) == 0
+    assert main(["config", "check", str(demo)]) == 2
+    err = capsys.readouterr().err
+    assert all(word in err for word in ("none/x.jsonl", "none.py", "UNSET_KEY"))
+    assert main(["plan", str(sft), "model.path=none"]) == 2
+    assert f"config.json from '{Path.cwd()}/none': no such folder" in capsys.readouterr().err
+
+
 def test_a_demo_fits_and_is_told_in_bytes(capsys: pytest.CaptureFixture[str]) -> None:
     """--json names every term, and the sum is that of those that count."""
     assert main(["plan", "demo", "--device-memory", "1GiB", "--json"]) == 0
@@ -76,12 +97,12 @@ def test_a_demo_fits_and_is_told_in_bytes(capsys: pytest.CaptureFixture[str]) ->
     assert (found["step"]["samples"], found["step"]["length"], found["parameters"]) == (128, 47, 115_712)
 
 
-@pytest.mark.parametrize("wrong", ["much", "0GiB", "-1GiB", "80XB"])
+@pytest.mark.parametrize("wrong", ["much", "0GiB", "-1GiB", "80XB", "80", "80G", "80B"])
 def test_a_size_is_a_number_with_a_unit(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Anything else is a wrong argument; a bare number is bytes."""
+    """Anything else is a wrong argument: nobody means 80 bytes. Thousands and 1024s are told apart."""
     assert main(["plan", "demo", f"--device-memory={wrong}"]) == 2
     assert "80GiB" in capsys.readouterr().err
-    assert [parsed(text) for text in ("80", "1.5 KiB", "2g")] == [80, 1536, 2 << 30]
+    assert [parsed(text) for text in ("1.5 KiB", "2gib", "80GB", "1TB")] == [1536, 2 << 30, 80 * 10**9, 10**12]
 
 
 def test_a_remedy_is_a_plan_that_fits() -> None:
@@ -163,19 +184,70 @@ def test_the_limit_of_a_sequence_is_that_of_all_ranks_that_share_it() -> None:
     assert "raise it to at least 33" in why
 
 
-def test_a_rollout_on_the_learners_gpu_is_counted_with_it() -> None:
-    """An embedded rollout takes GPU 0, where rank 0 is, unless it names another one."""
-    demo = load_topology(
-        str(ROOT / "configs" / "demo.yaml"), [], ["services.learner.device=cuda", "services.rollout.device=cuda"]
-    )
-    apart = load_topology(
-        str(ROOT / "configs" / "demo.yaml"), [], ["services.learner.device=cuda", "services.rollout.device=cuda:1"]
-    )
-    shared, other = (Planner(one.data["model"], one.topology.services, None) for one in (demo, apart))
-    (together,) = shared.plan(shared.trainer).devices
-    assert together.fits
+def demo(memory: int | None, *overrides: str) -> Planner:
+    loaded = load_topology(str(ROOT / "configs" / "demo.yaml"), [], [f"services.{one}" for one in overrides])
+    return Planner(loaded.data["model"], loaded.topology.services, memory)
+
+
+def devices(*overrides: str) -> dict[str, Device]:
+    found = demo(None, *overrides)
+    return {device.name: device for device in found.plan(found.trainer).devices}
+
+
+def test_rollouts_are_planned_where_they_are() -> None:
+    """An embedded one takes GPU 0, where rank 0 is, unless it names another one; each replica the same. What is on no
+    planned GPU is told, and not judged: the weights that are published, and rollouts on the host's CPU."""
+    shared = devices("learner.device=cuda", "rollout.device=cuda")
+    together, beside = shared.values()
     assert "rollout: keys and values" in {term.name for term in together.terms}
-    assert [device.name for device in other.plan(other.trainer).devices] == [
-        "each of the learner's 1 GPUs",
-        "a GPU of rollout",
+    assert [term.name for term in beside.terms] == ["published weights"]
+    other = devices("learner.device=cuda", "rollout.device=cuda:1", "rollout.replicas=2")
+    assert list(other) == ["each of the learner's 1 GPUs", "a GPU of rollout", "the host, beside its GPUs"]
+    on_cpu = devices("learner.device=cuda", "rollout.device=cpu", "rollout.replicas=2")
+    host = on_cpu["the host, beside its GPUs"]
+    assert not host.judged
+    assert host.needs == other["a GPU of rollout"].needs + beside.needs
+    reverse = devices("learner.device=cpu", "rollout.device=cuda")
+    assert list(reverse) == ["this host, 1 rank", "a GPU of rollout"]
+    assert not any("rollout" in term.name for term in reverse["this host, 1 rank"].terms)
+
+
+def test_what_gpus_leave_to_the_host_is_told_there() -> None:
+    """Once for every rank on the host of the run, beside the weights."""
+    layout = ["learner.device=cuda", "learner.ranks=4", "learner.hosts=2", "learner.optimizer_offload=true"]
+    each, _, host = devices(*layout, "rollout.device=cuda:2").values()
+    states = next(term.bytes for term in each.terms if term.name == "optimizer states")
+    assert {term.name: term.bytes for term in host.terms}["optimizer states of 2 ranks"] == 2 * states
+
+
+def test_what_does_not_fit_is_what_is_mended() -> None:
+    """Where rollouts alone are too much for the GPU, none of the trainer's keys is proposed; what is, fits as set."""
+    full = demo(80 << 20, "learner.device=cuda", "rollout.device=cuda", "rollout.slots=4096")
+    found = full.plan(full.trainer)
+    assert found.devices[0].largest.name == "rollout: keys and values"
+    ways = remedies(full, found)
+    assert [list(way.keys) for way in ways] == [
+        ["rollout.kind", "rollout.tp_size"],
+        ["rollout.slots"],
+        ["rollout.max_length"],
     ]
+    for way in ways:
+        assert all(key.startswith("rollout.") for key in way.keys)
+        services = changed(full.services, way.keys)
+        again = full.plan(full.trainer, services=services)
+        assert again.fits
+        assert again.needs == way.needs
+
+
+def test_rollouts_too_large_for_any_gpu_are_cut() -> None:
+    """By SGLang: a 72B model beside rank 0, and alone on a GPU."""
+    embedded = {"kind": "rollout", "slots": 64, "max_length": 4096, "max_new_tokens": 3072}
+    for device in ("cuda", "cuda:64"):
+        large = planner(80 * GIB, learner={"gradient_checkpointing": True, "max_length_per_device": 4096})
+        large.services["rollout"] = RolloutConfig.model_validate(embedded | {"device": device})
+        (way,) = remedies(large, large.plan(large.trainer))
+        assert way.fits
+        assert {key: value for key, value in way.keys.items() if key != "rollout.device"} == {
+            "rollout.kind": "sglang",
+            "rollout.tp_size": 8,
+        }

@@ -89,6 +89,16 @@ class Group(Generic[T]):
             ends[self._meeting.handle] = self._ended
         return {**ends, saver.done: saver.heard}
 
+    @property
+    def places(self) -> str:
+        """Which processes its ranks are, for people; empty when there is only this one."""
+        if self._world == 1:
+            return ""
+        pids = [os.getpid(), *(self._others.pids if self._others else [])]
+        here = f"{f'0-{len(pids) - 1}' if len(pids) > 1 else '0'} of {self._world}"
+        elsewhere = ", the others on other hosts" if len(pids) < self._world else ""
+        return f"{here} (pids {' '.join(map(str, pids))}){elsewhere}"
+
     def trouble(self) -> str:
         """Which rank or host is no more, and how; empty while all are there."""
         own = self._others.ended() if self._others else {}

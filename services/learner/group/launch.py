@@ -51,6 +51,11 @@ class Launched:
                 stderr=out,
             )
 
+    @property
+    def pids(self) -> list[int]:
+        """Of its ranks, in their order."""
+        return [process.pid for process in self._ranks.values()]
+
     def ended(self) -> dict[int, str]:
         """Ranks that are no more: how each ended, with its last words."""
         found = {}

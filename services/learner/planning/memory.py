@@ -19,6 +19,8 @@ from .network import NARROW, PREFETCHED, WIDE, Network
 from .states import optimizer_states
 from .tracing import LayerBytes
 
+ON_HOST = "in host memory"
+"""What a term is about that a GPU leaves to the host."""
 ADAMW = OptimConfig()
 """A critic's optimizer always is."""
 
@@ -95,7 +97,7 @@ def total(terms: list[Term]) -> int:
 
 
 def _away(terms: list[Term], on_host: bool) -> list[Term]:
-    return [replace(term, about="in host memory", counted=False) for term in terms] if on_host else terms
+    return [replace(term, about=ON_HOST, counted=False) for term in terms] if on_host else terms
 
 
 def _shards_on_host(layout: Layout, training: Training) -> bool:

@@ -44,8 +44,8 @@ class Plan:
 
     @property
     def needs(self) -> int:
-        """Bytes of the fullest device."""
-        return max(device.needs for device in self.devices)
+        """Bytes of the fullest device, of those that are judged."""
+        return max(device.needs for device in self.devices if device.judged)
 
 
 class Planner:
@@ -74,13 +74,15 @@ class Planner:
         found: TrainingConfig = self.services[self.slot]
         return found
 
-    def plan(self, trainer: TrainingConfig, longest: int | None = None) -> Plan:
-        """With this trainer in the topology's place of it. longest: tokens of a sample, in place of `row` and of the
-        rollouts' `max_length`.
+    def plan(
+        self, trainer: TrainingConfig, longest: int | None = None, services: Mapping[str, Any] | None = None
+    ) -> Plan:
+        """With this trainer in the topology's place of it, and other slots for the topology's if they are given.
+        longest: tokens of a sample, in place of `row` and of the rollouts' `max_length`.
 
         Raises UserMistake when it cannot be arranged so.
         """
-        services = {name: _as_long(spec, longest) for name, spec in self.services.items()}
+        services = {name: _as_long(spec, longest) for name, spec in (services or self.services).items()}
         layout = layout_of(trainer)
         work = self._work(trainer, layout, services, longest or self.row)
         cuda, tokens = on_gpu(trainer.device), work.tokens(layout)
@@ -125,11 +127,15 @@ class Planner:
     def _devices(
         self, trainer: TrainingConfig, layout: Layout, terms: list[Any], services: Mapping[str, Any], cuda: bool
     ) -> list[Device]:
-        engines = {name: spec for name, spec in services.items() if spec.part == "rollout" and hasattr(spec, "slots")}
-        if cuda:
-            return gpus(self.model, trainer, layout, terms, engines, self.memory)
+        engines = {
+            name: spec
+            for name, spec in services.items()
+            if spec.part == "rollout" and hasattr(spec, "slots") and not getattr(spec, "urls", [])
+        }
         publishes = isinstance(trainer, LearnerConfig)
-        return [host(self.model, layout, terms, engines, self.memory, publishes)]
+        if cuda:
+            return gpus(self.model, trainer, layout, terms, engines, self.memory, publishes)
+        return host(self.model, layout, terms, engines, self.memory, publishes)
 
     def _flows(self, trainer: TrainingConfig, layout: Layout, training: Training, work: Workload) -> list[Flow]:
         own = flows(layout, training, passes(trainer, work))

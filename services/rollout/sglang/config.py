@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
-from midflight.kernel.spec import EnvName, LocatedStr, ServiceSpec, TopologyPath
+from midflight.kernel.spec import EnvName, ServiceSpec, TopologyPath, must_be_here
 from midflight.services.rollout.config import GenerationConfig
 
 from .address import server_url
@@ -58,7 +58,7 @@ class SglangConfig(GenerationConfig):
     @classmethod
     def _is_set(cls, name: object, info: ValidationInfo) -> object:
         """Asked of what a user wrote, as with files that must exist; a resolved topology is read back without it."""
-        if isinstance(name, LocatedStr) and not os.environ.get(name) and name not in info.data.get("env", {}):
+        if must_be_here(name, info) and not os.environ.get(str(name)) and name not in info.data.get("env", {}):
             raise ValueError(f"the environment variable {name} is not set: export it where midflight is started")
         return name
 
