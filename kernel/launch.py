@@ -12,7 +12,7 @@ from pathlib import Path
 from midflight.messages.envelope import MAJOR
 
 from .config import Loaded
-from .resume import changed
+from .resume import changed, differences
 from .rundir import RunDir, RunDirError, RunInfo, create_shm, link_current, new_run_id, sweep_shm
 
 LEAST_FREE = 16 << 20
@@ -31,10 +31,14 @@ class Launched:
     run_id: str
     warden: "subprocess.Popen[bytes]"
     resumed: bool = False
+    differs: tuple[str, ...] = ()
+    """Keys that a resumed run last ran with otherwise, a line each."""
 
 
-def prepare(loaded: Loaded, run_dir: Path | None, resume: bool) -> tuple[RunDir, str]:
-    """Create or take over a run directory under its lock and write everything a kernel needs; -> (directory, run id).
+def prepare(loaded: Loaded, run_dir: Path | None, resume: bool) -> tuple[RunDir, str, list[str]]:
+    """Create or take over a run directory under its lock and write everything a kernel needs.
+
+    -> (directory, run id, what a resumed run last ran with otherwise).
 
     Raises ResumeError, RunDirError, RunDirBusy; nothing has been started or changed then.
     """
@@ -45,18 +49,20 @@ def prepare(loaded: Loaded, run_dir: Path | None, resume: bool) -> tuple[RunDir,
         raise ResumeError(f"{folder.path}: no run to resume here; leave --resume out to start one")
     if exists and not resume and not folder.is_live():
         raise ResumeError(f"{folder.path}: a run was here; --resume goes on with it, --run-dir names another place")
+    differs: list[str] = []
+
+    def compare() -> None:
+        if what := changed(folder, loaded):
+            raise ResumeError(f"{folder.path}: {what}")
+        differs.extend(differences(folder, loaded))
+
     with _writing(folder.path):
         folder.create()
         if not folder.is_live():
             _look_for_room(folder.path)
-        folder.hold()
+        folder.hold(compare if resume else None)
     if folder.previous:
         run_id = folder.previous.run_id
-    if resume and (what := changed(folder, loaded)):
-        if folder.previous:
-            folder.publish(folder.previous)
-        folder.release()
-        raise ResumeError(f"{folder.path}: {what}")
     sweep_shm(folder.shm_root)
     with _writing(folder.shm_root):
         create_shm(run_id, folder.path, folder.shm_root)
@@ -74,7 +80,7 @@ def prepare(loaded: Loaded, run_dir: Path | None, resume: bool) -> tuple[RunDir,
     )
     with _writing(folder.path):
         folder.publish(info)
-    return folder, run_id
+    return folder, run_id, differs
 
 
 def _look_for_room(path: Path) -> None:
@@ -104,7 +110,7 @@ def launch(
 
     `warden_options`: words of the warden's command line, such as `--watchdog 3`.
     """
-    folder, run_id = prepare(loaded, run_dir, resume)
+    folder, run_id, differs = prepare(loaded, run_dir, resume)
     kernel = [sys.executable, "-P", "-m", "midflight.kernel.main", str(folder.path)]
     argv = [
         sys.executable,
@@ -133,4 +139,4 @@ def launch(
     folder.lock.hand_over(warden.pid)
     with contextlib.suppress(OSError):  # a convenience; the run lives, and says so, without it
         link_current(folder)
-    return Launched(folder, run_id, warden, resume)
+    return Launched(folder, run_id, warden, resume, tuple(differs))

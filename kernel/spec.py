@@ -112,6 +112,8 @@ class ServiceSpec(Config):
     """Where the service's class lives: `package.module:Class`. Imported only by the service's process."""
     fixed: ClassVar[tuple[str, ...]] = ()
     """Fields (dotted) that a resumed run must keep, because what the run has stored means something else without."""
+    trains: ClassVar[bool] = False
+    """Whether it trains the run's model: a resumed run keeps its slot and the part that it plays."""
     plays: ClassVar[str] = ""
     """The built-in kind whose part it takes towards other services, e.g. `rollout`; its own kind when empty."""
     follows: ClassVar[tuple[str, ...]] = ()

@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -63,8 +63,14 @@ def _rows(folder: RunDir, from_step: int | None, names: list[str]) -> Iterator[E
 
 def _of(names: list[str], folder: RunDir) -> str:
     """What was asked for, and what there is instead."""
-    known = {name for event in _rows(folder, newest_place(folder.path).step - 1, []) for name in event["body"]}
-    return f" of {', '.join(names)}; there are: {', '.join(sorted(known))}" if names and known else ""
+    known = {name for event in _rows(folder, None, []) for name in event["body"]}
+    return f" of {', '.join(names)}{instead(names, known)}" if names and known else ""
+
+
+def instead(names: Iterable[str], known: Collection[str]) -> str:
+    """The names that end with those that were asked for, as `eval/greedy` with `greedy`; else all there are."""
+    meant = sorted(one for one in known for name in names if one.endswith(f"/{name}"))
+    return f"; did you mean {' or '.join(meant)}?" if meant else f"; there are: {', '.join(sorted(known))}"
 
 
 def _shown(event: Event, names: list[str]) -> bool:

@@ -16,7 +16,7 @@ from midflight.kernel import torchrun
 from midflight.kernel.config import ConfigError, Loaded, load_topology
 from midflight.kernel.config.shipped import shipped
 
-from . import join
+from . import detached, join, resuming
 from .common import print_json
 from .exits import USAGE, Stop
 
@@ -26,10 +26,21 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("topology", help="a file, or the name of one that comes with midflight, such as demo")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="e.g. services.learner.steps=50")
     parser.add_argument("-f", "--file", action="append", default=[], metavar="OVERLAY", help="merged over the topology")
-    parser.add_argument("-d", "--detach", action="store_true", help="return as soon as the run has started")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --run-dir (default: the newest)")
+    parser.add_argument(
+        "-d",
+        "--detach",
+        action="store_true",
+        help="return as soon as the run has started, with several hosts as soon as they can join",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in --run-dir (default: the newest run of that name under ./runs)",
+    )
     parser.add_argument("--run-dir", type=Path, help="where the run lives (default runs/<run>-<id>)")
-    parser.add_argument("--json", action="store_true", help="with -d: run id and directory as one JSON object")
+    parser.add_argument(
+        "--json", action="store_true", help="with -d: run id, directory and how to join as one JSON object"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the resolved topology and start nothing")
 
 
@@ -45,23 +56,24 @@ def run(arguments: argparse.Namespace) -> int:
             return join.stay(ticket)
         torchrun.taken()
     from midflight.kernel.launch import ResumeError, launch
-    from midflight.kernel.rundir import find_run
+    from midflight.kernel.rundir import newest_of
 
     folder = arguments.run_dir
     if arguments.resume and folder is None:
-        folder = find_run(loaded.topology.run, live=False).path
+        folder = newest_of(loaded.topology.run).path
     try:
         launched = launch(loaded, folder, arguments.resume)
     except ResumeError as error:
         raise Stop(USAGE, str(error)) from None
-    print(f"run {launched.run_id} in {launched.run_dir.path}", file=sys.stderr)
+    print(f"run {launched.run_id} in {launched.run_dir.path}{resuming.told(launched.differs)}", file=sys.stderr)
     if arguments.detach:
+        join_by = {} if world else detached.join_by(loaded, launched)
         if arguments.json:
-            print_json({"run_id": launched.run_id, "run_dir": str(launched.run_dir.path)})
+            print_json({"run_id": launched.run_id, "run_dir": str(launched.run_dir.path), **join_by})
         return 0
     from .watch import Watch
 
-    watch = Watch(launched)
+    watch = Watch(launched, "" if world else resuming.command(arguments, launched.run_dir.path))
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, watch.interrupted)
     return watch.until_over()

@@ -37,8 +37,9 @@ LINES, TOLD = 20, 5
 class Watch:
     """Follows the event stream of a run that this process launched."""
 
-    def __init__(self, launched: Launched) -> None:
-        self.launched = launched
+    def __init__(self, launched: Launched, again: str = "") -> None:
+        """again: the command that goes on with the run once it has ended before its time."""
+        self.launched, self.again = launched, again
         self.began = time.monotonic()
         self.presses = 0
         self.handled = 0
@@ -51,6 +52,8 @@ class Watch:
         """Number of the last event shown; a resumed run's past is not shown again."""
         self.over = ""
         self.stopping = False
+        self.finished = False
+        """Whether a service has come to its end by itself."""
         self._ending = self._told = 0.0
         """When the end began, and when it was last told what it waits for; monotonic s."""
         self.failed: list[str] = []
@@ -206,6 +209,7 @@ class Watch:
 
     def _on_service_exit(self, event: Event) -> None:
         expected = event.body.get("asked") or event.body.get("code") in (0, EXIT_MISTAKE)
+        self.finished |= not event.body.get("asked") and event.body.get("code") == 0
         if not expected and not self.stopping:
             name, generation = event.body.get("name"), event.body.get("generation")
             self.away.add(str(name))
@@ -290,6 +294,8 @@ class Watch:
             shares = " ".join(f"{name} {_number(self.overlap.get(name)):.0%}" for name in ("generating", "training"))
             print(f"overlap           {_number(self.overlap.get('both')):.0%} of the time both ({shares})")
         print(f"run directory     {self.launched.run_dir.path}")
+        if self.again and code != EXIT_MISTAKE and (code or self.presses or not self.finished):
+            print(f"go on with        {self.again}")
         if code not in (0, EXIT_MISTAKE):
             print(last_words(self.launched.run_dir.logs, self.failed))
 

@@ -6,13 +6,15 @@ everything else, lists included, replaces.
 """
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 from .errors import Origin, Path, Problem, suggest
 from .shipped import shipped
-from .tree import Tree, merge
+from .tree import Tree, merge, plain
 from .yaml_nodes import MAX_CHARS, Reader
+
+Whole = Callable[[str, object], bool]
 
 MAX_FILES = 64
 """Most files one topology may be made of, counting a file each time it is extended."""
@@ -33,6 +35,8 @@ class Composer:
     reader: Reader
     tree: Tree
     files: int = 0
+    made: dict[str, Origin] = field(default_factory=dict)
+    """Slots that overrides of single keys have made, none of which is `kind`."""
 
     def add_file(self, path: str) -> None:
         """Lay a file, after the files it extends, on the tree. `path` is as the user wrote it."""
@@ -52,8 +56,29 @@ class Composer:
         item = self.reader.read(raw, at.source, os.getcwd(), (at, path))
         for key in reversed(path):
             item = Tree({key: item}, at)
+        self._note_slot(path, at)
         self._lay(item)
         return None
+
+    def _note_slot(self, path: tuple[str, ...], at: Origin) -> None:
+        if len(path) < 2 or path[0] != "services":
+            return
+        if len(path) == 2 or path[2] == "kind":
+            self.made.pop(path[1], None)
+        elif path[1] not in _mapping_at(self.tree, "services"):
+            self.made[path[1]] = at
+
+    def unmake(self, whole: Whole) -> None:
+        """Refuse the slots of `made` that are not whole: whoever wrote them took this topology for another one."""
+        services = _mapping_at(self.tree, "services")
+        kept = {slot: item for slot, item in services.items() if slot not in self.made or whole(slot, plain(item))}
+        for slot in services.keys() - kept.keys():
+            names = ", ".join(sorted(services.keys() - self.made.keys())) or "none"
+            text = f"this topology has no service {slot!r}; it has {names}{suggest(slot, kept)}"
+            self._problem(self.made[slot], ("services", slot), text)
+        if len(kept) < len(services) and isinstance(self.tree.value, dict):
+            here = Tree({**kept}, self.tree.value["services"].at)
+            self.tree = Tree({**self.tree.value, "services": here}, self.tree.at)
 
     def _reachable(self, path: tuple[str, ...], at: Origin) -> bool:
         """Whether nothing on the way to `path` is a list or a scalar."""
@@ -135,14 +160,20 @@ class Composer:
         self.reader.problems.append(Problem(at, path, text))
 
 
-def compose(files: list[str], overrides: list[str], environ: Mapping[str, str]) -> tuple[Tree, list[Problem]]:
-    """The tree of a topology file, its overlays and overrides, and the mistakes found on the way."""
+def compose(
+    files: list[str], overrides: list[str], environ: Mapping[str, str], whole: Whole = lambda slot, given: False
+) -> tuple[Tree, list[Problem]]:
+    """The tree of a topology file, its overlays and overrides, and the mistakes found on the way.
+
+    `whole`: whether a slot that only overrides know is one, with what they give it.
+    """
     reader = Reader(environ)
     composer = Composer(reader, Tree({}, Origin(display(files[0]))))
     for path in files:
         composer.add_file(path)
     for number, text in enumerate(overrides, 1):
         composer.add_override(text, number)
+    composer.unmake(whole)
     return composer.tree, reader.problems
 
 

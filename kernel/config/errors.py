@@ -76,13 +76,18 @@ def is_secret(path: Path) -> bool:
     return False
 
 
+def is_hidden(value: object, path: Path) -> bool:
+    """Whether a value must not be printed: for its name, or for the password that its URL may hold."""
+    return is_secret(path) or (isinstance(value, str) and _USER_IN_URL.search(value) is not None)
+
+
 def shown(value: object, path: Path) -> str:
     """A value as an error may show it: short, on one line, never a container's content or a secret."""
     if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, list | tuple):
         return "a list"
-    if is_secret(path) or (isinstance(value, str) and _USER_IN_URL.search(value)):
+    if is_hidden(value, path):
         return "a hidden value"
     text = repr(str(value)) if isinstance(value, str) else repr(value)
     return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "..."

@@ -1,22 +1,39 @@
 """`midflight config explain KEY`: what a key of the topology means, its type, range and default."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
+
+from pydantic.fields import FieldInfo
 
 from midflight.kernel.spec import ServiceSpec
 
 from .errors import ConfigError, Path, suggest
 from .fields import ModelClass, classes_in, models_at
-from .registry import Registry, default_registry
+from .registry import KindError, Registry, default_registry, service_class
 
 Schema = dict[str, Any]
+MAX_DEPTH = 6
+"""Sections within sections that are searched."""
 
 
 def explain(key: str, registry: Registry | None = None) -> str:
     """A few lines about `key`, such as `services.kl.target` (a slot is named by its kind here).
 
-    A key that holds others is followed by one line for each. Raises ConfigError with the nearest name.
+    A key that holds others is followed by one line for each. For the end of a key, as knobs are called
+    (`optim.lr`), the keys that end so are told first. Raises ConfigError with the nearest name.
     """
     known = registry if registry is not None else default_registry()
+    try:
+        return _explained(key, known)
+    except ConfigError:
+        if not (found := _ending(key, known)):
+            raise
+    more = f", and where that is another service by {', '.join(found[1:])}" if found[1:] else ""
+    return f"{key}: set by {found[0]}{more}\n{_explained(found[0], known)}"
+
+
+def _explained(key: str, known: Registry) -> str:
     path: Path = tuple(part for part in key.split(".") if part)
     if path and path[0] in known:  # as a knob is called
         path, key = ("services", *path), f"services.{key}"
@@ -35,6 +52,25 @@ def explain(key: str, registry: Registry | None = None) -> str:
     for model in dict.fromkeys(children):
         lines += [f"  {name}: {_summary(model, name)}" for name in model.model_fields]
     return "\n".join(lines)
+
+
+def _ending(key: str, known: Registry) -> list[str]:
+    """Keys of services that end so or whose description calls them the knob of that name; the shortest ones."""
+    found = []
+    for kind in known:
+        with contextlib.suppress(KindError):
+            for path, info in _keys(service_class(kind, known), f"services.{kind}"):
+                if path.endswith(f".{key}") or f"knob `{key}`" in (info.description or ""):
+                    found.append(path)
+    least = min((path.count(".") for path in found), default=0)
+    return list(dict.fromkeys(path for path in found if path.count(".") == least))
+
+
+def _keys(model: ModelClass, path: str, depth: int = 0) -> Iterator[tuple[str, FieldInfo]]:
+    for name, info in model.model_fields.items():
+        yield f"{path}.{name}", info
+        for child in classes_in(info.annotation) if depth < MAX_DEPTH else ():
+            yield from _keys(child, f"{path}.{name}", depth + 1)
 
 
 def _field(path: Path, key: str, known: Registry) -> tuple[list[str], list[ModelClass]]:

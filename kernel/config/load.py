@@ -9,7 +9,7 @@ from typing import Any
 
 from .compose import compose
 from .errors import ConfigError, Origin, Path, Problem, dotted, is_secret
-from .registry import Registry
+from .registry import Registry, gives_all
 from .topology import Topology
 from .tree import marks, plain
 from .validate import validate
@@ -51,7 +51,7 @@ class Loaded:
         """Every value with its origin, in the order of the schema."""
         return [
             Row(dotted(path), '"***"' if is_secret(path) and value else json.dumps(value), self.origins[path])
-            for path, value in _leaves(self.data)
+            for path, value in leaves(self.data)
         ]
 
 
@@ -70,7 +70,8 @@ def load_topology(
     (files, libraries, variables) need not be here. Raises ConfigError with every mistake found.
     """
     files = [os.fspath(file) for file in (path, *overlays)]
-    tree, problems = compose(files, list(overrides), os.environ if environ is None else environ)
+    env = os.environ if environ is None else environ
+    tree, problems = compose(files, list(overrides), env, lambda slot, given: gives_all(slot, given, registry))
     data = plain(tree)
     assert isinstance(data, dict)
     places = marks(tree)
@@ -104,13 +105,13 @@ def _unreadable(problems: Sequence[Problem]) -> bool:
 
 
 def _origins(data: Mapping[str, object], places: Mapping[Path, Origin]) -> dict[Path, str]:
-    return {path: str(places[path]) if path in places else DEFAULT for path, _ in _leaves(data)}
+    return {path: str(places[path]) if path in places else DEFAULT for path, _ in leaves(data)}
 
 
-def _leaves(value: object, path: Path = ()) -> Iterator[tuple[Path, object]]:
+def leaves(value: object, path: Path = ()) -> Iterator[tuple[Path, object]]:
     """Every value that is not a mapping of others, with its path."""
     if isinstance(value, dict) and value:
         for key, item in value.items():
-            yield from _leaves(item, (*path, key))
+            yield from leaves(item, (*path, key))
     else:
         yield path, value

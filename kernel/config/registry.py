@@ -56,6 +56,19 @@ def service_class(kind: str, registry: Registry | None = None) -> type[ServiceSp
     return found if isinstance(found, type) else _load(kind, found)
 
 
+def gives_all(kind: str, given: object, registry: Registry | None = None) -> bool:
+    """Whether there is such a kind, and `given` has every key that it cannot do without.
+
+    Of what trains the model there is one in a run: another one does not come by a single key.
+    """
+    try:
+        found = service_class(kind, registry)
+    except KindError:
+        return False
+    needed = {name for name, info in found.model_fields.items() if info.is_required()}
+    return isinstance(given, dict) and needed <= given.keys() and not found.trains
+
+
 @cache
 def part_of(kind: str) -> str:
     """The built-in kind whose part a service of this kind takes, often itself. Raises KindError."""

@@ -17,7 +17,7 @@ steals it from whoever had it, and stale sockets are only removed under the lock
 from .directory import RunDir, RunInfo, new_run_id
 from .errors import RunDirBusy, RunDirError, RunNotFound
 from .files import atomic_write, file_system
-from .find import find_run, link_current
+from .find import find_run, link_current, newest_of
 from .shm import create_shm, remove_shm, shm_path, sweep_shm
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "find_run",
     "link_current",
     "new_run_id",
+    "newest_of",
     "remove_shm",
     "shm_path",
     "sweep_shm",

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import secrets
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -97,14 +98,17 @@ class RunDir:
         """Whether a living process holds this directory."""
         return self.lock.is_live()
 
-    def hold(self) -> Self:
+    def hold(self, first: Callable[[], None] | None = None) -> Self:
         """Take the lock until `release` or the end of this process, and clear what a dead run left.
 
-        That is its sockets, `run.json` (kept as `previous`) and shared memory. Raises RunDirBusy.
+        That is its sockets, `run.json` (kept as `previous`) and shared memory. `first` is called under the lock before
+        anything is cleared: what it raises gives the lock back, and all is as it was. Raises RunDirBusy.
         """
         if not self.lock.held:
             self.lock.acquire()
             try:
+                if first:
+                    first()
                 self._clear()
             except BaseException:
                 self.lock.release()
@@ -154,6 +158,15 @@ class RunDir:
             return RunInfo(**json.loads(self.run_json.read_bytes()))
         except (OSError, ValueError, TypeError):
             return None
+
+    def name(self) -> str:
+        """What the run is called: by its `run.json`, else by its topology; empty when neither says."""
+        if info := self.info():
+            return info.run
+        try:
+            return str(json.loads(self.config_json.read_bytes())["run"])
+        except (OSError, ValueError, TypeError, KeyError):
+            return ""
 
     def write_json(self, path: Path, data: object) -> None:
         """Write a JSON file of this directory, atomically, mode 0600."""

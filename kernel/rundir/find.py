@@ -38,6 +38,18 @@ def find_run(
     raise RunNotFound(f"{what} under {runs} - start one with 'midflight up TOPOLOGY' or name one with --run")
 
 
+def newest_of(name: str, runs: Path = RUNS) -> RunDir:
+    """The run that `--resume` goes on with: the newest that is called so, whatever its directory's name.
+
+    Raises RunNotFound.
+    """
+    found = list(_all(runs))
+    matches = [run for run in found if run.name() == name]
+    if not matches:
+        raise _missing(name, runs, found)
+    return max(matches, key=_rank)
+
+
 def link_current(run: RunDir, runs: Path = RUNS) -> None:
     """Point `runs/current` at a run."""
     runs.mkdir(parents=True, exist_ok=True)
@@ -55,14 +67,15 @@ def _named(wanted: str, runs: Path) -> RunDir:
     found = list(_all(runs))
     matches = [run for run in found if wanted in _names(run)]
     if not matches:
-        close = get_close_matches(wanted, sorted({name for run in found for name in _names(run)}), 1)
-        hint = (
-            f"did you mean {close[0]!r}?"
-            if close
-            else f"there are: {', '.join(run.path.name for run in found) or 'none'}"
-        )
-        raise RunNotFound(f"no run {wanted!r} under {runs} - {hint}")
+        raise _missing(wanted, runs, found)
     return max(matches, key=_rank)
+
+
+def _missing(wanted: str, runs: Path, found: list[RunDir]) -> RunNotFound:
+    close = get_close_matches(wanted, sorted({name for run in found for name in _names(run)} - {wanted}), 1)
+    there = ", ".join(run.path.name for run in found) or "none"
+    hint = f"did you mean {close[0]!r}?" if close else f"there are: {there}"
+    return RunNotFound(f"no run {wanted!r} under {runs} - {hint}")
 
 
 def _all(runs: Path) -> Iterator[RunDir]:

@@ -79,6 +79,7 @@ class TrainingConfig(ServiceSpec):
     """What every service that trains a model can be told."""
 
     takeover: ClassVar[Literal["beside", "after", "restart", "never"]] = "restart"
+    trains: ClassVar[bool] = True
 
     significant: bool = Field(True, description="Its normal exit ends the run; see ServiceSpec.")
     restart: Literal["permanent", "transient", "temporary"] = Field("transient", description="See ServiceSpec.")

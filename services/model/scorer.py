@@ -9,8 +9,8 @@ from transformers import AutoModelForSequenceClassification
 from midflight.kernel.mistake import UserMistake
 
 from .build import Model
-from .open import DTYPES, open_model
-from .tokenizer import Tokenizer, load_tokenizer
+from .open import DTYPES, fitting, open_model, tokenizer_of
+from .tokenizer import Tokenizer
 
 
 def open_scorer(section: Mapping[str, Any], seed: int) -> tuple[Tokenizer, Model]:
@@ -31,7 +31,7 @@ def open_scorer(section: Mapping[str, Any], seed: int) -> tuple[Tokenizer, Model
         missing = ["score.weight"]
     else:
         try:
-            tokenizer = load_tokenizer(section.get("tokenizer") or path)
+            tokenizer = tokenizer_of(section)
             with torch.random.fork_rng(devices=[]):
                 lm, found = AutoModelForSequenceClassification.from_pretrained(
                     path,
@@ -41,6 +41,7 @@ def open_scorer(section: Mapping[str, Any], seed: int) -> tuple[Tokenizer, Model
                     use_safetensors=True,
                     output_loading_info=True,
                 )
+            fitting(tokenizer, lm, section)
         except (OSError, ValueError) as error:
             raise UserMistake(f"model: cannot load {path!r} as a reward model: {str(error).splitlines()[0]}") from error
         missing = found["missing_keys"]

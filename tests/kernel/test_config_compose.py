@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from midflight.kernel.config import load_topology
+from midflight.kernel.config import ConfigError, load_topology
 from midflight.kernel.config.compose import MAX_FILES, Composer, compose
 from midflight.kernel.config.errors import Origin
+from midflight.kernel.config.shipped import shipped
 from midflight.kernel.config.tree import Tree, marks, merge, plain
 from midflight.kernel.config.yaml_nodes import Reader
 
@@ -280,6 +281,42 @@ def test_bad_overrides(folder: Path, override: str, message: str) -> None:
     """A bad override is told by its number; the value is never part of the text."""
     put("top.yaml", "a: {x: 1, l: [1, 2]}\nservices: {kl: {}}\n")
     assert run("top.yaml", overrides=[override])[1] == [message]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["services.sft.steps=3"], "argument 1: services.sft: this topology has no service 'sft'; it has dpo, tracker"),
+        (
+            ["seed=1", "services.learner.steps=3"],
+            "argument 2: services.learner: this topology has no service 'learner'",
+        ),
+        (["services.nothing.x=3"], "argument 1: services.nothing: this topology has no service 'nothing'; it has dpo"),
+        (["services.dqo.steps=3"], "it has dpo, tracker - did you mean 'dpo'?"),
+        (["services.sft.steps=3", "services.sft.epochs=2"], "argument 1: services.sft: this topology has no service"),
+    ],
+)
+def test_an_override_of_a_service_that_is_not_there(overrides: list[str], said: str) -> None:
+    """It is taken for a slip, not for a new service that lacks the rest."""
+    with pytest.raises(ConfigError) as caught:
+        load_topology(shipped()["dpo"], (), overrides)
+    assert len(caught.value.problems) == 1
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["services.clip.kind=clip"],
+        ["services.mine.rate=2", "services.mine.kind=clip"],
+        ["services.clip={}", "services.clip.rate=2"],
+        ["services.constraints.limits={one: {metric: kl, at_most: 0.1, knob: entropy.coef}}", "services.kl=null"],
+    ],
+)
+def test_an_override_may_bring_a_service(overrides: list[str]) -> None:
+    """By its kind, whole, or with all that a kind cannot do without."""
+    slot = overrides[0].split(".")[1].partition("=")[0]
+    assert slot in load_topology(shipped()["demo"], (), overrides).topology.services
 
 
 def test_extends_by_the_name_of_a_shipped_topology(tmp_path: Path) -> None:

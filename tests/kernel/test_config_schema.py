@@ -60,6 +60,18 @@ def test_explain_a_mapping() -> None:
     assert explain("", REGISTRY).splitlines()[0] == "  version: 1, required"
 
 
+def test_explain_the_end_of_a_key() -> None:
+    """As knobs are called that do not bear a slot's name: the keys that set them are told."""
+    assert explain("limits.low", REGISTRY) == (
+        "limits.low: set by services.kl.limits.low\n" + explain("services.kl.limits.low", REGISTRY)
+    )
+    head, *rest = explain("optim.lr").splitlines()
+    assert head.startswith("optim.lr: set by services.learner.optim.lr, and where that is another service by services.")
+    assert rest == explain("services.learner.optim.lr").splitlines()
+    for knob, key in (("kl.coef", "kl.coef"), ("clip.range", "clip"), ("entropy.coef", "entropy_coef")):
+        assert explain(knob).startswith(f"{knob}: set by services.learner.{key}\n")
+
+
 @pytest.mark.parametrize(
     ("key", "message"),
     [

@@ -1,5 +1,6 @@
 """On-policy distillation: what a teacher's log-probs of the student's own tokens become, and what comes of it."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,10 @@ def test_mistakes_are_named(teacher: Path, tmp_path: Path) -> None:
         Trainer(config(tmp_path / "nothing-here", sft=SFT), MODEL, 0, tmp_path)
     words = teacher.parent / "words"
     made = OfflineTrainer(SftTrainerConfig(data="task:sort6-10?rows=8"), MODEL, 5, tmp_path / "none")
-    made.tokenizer.add_tokens(["one more"])
     made.leave_model(words, made.weights())
+    text = json.loads((words / "tokenizer.json").read_text())
+    vocabulary = text["model"]["vocab"]
+    vocabulary["a"], vocabulary["b"] = vocabulary["b"], vocabulary["a"]
+    (words / "tokenizer.json").write_text(json.dumps(text))
     with pytest.raises(ValueError, match="its tokenizer is not that of the model which is trained"):
         Trainer(config(words), MODEL, 0, tmp_path)

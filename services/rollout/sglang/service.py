@@ -11,17 +11,14 @@ Dies    any time, and what it launched with it. A server that dies, or whose upd
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
-
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from typing import cast
 
 from midflight.messages.samples import GiveBack, Refuse
 from midflight.messages.weights import WeightsNew
 from midflight.services.model.build import save_model
 from midflight.services.model.chat import raw
-from midflight.services.model.open import end_ids, open_model
-from midflight.services.model.tokenizer import Tokenizer, load_tokenizer
+from midflight.services.model.open import end_ids, open_frame, open_model
+from midflight.services.model.tokenizer import Tokenizer
 from midflight.services.rollout.service import Rollout
 
 from . import command
@@ -62,10 +59,7 @@ class Sglang(Rollout):
         """Tokenizer, what is known of the model, and what the servers load: a folder is written when it was built."""
         section = self.settings.model
         if path := section.get("path"):
-            tokenizer = load_tokenizer(section.get("tokenizer") or path)
-            with torch.device("meta"):
-                make: Any = AutoModelForCausalLM.from_config
-                model = make(AutoConfig.from_pretrained(path))
+            tokenizer, model = open_frame(section)
         else:
             tokenizer, model = open_model(section, self.settings.seed)
             path = str(folder / "model")
