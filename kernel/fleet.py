@@ -232,10 +232,17 @@ class Fleet:
         instance.heard(now, instance.phase, limit)
         return instance
 
-    def _raise_code(self, why: str) -> None:
+    def _raise_code(self, why: str) -> list[Command]:
         """The end of the run itself went wrong: its exit code becomes 1, unless it is an error already."""
-        if self.stop and self.stop.code == 0:
-            self.stop.code, self.stop.why = 1, why
+        if not self.stop or self.stop.code:
+            return []
+        self.stop.code, self.stop.why = 1, why
+        return [self._ending(why)]
+
+    def _ending(self, why: str) -> Command:
+        assert self.stop is not None
+        body: dict[str, Scalar] = {"state": "stopping", "mode": self.stop.mode, "code": self.stop.code, "why": why}
+        return Emit("run.state", "run", body)
 
     def request_stop(self, mode: Mode, why: str, now: float, code: int = 0) -> list[Command]:
         """End the run: drain, stop (SIGTERM, still in order) or kill (all at once). May only get harsher.
@@ -245,7 +252,7 @@ class Fleet:
         if self.stop and MODES.index(mode) <= MODES.index(self.stop.mode):
             return []
         self.stop = Stop(mode, self.stop.why if self.stop else why, max(self.stop.code, code) if self.stop else code)
-        out: list[Command] = [Emit("run.state", "run", {"state": "stopping", "mode": mode, "why": why})]
+        out = [self._ending(why)]
         for child in self.roster:
             child.wanted = False
             if self._of(child).state == "backoff":
@@ -269,9 +276,9 @@ class Fleet:
             self.over = True
             left = [instance.identity for instance in self.registry.all_owned() if instance.live]
             if left:
-                self._raise_code(self.stop.why)
+                out += self._raise_code(self.stop.why)
             why = self.stop.why + (f"; did not die: {', '.join(left)}" if left else "")
-            body: dict[str, Scalar] = {"state": "over", "code": self.stop.code, "why": why}
+            body: dict[str, Scalar] = {"state": "over", "mode": self.stop.mode, "code": self.stop.code, "why": why}
             out += [Emit("run.state", "run", body), RunOver(self.stop.code, why)]
         return out
 

@@ -210,7 +210,7 @@ class Supervisor(Steering):
         out: list[Command] = [Gone(child.name, instance.generation, ended.text()), Emit("service.exit", "", body)]
         if self.stop:
             if child.spec.significant and not forced and not ended.normal:
-                self._raise_code(f"{child.name} failed while the run was ending: {ended.text()}")
+                out += self._raise_code(f"{child.name} failed while the run was ending: {ended.text()}")
             return out + self._mark(child, "stopped", ended.text())
         if (swapped := self._swap_ended(child, ended, now)) is not None:
             return out + swapped

@@ -16,6 +16,7 @@ from .wire import MAX_BUFFER, MAX_FRAMES
 
 HWM: Final = 1000
 """Messages a socket may hold for one peer in each direction."""
+KEY_CHARS: Final = 40
 _NOBLOCK: Final = int(zmq.NOBLOCK)
 _MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
 """Plain ints: pyzmq's flags are enums, on which send_multipart and rcvmore spend more than libzmq on a message."""
@@ -125,6 +126,15 @@ def new_key() -> str:
     """A key for an `Endpoint`."""
     _, secret = zmq.curve_keypair()
     return secret.decode()
+
+
+def is_key(text: str) -> bool:
+    """Whether an `Endpoint` can use it."""
+    try:
+        zmq.curve_public(text.encode("ascii"))
+    except (ValueError, zmq.ZMQError):
+        return False
+    return len(text) == KEY_CHARS
 
 
 def _peer_pid(frame: zmq.Frame) -> int | None:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -44,6 +45,24 @@ def chosen_run(arguments: argparse.Namespace, live: bool = True) -> RunDir:
     if not arguments.json and sys.stderr.isatty():
         print(f"run {run.path}", file=sys.stderr)
     return run
+
+
+def count(text: str) -> int:
+    """An option's whole number, not below 0. Raises ArgumentTypeError."""
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise argparse.ArgumentTypeError(f"{text!r}: want a whole number, 0 or more")
+    return int(text)
+
+
+def duration(text: str) -> float:
+    """An option's seconds, not below 0. Raises ArgumentTypeError."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not value >= 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: want seconds, 0 or more")
+    return value
 
 
 def print_json(data: object) -> None:

@@ -1,16 +1,18 @@
-"""midflight down: end a run and wait until it is over."""
+"""midflight down: end a run and wait until it is over; exit 1, with the reason, when it did not end as asked."""
 
 import argparse
 import signal
 from typing import Final, Literal
 
 from midflight.kernel.client import Client, Unreachable
+from midflight.kernel.journal_files import newest_place, read_events
 from midflight.kernel.process import kill_marked, signal_process, wait_process
 from midflight.kernel.rundir.directory import RunDir
 from midflight.messages.control import RunStop
 
 from .common import chosen_run, print_json, run_option
-from .exits import TIMED_OUT, Stop
+from .ending import outcome
+from .exits import FAILED, OK, TIMED_OUT, Stop
 
 KILL_S: Final = 10.0
 """Time that --kill gives the run to end in order, seconds."""
@@ -28,6 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Ask the kernel to stop, then wait for the warden's death."""
     folder = chosen_run(arguments)
     warden, started = folder.lock.holder()
+    newest = newest_place(folder.path).seq  # which may be its end already
     mode: Literal["drain", "stop", "kill"] = "kill" if arguments.kill else "stop" if arguments.now else "drain"
     try:
         with Client(folder.path) as client:
@@ -39,11 +42,15 @@ def run(arguments: argparse.Namespace) -> int:
         if not arguments.kill:
             raise Stop(TIMED_OUT, f"still running after {arguments.timeout:g} s; --now or --kill is harsher")
         _kill(folder, warden, started)
+    end = outcome((one["topic"], one["body"]) for one in read_events(folder.path, after=newest - 1))
     if arguments.json:
-        print_json({"run": str(folder.path), "mode": mode})
-    else:
+        print_json({"run": str(folder.path), "mode": mode, "code": end.code, "why": end.why})
+    if (mode == "drain" and not end.drained) or (mode == "stop" and end.code != 0):
+        how = f"was told to {end.mode}" if end.code == 0 else "failed"
+        raise Stop(FAILED, f"{folder.path}: the run is over, but {how}: {end.why}")
+    if not arguments.json:
         print(f"ended ({mode}): {folder.path}")
-    return 0
+    return OK
 
 
 def _kill(folder: RunDir, warden: int, started: int) -> None:

@@ -1,6 +1,8 @@
-"""What the end of a run waits for, in words: an end may take as long as a service has to finish its work."""
+"""The end of a run: what it waits for, for it may take as long as a service has to finish, and what it came to."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from midflight.messages.control import ServiceStatus
 
@@ -18,3 +20,30 @@ def waits_for(services: Iterable[ServiceStatus]) -> str:
 def _doing(one: ServiceStatus) -> str:
     waits = [f"waits for {wait.name}" for wait in one.waits[:2]]
     return ", ".join([one.state, *([one.phase] if one.phase else []), *waits])
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run came to. mode: how it was told to end. code: its exit code, None when it never said."""
+
+    mode: str = ""
+    code: int | None = None
+    why: str = "it was killed"
+
+    @property
+    def drained(self) -> bool:
+        """Over and well, and nothing was cut off."""
+        return self.code == 0 and self.mode == "drain"
+
+
+def outcome(events: Iterable[tuple[str, Mapping[str, Any]]]) -> Outcome:
+    """From topics and bodies of the run's events, oldest first."""
+    mode, found = "", Outcome()
+    for topic, body in events:
+        if topic == "kernel.boot" and body.get("generation") == 1:
+            mode, found = "", Outcome()  # a run that goes on: what its former part came to does not count
+        if topic == "run.state":
+            mode = str(body.get("mode", mode))
+            over = body.get("state") == "over"
+            found = Outcome(mode, body.get("code"), str(body.get("why", ""))) if over else Outcome(mode)
+    return found

@@ -10,18 +10,22 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from .common import count, duration
+
 WAIT_S = 600.0
 
 
 def options(parser: argparse.ArgumentParser) -> None:
     """The ticket, and how many ranks."""
     parser.add_argument("ticket", type=Path, metavar="TICKET", help="address and key of the learner's group")
-    parser.add_argument("--ranks", type=int, default=0, metavar="N", help="ranks to run here (default: an even share)")
+    parser.add_argument(
+        "--ranks", type=count, default=0, metavar="N", help="ranks to run here (default: an even share)"
+    )
     parser.add_argument(
         "--dir", type=Path, help="folder of the ranks (default: the run directory if it is seen, else runs/ID.rank-R)"
     )
     parser.add_argument(
-        "--wait", type=float, default=WAIT_S, metavar="S", help="longest wait for ticket and learner (default 600)"
+        "--wait", type=duration, default=WAIT_S, metavar="S", help="longest wait for ticket and learner (default 600)"
     )
 
 

@@ -4,6 +4,7 @@ STEP is an RL training step, a name that `midflight models ls` shows, or `newest
 """
 
 import argparse
+import os
 from collections.abc import Callable
 from dataclasses import asdict
 from datetime import datetime
@@ -11,6 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from midflight.kernel.mistake import UserMistake
 from midflight.kernel.rundir.directory import RunDir
 from midflight.kernel.rundir.find import find_run
 
@@ -78,10 +80,18 @@ def _verify(folder: RunDir, arguments: argparse.Namespace) -> int:
 
 
 def _export(folder: RunDir, arguments: argparse.Namespace) -> int:
-    path = _shelf().find(folder.checkpoints, arguments.step)
-    # By name: the kernel does not depend on services.
+    # By name: the kernel does not depend on services. Before a checkpoint is chosen: a live run deletes old ones.
     export = import_module("midflight.services.learner.checkpoints.export")
-    done = export.export(folder, path, arguments.out, arguments.dtype)
+    done = None
+    while done is None:
+        path = _shelf().find(folder.checkpoints, arguments.step)
+        try:
+            done = export.export(folder, path, arguments.out, arguments.dtype)
+        except UserMistake:
+            if os.path.lexists(path):
+                raise
+            if arguments.step != "newest":
+                raise Stop(FAILED, f"{path}: the run has just deleted it, for it keeps newer ones") from None
     if arguments.json:
         print_json({**asdict(done), "out": str(done.out)})
     else:

@@ -14,6 +14,7 @@ from midflight.messages.control import Status, StatusGet
 from midflight.messages.events import Event
 
 from .common import chosen_run, print_json, run_option
+from .ending import outcome
 from .exits import FAILED, OK, TIMED_OUT, USAGE, Stop
 
 Events = Callable[[int], Iterator[Event]]
@@ -100,11 +101,5 @@ def _ready(client: Client, events: Events) -> bool:
 
 def _over(events: Events, cut_off: bool) -> bool:
     """To the end; whether that was a good one. `cut_off`: also one that left work unfinished."""
-    mode, code = "", None
-    for event in events(0):
-        if event.topic == "kernel.boot" and event.body.get("generation") == 1:
-            mode, code = "", None  # a run that goes on: what its former part came to does not count
-        if event.topic == "run.state":
-            mode = str(event.body.get("mode", mode))
-            code = event.body.get("code") if event.body.get("state") == "over" else None
-    return code == 0 and (cut_off or mode == "drain")
+    end = outcome((event.topic, event.body) for event in events(0))
+    return end.code == 0 if cut_off else end.drained

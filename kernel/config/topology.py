@@ -93,6 +93,10 @@ class Topology(Config):
         details = []
         for name, slot in self.services.items():
             others = {other: spec for other, spec in self.services.items() if other != name}
+            for part in slot.follows:
+                if not any(spec.part == part for spec in others.values()):
+                    why = f"no slot of kind {part}, without which a {slot.part} can do nothing: add one"
+                    details.append(_detail("conflict", ("services", name, "kind"), why))
             for field, why in (*slot.conflicts(others), *slot.misfits(self.model.shape)):
                 details.append(_detail("conflict", ("services", name, *field.split(".")), why))
         if details:

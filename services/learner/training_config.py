@@ -204,6 +204,8 @@ class TrainingConfig(ServiceSpec):
                 )
         if self.compile and self.kernels == "liger":
             raise ValueError("compile and kernels: liger replace the same parts of a layer: leave one of them out")
+        if self.kernels == "liger" and self.device == "cpu":
+            raise ValueError("kernels: liger is for GPUs, and device is cpu: leave kernels out")
         return self
 
     def misfits(self, shape: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

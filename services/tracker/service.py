@@ -45,6 +45,8 @@ class Tracker(Actor):
         self._next_ring = 0.0
         self._current = True
         """Whether the kernel has told its newest number since a drain began."""
+        self._failed = False
+        """Whether the run ends because of an error, or could not end well."""
 
     def start(self) -> None:
         """Two trackers must not write one file: a standby opens it when its predecessor has left."""
@@ -102,7 +104,7 @@ class Tracker(Actor):
         """Let the sinks finish, all at the same time."""
         if self.log is None:
             return
-        status = "finished" if self.draining else "killed"
+        status = "killed" if not self.draining else "failed" if self._failed else "finished"
         self.log.append({"event": "end", "values": {"status": status}})
         with self.phase("close sinks", 2 * CLOSE_S):
             for sink in self.sinks.values():
@@ -122,6 +124,10 @@ class Tracker(Actor):
             record["step"] = event.step
         if event.topic not in ("metrics", "sft", "evaluation", "throughput", "lengths"):
             record["event"] = event.topic
+        if event.topic == "run.state":
+            self._failed = bool(event.body.get("code"))
+        elif event.topic == "kernel.boot" and event.body.get("generation") == 1:
+            self._failed = False  # a run that goes on: what its former part came to does not count
         assert self.log is not None
         self.log.append({**record, "values": event.body})
         self.progress += 1

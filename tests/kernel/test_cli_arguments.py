@@ -33,6 +33,14 @@ def test_unknown_arguments_are_named(arguments: list[str], capsys: pytest.Captur
     assert arguments[-1] in capsys.readouterr().err
 
 
+def test_who_needs_a_ledger_says_so_when_there_is_none(capsys: pytest.CaptureFixture[str]) -> None:
+    """Else they would wait for one for ever."""
+    assert main(["config", "check", "demo", "services.ledger=null"]) == 2
+    told = capsys.readouterr().err
+    for name in ("learner", "rollout", "reward"):
+        assert f"services.{name}.kind: no slot of kind ledger, without which a {name} can do nothing" in told
+
+
 def test_knob_values_are_read_as_in_a_topology() -> None:
     """Booleans, integers and floats keep their type; everything else is a word."""
     assert [parse(text) for text in ("true", "3", "3e-4", "fast")] == [True, 3, 3e-4, "fast"]

@@ -3,7 +3,7 @@
 import pytest
 from support.supervision import Manner, Spec, World, crash_storm, up
 
-from midflight.kernel.commands import Emit, RunOver, Spawn
+from midflight.kernel.commands import Emit, RunOver, SendDrain, Spawn
 from midflight.kernel.mistake import EXIT_MISTAKE
 from midflight.kernel.refusal import Refusal
 from midflight.kernel.restart import Exit
@@ -178,7 +178,10 @@ def test_condemned_service_counts_as_a_fault() -> None:
 
 
 def test_significant_failure_while_draining_fails_the_run() -> None:
-    """A learner that crashes in its last checkpoint must not end as a success; a forced end is no failure."""
+    """A learner that crashes in its last checkpoint must not end as a success; a forced end is no failure.
+
+    Who stops last is told so before it is told to leave.
+    """
     world = up()
     world.obey(world.supervisor.request_stop("drain", "down", world.now))
     world.die("learner", Exit(code=1, tail="OSError: no space left on device"))
@@ -186,6 +189,14 @@ def test_significant_failure_while_draining_fails_the_run() -> None:
     assert world.over == RunOver(
         1, "learner failed while the run was ending: exit code 1: OSError: no space left on device"
     )
+    states = [c.body for c in world.of(Emit) if isinstance(c, Emit) and c.topic == "run.state"]
+    assert [(one["state"], one["mode"], one["code"]) for one in states] == [
+        ("stopping", "drain", 0),
+        ("stopping", "drain", 1),
+        ("over", "drain", 1),
+    ]
+    ledger = next(at for at, (_, c) in enumerate(world.log) if isinstance(c, SendDrain) and c.name == "ledger")
+    assert [c for _, c in world.log[:ledger] if isinstance(c, Emit) and c.body.get("code") == 1 and "mode" in c.body]
 
 
 def test_significant_replicas_end_the_run_when_the_last_has_left() -> None:

@@ -24,7 +24,7 @@ from midflight.kernel.rundir import RunDir
 from midflight.kernel.stream import Stream
 from midflight.kernel.watching import follow
 from midflight.messages.base import Scalar
-from midflight.messages.control import Status, StatusGet
+from midflight.messages.control import Done, RunStop, Status, StatusGet
 from midflight.messages.events import EventsGet
 from midflight.messages.sockets import Endpoint
 from midflight.messages.wire import reject_frame
@@ -54,6 +54,11 @@ class Teller(Node):
         numbers = {"generation": 1, "pid": 1, "up_s": 1.0, "seen_s": 0.0, "restarts": 0, "progress": 0}
         service = {"name": "learner", "kind": "learner", "state": self.state, "waits": [], **numbers}
         letter.reply(Status(**{**Status.EXAMPLE, "seq": self.stream.newest, "services": [service]}))
+
+    @handles(RunStop)
+    def _on_run_stop(self, message: RunStop, letter: Letter) -> None:
+        letter.reply(Done(detail=message.mode))
+        self.asked.set()
 
 
 class Served:
@@ -331,6 +336,36 @@ def test_wait_for_the_end(run: Run, mode: str, code: int, done: int, drained: in
     assert waiting.code() == done
     assert main(["wait", "--for", "done", *where]) == done
     assert main(["wait", "--for", "drained", *where]) == drained
+
+
+@pytest.mark.parametrize(
+    ("asked", "mode", "code", "exit_code", "told"),
+    [
+        ((), "drain", 0, 0, "ended (drain)"),
+        ((), "drain", 1, 1, "the run is over, but failed: the disk is full"),
+        ((), "stop", 0, 1, "the run is over, but was told to stop: the disk is full"),
+        (("--now",), "stop", 0, 0, "ended (stop)"),
+        (("--now",), "stop", 1, 1, "failed: the disk is full"),
+        (("--kill",), "kill", 1, 0, "ended (kill)"),
+        ((), "", None, 1, "failed: it was killed"),
+    ],
+)
+def test_down_tells_what_the_run_came_to(
+    run: Run,
+    asked: tuple[str, ...],
+    mode: str,
+    code: int | None,
+    exit_code: int,
+    told: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Not what was asked for: a drain may fail."""
+    waiting = Waiting(run, "down", *asked)
+    if code is not None:
+        run.kernel.tell("run.state", state="over", mode=mode, code=code, why="the disk is full")
+    run.end()
+    assert waiting.code() == exit_code
+    assert told in "".join(capsys.readouterr())
 
 
 def test_a_killed_run_did_not_end_well(run: Run) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from midflight.kernel.cli.main import main
 from midflight.kernel.mistake import UserMistake
 from midflight.kernel.ports import free_port
 from midflight.messages.sockets import new_key
@@ -67,11 +68,20 @@ def test_it_ends_with_the_run(ticket: Ticket, over: bool, monkeypatch: pytest.Mo
     assert ("trained to its end" if over else "the run is over") in said[-1]
 
 
+@pytest.mark.parametrize("words", ["--ranks -2", "--ranks x", "--wait nan", "--wait -1", "--wait x"])
+def test_what_can_be_no_number_is_refused(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before the ticket is looked for."""
+    with pytest.raises(SystemExit) as end:
+        main(["join", "no.ticket", *words.split()])
+    assert end.value.code == 2
+    assert "0 or more" in capsys.readouterr().err
+
+
 def test_without_a_learner_it_gives_up(ticket: Ticket) -> None:
     """After `--wait`."""
     said: list[str] = []
     assert joined(ticket, Offer(), said, wait_s=0.3) == FAILED
-    assert said[-1] == f"no learner at {ticket.address} for 0.3 s"
+    assert said[-1] == f"no learner at {ticket.address} for 0.3 s, or its key is another: copy the ticket anew"
 
 
 def test_what_does_not_fit_is_refused_with_what_to_do(ticket: Ticket) -> None:

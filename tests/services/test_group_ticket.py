@@ -1,5 +1,6 @@
 """The ticket to a group: kept from process to process, for its owner alone; and the meeting behind it."""
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,14 +34,53 @@ def test_a_ticket_is_made_once_and_kept(tmp_path: Path) -> None:
         Ticket.read(path)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"address": "a:1"}', '{"address": "a:1", "key": "short"}'])
+def spoilt(address: str, key: str | None = None) -> str:
+    """A ticket's text; with a good key if none is given."""
+    return json.dumps({"address": address, "key": key or new_key()})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"address": "a:1"}',
+        spoilt("a:1", "short"),
+        spoilt("a:1", "\u00e9" * 40),
+        spoilt("a:1", "~" * 40),
+        spoilt("a:1", "#" * 40),
+        spoilt("a:\u0664\u0667"),
+        spoilt("a:99999999"),
+        spoilt("a:0"),
+        spoilt("a" * 300 + ":1"),
+        spoilt("a b:1"),
+    ],
+)
 def test_what_is_no_ticket_is_refused_by_name(tmp_path: Path, text: str) -> None:
-    """With the file's name, and what to do."""
+    """With the file's name, and what to do: another thing for the host whose own file it is."""
     path = tmp_path / "x.ticket"
     path.write_text(text)
     path.chmod(0o600)
     with pytest.raises(UserMistake, match=r"x\.ticket: not a ticket to a learner's group; copy"):
         Ticket.read(path)
+    with pytest.raises(UserMistake, match=r"x\.ticket: not a ticket .* remove it: a new one is made, and other hosts"):
+        Ticket.kept(path, None)
+
+
+def test_a_host_that_can_be_none_is_told() -> None:
+    """A part between dots that is too long for any name server."""
+    with pytest.raises(UserMistake, match="no such host is known here"):
+        _ = Ticket("a" * 70 + ".b:1", new_key()).url
+
+
+def test_a_ticket_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    """Starting again cannot mend it."""
+    with pytest.raises(UserMistake, match=r"cannot be written: .*; set `ticket` to"):
+        Ticket.kept(Path("/proc/nope/x.ticket"), None)
+    with pytest.raises(UserMistake, match="set `meet` to host or host:port"):
+        Ticket.kept(tmp_path / "x.ticket", "here:99999")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_interface_to_an_address_is_found() -> None:

@@ -187,6 +187,23 @@ def test_pruning_counts_verified_steps_only(tmp_path: Path) -> None:
     assert latest_verified(tmp_path).path is None
 
 
+def test_a_kill_while_pruning_leaves_no_half_of_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is deleted is out of sight at once, and swept at the next start."""
+    paths = [put(tmp_path, s) for s in (1, 2)]
+
+    def killed(path: Path) -> None:
+        next(path.iterdir()).unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            prune(tmp_path, 1)
+    assert steps(tmp_path) == [paths[1]]
+    assert len(sweep(tmp_path)) == 1
+    assert list(tmp_path.iterdir()) == [paths[1]]
+
+
 def test_saving_keeps_the_last_two(tmp_path: Path) -> None:
     """Five saves leave steps 4 and 5, both verified; the digest names the content."""
     manifests = [save_files(tmp_path, s, {"a.bin": [bytes(s)]}, {"s": s}) for s in range(1, 6)]
@@ -223,9 +240,11 @@ def test_an_old_step_that_cannot_be_removed_costs_no_save(tmp_path: Path, monkey
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", busy)
         assert save_files(tmp_path, 3, {"a.bin": [b"x"]}, {}).step == 3
-    assert len(steps(tmp_path)) == 3
+    assert [p.name for p in steps(tmp_path)] == ["step-00000003", "step-00000002"]
+    assert len(list(tmp_path.iterdir())) == 3
     save_files(tmp_path, 4, {"a.bin": [b"x"]}, {})
     assert [p.name for p in steps(tmp_path)] == ["step-00000004", "step-00000003"]
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_an_empty_root(tmp_path: Path) -> None:

@@ -154,6 +154,7 @@ def test_ranks_compile_what_they_gather(sizes: Sizes) -> None:
         ({"compile": True, "ranks": 2, "tp_size": 2}, "compile is for whole layers, which tp_size 2 cuts"),
         ({"kernels": "liger", "ranks": 2, "tp_size": 2}, "kernels: liger is for whole layers, which tp_size 2 cuts"),
         ({"kernels": "liger", "compile": True}, "compile and kernels: liger replace the same parts"),
+        ({"kernels": "liger", "device": "cpu"}, "kernels: liger is for GPUs, and device is cpu: leave kernels out"),
     ],
 )
 def test_what_does_not_go_together_is_refused(given: dict[str, Any], why: str) -> None:

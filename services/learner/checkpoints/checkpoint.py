@@ -4,7 +4,8 @@
 
 A save (`saving.save`) writes `.tmp-step-00000020-<pid>` beside the others: every file is hashed while written and
 fsynced, by the rank whose it is; the manifest (sizes, hashes, step, the caller's `extra`, and a digest of itself)
-comes last, then one rename, then an fsync of the parent. A crash leaves at most a `.tmp-*`, which `sweep` removes.
+comes last, then one rename, then an fsync of the parent. A crash leaves at most a `.tmp-*`, which `sweep` removes; so
+does one while an old checkpoint is deleted.
 Verifying reads every byte.
 """
 
@@ -31,6 +32,7 @@ FORMATS = (1, 2)
 HASHERS = 4
 """Files that are verified at a time."""
 MANIFEST = "manifest.json"
+PRUNED = ".tmp-pruned-"
 
 _STEP = re.compile(r"step-(\d{8})")
 _OLD = re.compile(r"\.old-(step-\d{8})-\d+")
@@ -166,16 +168,22 @@ def sweep(root: Path) -> list[Path]:
 def prune(root: Path, keep: int, sealed: Path | None = None) -> list[Path]:
     """Delete checkpoints older than the newest `keep` (>= 1) that verify; returns what was deleted.
 
-    sealed: one that was hashed while it was written a moment ago, and need not be read. What the disk does not let go
-    (on NFS a file that is read elsewhere) stays until the next time.
+    sealed: one that was hashed while it was written a moment ago, and need not be read. Each goes at once, by a rename
+    to what `sweep` removes: nobody ever sees half of one. What the disk does not let go (on NFS a file that is read
+    elsewhere) is tried again the next time.
     """
     verified, deleted = 0, list[Path]()
+    for left in root.glob(f"{PRUNED}*"):
+        shutil.rmtree(left, ignore_errors=True)
     there = steps(root)
     for path in there if len(there) > keep else ():
         if verified == keep:
+            aside = root / f"{PRUNED}{path.name}-{os.getpid()}"
             with suppress(OSError):
-                shutil.rmtree(path)
+                path.rename(aside)
                 deleted.append(path)
+                failpoint()
+                shutil.rmtree(aside)
         else:
             verified += path == sealed or _verifies(path)
     return deleted

@@ -61,11 +61,12 @@ def export(
         raise UserMistake(f"{out} is among the run's checkpoints, which come and go: name a folder elsewhere")
     try:
         manifest = verify(checkpoint)
-    except CheckpointError as error:
+        weights = whole_model(checkpoint)  # at once: the run may delete it meanwhile
+    except (CheckpointError, FileNotFoundError) as error:
         raise UnusableCheckpoint(
             f"{error}: not exported; `midflight models ls {folder.path}` shows the others"
         ) from error
-    topology = json.loads(folder.config_json.read_text())
+    topology = _topology(folder.config_json)
     section, extra = topology["model"], manifest.extra
     if extra.get("kind") == "reward_model":
         raise UserMistake(
@@ -74,7 +75,7 @@ def export(
     tokenizer, model = open_frame(section)
     wanted = DTYPES[dtype] if dtype else None
     adapters = LoraConfig.model_validate(extra["lora"]) if extra.get("lora") else None
-    tensors = merged(whole_model(checkpoint), adapters)
+    tensors = merged(weights, adapters)
     fill(model, {name: cast(tensor, wanted) for name, tensor in tensors.items()}, checkpoint)
     stage = str(extra["stage"])
     done = Exported(
@@ -91,6 +92,20 @@ def export(
         _write(beside, model, tokenizer, section, shard_bytes)
         (beside / CARD).write_text(card(topology, done, numbers, _base_license(section)))
     return done
+
+
+def _topology(path: Path) -> dict[str, Any]:
+    """The run's configuration, as far as it is needed here."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_bytes())
+        if all(isinstance(found[key], kind) for key, kind in (("run", str), ("model", dict), ("services", dict))):
+            return found
+        why = "not a topology"
+    except OSError as error:
+        why = error.strerror or str(error)
+    except (ValueError, KeyError, TypeError) as error:
+        why = f"not a topology: {error!r}"
+    raise UserMistake(f"{path}: {why}; it tells which model the checkpoint is of")
 
 
 def fill(model: Model, tensors: Mapping[str, Tensor], source: Path) -> None:

@@ -20,6 +20,9 @@ def check_free(out: Path, ours: Collection[int] = ()) -> None:
     there = out.exists() or out.is_symlink()
     if there and (not out.is_dir() or (any(out.iterdir()) and out.stat().st_ino not in ours)):
         raise UserMistake(f"{out} is there and not an empty folder: name another one, or remove it")
+    above = next(one for one in Path(os.path.abspath(out)).parents if os.path.lexists(one))
+    if not above.is_dir():
+        raise UserMistake(f"{out} cannot be made, for {above} is not a folder: name another one")
 
 
 @contextmanager
@@ -28,7 +31,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
 
     Raises OSError, about `out`, when the disk refuses.
     """
-    target = Path(os.path.abspath(out))
+    target = Path(os.path.realpath(out))  # an empty folder behind a link is replaced there, and the link stays
     beside, old = (target.with_name(f".{target.name}.{secrets.token_hex(4)}.{end}") for end in ("tmp", "old"))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,9 @@
 """The checkpoints of a run as people look at them: which there are, what each holds, whether its bytes are right."""
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,17 +43,18 @@ class Look:
 def look(path: Path, whole: bool = True) -> Look | None:
     """Read a checkpoint's manifest and, if `whole`, hash all of it. None when the run deleted it meanwhile."""
     wrong = _wrong(path) if whole else None
-    try:
-        files = [one.stat() for one in path.iterdir()]
-        saved = max((one.stat().st_mtime for one in path.iterdir()), default=path.stat().st_mtime)
-    except FileNotFoundError:
-        return None
+    files = list(_files(path))
     body = _manifest(path)
-    extra = body.get("extra", {})
+    extra, digest = body.get("extra", {}), body.get("digest")
     stage = extra.get("stage")
     step = extra.get("sft_done" if stage == "sft" else "step", body.get("step"))
     size = sum(one.st_size for one in files)
-    return Look(path, stage, step, extra.get("version"), saved, size, body.get("digest"), wrong)
+    try:  # last: whatever was found wrong may have been the deletion
+        saved = max((one.st_mtime for one in files), default=path.lstat().st_mtime)
+    except FileNotFoundError:
+        return None
+    digest = digest if isinstance(digest, str) else None
+    return Look(path, stage, step, extra.get("version"), saved, size, digest, wrong)
 
 
 def looks(root: Path, whole: bool = True) -> list[Look]:
@@ -73,6 +77,14 @@ def find(root: Path, wanted: str = NEWEST) -> Path:
 
 def _called(one: Look) -> str:
     return f"{one.step} ({one.path.name})" if one.stage in ("rl", ROWS) else one.path.name
+
+
+def _files(path: Path) -> Iterator[os.stat_result]:
+    """Of those that can be looked at; what cannot is `verify`'s to tell."""
+    with suppress(OSError):
+        for one in path.iterdir():
+            with suppress(OSError):
+                yield one.stat()
 
 
 def _wrong(path: Path) -> str:

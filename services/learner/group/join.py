@@ -92,7 +92,7 @@ class Joiner:
         self._generation = self._said = ""
         self._ended: dict[int, str] = {}
         self._heard = time.monotonic()
-        self._left = False
+        self._met = self._left = False
         self._signal = 0
 
     def run(self) -> int:
@@ -163,7 +163,7 @@ class Joiner:
 
     def _obey(self, place: GroupPlace) -> bool:
         """Do as the learner says; -> whether all is over."""
-        self._heard = time.monotonic()
+        self._heard, self._met = time.monotonic(), True
         if place.left and not self._left:
             self._say(f"the learner has left; unless one comes back within {LEFT_S:g} s, the run is over")
         self._left = place.left
@@ -191,7 +191,8 @@ class Joiner:
             self._say("the learner has left, and none has come back: the run is over")
             return OK
         if silent > self._wait_s:
-            self._say(f"no learner at {self._address} for {self._wait_s:g} s")
+            key = "" if self._met else ", or its key is another: copy the ticket anew"
+            self._say(f"no learner at {self._address} for {self._wait_s:g} s{key}")
             return FAILED
         return None
 

@@ -57,13 +57,13 @@ class Launched:
         return [process.pid for process in self._ranks.values()]
 
     def ended(self) -> dict[int, str]:
-        """Ranks that are no more: how each ended, with its last words."""
+        """Ranks that are no more: how each ended, with its last words unless a signal cut it short."""
         found = {}
         for rank, process in self._ranks.items():
             if (code := process.poll()) is not None:
-                how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
                 last = tail(self._log(rank)).rpartition("\n")[2].strip()[:500]
-                found[rank] = f"{how}: {last}".rstrip(": ")
+                own = f"exit code {code}: {last}".rstrip(": ")
+                found[rank] = f"killed by {signal.Signals(-code).name}" if code < 0 else own
         return found
 
     def close(self, within_s: float = END_S) -> None:

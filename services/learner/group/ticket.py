@@ -6,6 +6,7 @@ another is not in it. Needs no torch.
 
 import json
 import os
+import re
 import socket
 import stat
 from dataclasses import asdict, dataclass
@@ -16,10 +17,17 @@ import psutil
 from midflight.kernel.mistake import UserMistake
 from midflight.kernel.ports import free_port
 from midflight.kernel.rundir import atomic_write
-from midflight.messages.sockets import new_key
+from midflight.messages.sockets import is_key, new_key
 
 ELSEWHERE = ("192.0.2.1", 9)
 """An address of nobody: connecting a datagram socket to it sends nothing, and tells which of ours leads outside."""
+
+
+ADDRESS = re.compile(r"[A-Za-z0-9._-]{1,253}:([0-9]{1,5})")
+
+
+class NoTicket(UserMistake):
+    """What stands in the file is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +43,15 @@ class Ticket:
         host, _, port = self.address.rpartition(":")
         try:
             return f"tcp://{socket.gethostbyname(host)}:{port}"
-        except OSError as error:
-            raise UserMistake(f"{self.address}: {error.strerror or error}: no such host is known here") from error
+        except (OSError, UnicodeError) as error:
+            why = getattr(error, "strerror", None) or error
+            raise UserMistake(f"{self.address}: {why}: no such host is known here") from error
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether there can be such an address, and such a key."""
+        found = ADDRESS.fullmatch(self.address)
+        return found is not None and 0 < int(found[1]) < 1 << 16 and is_key(self.key)
 
     @classmethod
     def read(cls, path: Path) -> "Ticket":
@@ -52,27 +67,43 @@ class Ticket:
         except OSError as error:
             raise UserMistake(f"{path}: cannot be read: {error.strerror}") from error
         except (ValueError, KeyError, TypeError) as error:
-            raise UserMistake(f"{path}: not a ticket to a learner's group; copy RUN/NAME.ticket anew") from error
+            raise NoTicket(f"{path}: not a ticket to a learner's group; copy RUN/NAME.ticket anew") from error
         if stat.S_IMODE(mode) & 0o077:
             raise UserMistake(f"{path}: others may read it, and it is the key to the group: chmod 600 it")
-        if len(ticket.key) != 40 or not ticket.address.rpartition(":")[2].isdigit():
-            raise UserMistake(f"{path}: not a ticket to a learner's group; copy RUN/NAME.ticket anew")
+        if not ticket.is_sound:
+            raise NoTicket(f"{path}: not a ticket to a learner's group; copy RUN/NAME.ticket anew")
         return ticket
 
     def write(self, path: Path) -> None:
-        """For its owner alone."""
-        atomic_write(path, json.dumps(asdict(self), indent=1).encode() + b"\n")
+        """For its owner alone. Raises UserMistake where it cannot be written."""
+        try:
+            atomic_write(path, json.dumps(asdict(self), indent=1).encode() + b"\n")
+        except OSError as error:
+            raise UserMistake(
+                f"{path}: cannot be written: {error.strerror}; set `ticket` to a file in a folder that can"
+            ) from error
 
     @classmethod
     def kept(cls, path: Path, meet: str | None) -> "Ticket":
-        """That of `path`, made if there is none yet; at `meet` (host or host:port) if that is given."""
-        known = cls.read(path) if path.exists() else None
+        """That of `path`, made if there is none yet; at `meet` (host or host:port) if that is given.
+
+        Raises UserMistake for a file that is no ticket, and where none can be written.
+        """
+        try:
+            known = cls.read(path) if os.path.exists(path) else None
+        except NoTicket as error:
+            raise UserMistake(
+                f"{path}: not a ticket to a learner's group; remove it: a new one is made, and other hosts need a "
+                "new copy"
+            ) from error
         host, port = _parted(meet) if meet else ("", 0)
         if known:
             before, old_port = _parted(known.address)
             ticket = cls(f"{host or before}:{port or old_port}", known.key)
         else:
             ticket = cls(f"{host or own_address()}:{port or free_port()}", new_key())
+        if not ticket.is_sound:
+            raise UserMistake(f"no other host can reach {ticket.address}: set `meet` to host or host:port of this host")
         if ticket != known:
             ticket.write(path)
         return ticket
