@@ -7,4 +7,5 @@ EXIT_MISTAKE: Final = 78
 
 
 class UserMistake(Exception):
-    """What a user gave (data, reward file, model, checkpoint) cannot be used; the text says what, where, what to do."""
+    """What a user gave (data, reward file, model, checkpoint) cannot be used; the text says what, where, what to do;
+    who says it, the kernel puts before it."""

@@ -71,7 +71,7 @@ class Settings:
         try:
             config = service_class(part["kind"]).model_validate(part)
         except (KindError, ValidationError) as error:
-            raise UserMistake(f"{name}: {error}") from error
+            raise UserMistake(str(error)) from error
         return cls(
             run_dir=run_dir,
             run_id=run["run_id"],

@@ -51,13 +51,14 @@ def must_be_here(value: object, info: ValidationInfo) -> bool:
     return isinstance(value, LocatedStr) and not (info.context or {}).get(ELSEWHERE)
 
 
-def path_rule(*keep: str, exists: bool = False) -> BeforeValidator:
+def path_rule(*keep: str, exists: bool = False, model: bool = False) -> BeforeValidator:
     """A validator that makes a path absolute, for use as `Annotated[str, path_rule(...)]`.
 
     `keep` names what is not a path and is left alone: a whole value (`"bytes"`), a prefix that ends in a
     colon (`"task:"`), or `"://"` for anything that contains it. A value that no file wrote (a default, a call
-    from Python) is relative to the working directory. `exists` refuses what a user wrote and is not on disk;
-    a resolved topology is read back without that check, so that a kernel can restart when a file has gone.
+    from Python) is relative to the working directory. `exists` refuses what a user wrote and is not on disk, `model`
+    a run in place of the model that it has left; a resolved topology is read back without these checks, so that a
+    kernel can restart when a file has gone.
     """
 
     def resolve(value: object, info: ValidationInfo) -> object:
@@ -69,9 +70,17 @@ def path_rule(*keep: str, exists: bool = False) -> BeforeValidator:
         path = os.path.normpath(os.path.join(folder, os.path.expanduser(value)))
         if exists and must_be_here(value, info) and not os.path.exists(path):
             raise ValueError(f"no such file or folder: {path}")
+        if model and isinstance(value, LocatedStr) and os.path.isfile(os.path.join(path, "run.json")):
+            raise ValueError(f"that is a run; {_model_of_run(value, path)}")
         return path
 
     return BeforeValidator(resolve)
+
+
+def _model_of_run(value: str, path: str) -> str:
+    if os.path.isdir(os.path.join(path, "model")):
+        return f"its model is {os.path.join(value, 'model')}"
+    return f"`midflight models export {value} --out FOLDER` makes a folder of its model"
 
 
 def _kept(value: str, rule: str) -> bool:
@@ -85,6 +94,9 @@ TopologyPath = Annotated[str, path_rule()]
 
 ExistingPath = Annotated[str, path_rule(exists=True)]
 """A `TopologyPath` that must exist when the topology is loaded."""
+
+ModelPath = Annotated[str, path_rule(exists=True, model=True)]
+"""An `ExistingPath` of a model's folder, which is no run's."""
 
 TopologyPathOrRef = Annotated[str, path_rule("task:", "://")]
 """A `TopologyPath`, or `task:NAME`, or a URL; the last two are left as they are."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from midflight.kernel.spec import Config, ExistingPath, path_rule
+from midflight.kernel.spec import Config, ModelPath, path_rule
 
 
 class BuildConfig(Config):
@@ -36,7 +36,7 @@ class BuildConfig(Config):
 class ModelConfig(Config):
     """The policy's starting point: exactly one of `path` and `build`."""
 
-    path: ExistingPath | None = Field(None, description="Folder of a Hugging Face causal language model.")
+    path: ModelPath | None = Field(None, description="Folder of a Hugging Face causal language model.")
     build: BuildConfig | None = Field(None, description="Shape of a model to build with random weights.")
     tokenizer: Annotated[str, path_rule("bytes", exists=True)] = Field(
         "bytes",

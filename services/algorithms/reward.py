@@ -11,3 +11,8 @@ def pair_loss(chosen: Tensor, rejected: Tensor, margin: float = 0.0) -> Tensor:
     2203.02155), eq. 1; margin as in Touvron et al. 2023 (arXiv 2307.09288), eq. 2. Only differences of scores matter.
     """
     return -F.logsigmoid(chosen - rejected - margin)
+
+
+def ranked(better: Tensor, worse: Tensor) -> Tensor:
+    """How far each pair [P] is in the right order: 1, 0, or 1/2 where both are equal, as by the toss of a coin."""
+    return ((better > worse).to(better.dtype) + (better >= worse).to(better.dtype)) / 2

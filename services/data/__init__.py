@@ -6,7 +6,6 @@ from typing import Generic, TypeVar
 from .raw import BadRow, DataError, RawRow, Rows, each
 from .readers import open_source
 from .rows import (
-    Message,
     PreferenceRow,
     PromptRow,
     SftRow,
@@ -16,6 +15,7 @@ from .rows import (
 )
 from .stream import PromptStream
 from .tasks import PREFIX, TASKS, TaskRows
+from .turns import Message
 
 __all__ = [
     "TASKS",

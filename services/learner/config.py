@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from midflight.kernel.spec import Config, ServiceSpec, TopologyPath, live
+from midflight.kernel.spec import Config, ModelPath, ServiceSpec, live
 from midflight.services.data.source import Source
 
 from .training_config import OptimConfig, TrainingConfig
@@ -34,7 +34,7 @@ class KlTermConfig(Config):
     )
     reward_estimator: Literal["k1", "k2", "k3"] = Field("k1", description="Estimator in the reward or advantage.")
     loss_estimator: Literal["k1", "k2", "k3"] = Field("k2", description="Estimator in the loss.")
-    reference: TopologyPath | None = Field(
+    reference: ModelPath | None = Field(
         None,
         description="Folder of the reference, a Hugging Face causal language model with the policy's tokenizer: a "
         "teacher, in on-policy distillation; the policy as its updates begin when omitted.",

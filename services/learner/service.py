@@ -33,7 +33,7 @@ from .checkpoints.commits import State
 from .config import LearnerConfig, completed
 from .group.lead import Lead
 from .knobs import declarations
-from .remarks import Remarks
+from .remarks import RefusedRows, Remarks
 from .trainer import Trainer
 from .training import PHASE_S, Training
 
@@ -61,6 +61,7 @@ class Learner(Training[LearnerConfig, Trainer], Worker):
         self._waited = bus.now()
         self._finish_by: float | None = None
         self._remarks = Remarks(self._note)
+        self._refused = RefusedRows(self._note)
 
     def start(self) -> None:
         """Load the model and the newest verified checkpoint."""
@@ -152,13 +153,12 @@ class Learner(Training[LearnerConfig, Trainer], Worker):
         assert sft is not None
         self.stats = {"sft_step": trainer.sft_done, "loss": round(report.metrics["loss"], 4)}
         if trainer.sft_done % 20 == 0 or trainer.stage == "rl":
-            self.event("sft", {**report.metrics, "of": sft.steps}, trainer.sft_done)
+            refused = {"rows/refused": trainer.sft_refused}
+            self.event("sft", {**report.metrics, **refused, "of": sft.steps}, trainer.sft_done)
         if trainer.stage == "rl" or trainer.sft_done % sft.checkpoint_every == 0:
             self.commits.begin(self._besides)
-        for why in examples.bad if examples else ():
-            self._note("warning", f"row refused: {why}")
         if examples:
-            examples.bad.clear()
+            self._refused.tell(examples, over=trainer.stage == "rl")
 
     def _ask_restore(self) -> None:
         """Tell the ledger where we stand; it says which version comes next."""

@@ -43,8 +43,8 @@ class Trainer(TrainerBase[LearnerConfig]):
         super().__init__(config, model, seed, root, mesh)
         self.reference: Policy | Unadapted | None = None
         self.stage = "sft" if config.sft else "rl"
-        self.sft_done = self.sft_drawn = 0
-        """Supervised steps, and rows drawn for them."""
+        self.sft_done = self.sft_drawn = self.sft_refused = 0
+        """Supervised steps, rows drawn for them, and those of them that cannot be used."""
         self.settings = rl_settings(config, seed)
         optim_settings(config.optim, config.steps)  # what is wrong with it is found out before a warm start
         self.optimizer = self._optimizer(config.sft.optim if config.sft else config.optim, self._steps(config))
@@ -67,7 +67,8 @@ class Trainer(TrainerBase[LearnerConfig]):
             sft = self.config.sft
             template, cap = self.config.apply_chat_template is not False, self.config.longest
             tokenize = Reader(self.tokenizer, template, cap).demonstration
-            self.examples = Examples(sft.data, demonstrations, self.seed, tokenize, self.sft_drawn)
+            at = (self.sft_drawn, self.sft_refused)
+            self.examples = Examples(sft.data, demonstrations, self.seed, tokenize, *at)
             self._sft_data = still_the_same("sft.data", self.examples, self._sft_data, sft.changed, "learner.sft")
 
     def sft_step(self) -> StepReport:
@@ -75,7 +76,7 @@ class Trainer(TrainerBase[LearnerConfig]):
         sft = self.config.sft
         assert sft is not None and self.examples is not None  # noqa: PT018
         documents = self.examples.next(sft.batch_size)
-        self.sft_drawn = self.examples.drawn
+        self.sft_drawn, self.sft_refused = self.examples.drawn, self.examples.refused
         cap, peers = self.config.longest, self.mesh.peers
         with self.profile.training(self.sft_done + 1):
             report = sft_update(self.policy, self.optimizer, documents, cap, peers)
@@ -129,6 +130,7 @@ class Trainer(TrainerBase[LearnerConfig]):
             "stage": self.stage,
             "sft_done": self.sft_done,
             "sft_drawn": self.sft_drawn,
+            "sft_refused": self.sft_refused,
             "sft_data": self._sft_data,
             "baseline": self.baseline,
             "recent": [[sample, step] for sample, step in self.recent.items()],
@@ -140,6 +142,7 @@ class Trainer(TrainerBase[LearnerConfig]):
             raise UnusableCheckpoint("it is in the middle of a warm start: put `sft` back, or start a new run")
         batch = self.config.sft.batch_size if self.config.sft else 0
         self.sft_drawn = int(values.get("sft_drawn", self.sft_done * batch))
+        self.sft_refused = int(values.get("sft_refused", 0))
         self._sft_data = values.get("sft_data")
         self.baseline = values.get("baseline")
         self.recent = {int(sample): int(step) for sample, step in values["recent"]}

@@ -68,7 +68,7 @@ class Training(Actor, Generic[C, T]):
                 loaded = self.trainer.restore()
                 self.trainer.read_examples()
             except ValueError as error:
-                raise UserMistake(f"{settings.name}: {error}") from error
+                raise UserMistake(str(error)) from error
         for name, value in self._knobs.items():
             self.trainer.turn_knob(name, value)
         self.commits = Commits(self.trainer, self, self._note, loaded.digest)
@@ -151,7 +151,7 @@ class Training(Actor, Generic[C, T]):
             try:
                 must_cut(frame, count)
             except ValueError as error:
-                raise UserMistake(f"{self.run_settings.name}: {error}") from error
+                raise UserMistake(str(error)) from error
 
     def apply_knob(self, name: str, value: Scalar) -> int:
         """Messages are handled between steps, so a new value holds for the whole next step."""

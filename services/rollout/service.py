@@ -118,7 +118,7 @@ class Rollout(Worker):
                     recompute_kv=config.recompute_kv,
                 )
             except ValueError as error:
-                raise UserMistake(f"rollout: {error}") from error
+                raise UserMistake(str(error)) from error
             gc.collect()
             gc.freeze()  # the model's objects live as long as the process; no need to look at them again
 

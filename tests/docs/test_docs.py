@@ -15,6 +15,7 @@ from generator.markdown import prose
 from generator.messages import direction, own_parts
 from generator.words import WORDS, unit
 from pydantic import BaseModel
+from support.shipped import YOURS
 
 from midflight.kernel.cli.main import MODULES, VERBS
 from midflight.kernel.config import Topology, load_topology, service_class
@@ -73,7 +74,7 @@ def test_a_stale_page_is_named_with_its_difference(tmp_path: Path) -> None:
 def test_topologies_load_and_name_their_schema(path: Path) -> None:
     """Every topology that comes with midflight is valid, and an editor finds its schema by the first line."""
     assert path.read_text().splitlines()[0] == SCHEMA_LINE
-    load_topology(str(path), [], [])
+    load_topology(str(path), [], YOURS.get(path.stem, []))
 
 
 def test_every_message_kind_is_documented() -> None:

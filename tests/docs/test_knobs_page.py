@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from generator.knobs import knobs
+from support.shipped import YOURS
 
 from midflight.kernel.config import load_topology
 from midflight.kernel.spec import ServiceSpec, live_knobs
@@ -26,7 +27,7 @@ def declared(spec: ServiceSpec) -> tuple[KnobDeclaration, ...]:
 def test_every_declared_knob_is_on_the_page(path: Path) -> None:
     """With its type, boundary and meaning; a named reward's weight stands under NAME."""
     page = (ROOT / "docs/knobs.md").read_text().splitlines()
-    for spec in load_topology(str(path), [], []).topology.services.values():
+    for spec in load_topology(str(path), [], YOURS.get(path.stem, [])).topology.services.values():
         for knob in declared(spec):
             weight = knob.name.startswith(REWARD_KNOB)
             name = f"{REWARD_KNOB}NAME" if weight else knob.name

@@ -6,7 +6,19 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
-from support.e2e_run import SLOW, Up, copy_run, events, is_step, midflight, nothing_left, records, samples, tiny
+from support.e2e_run import (
+    CONFIGS,
+    SLOW,
+    Up,
+    copy_run,
+    events,
+    is_step,
+    midflight,
+    nothing_left,
+    records,
+    samples,
+    tiny,
+)
 
 from midflight.kernel.process import marked_processes, read_stat, signal_process
 from midflight.kernel.rundir import RunDir
@@ -113,6 +125,15 @@ def test_unusable_reward_file_ends_the_run_at_once(tmp_path: Path) -> None:
     ends_at_once(tmp_path, tiny(tmp_path, reward=tmp_path / "bad.py"), "reward", said)
 
 
+def test_a_reward_model_that_is_nowhere_ends_the_run_at_once(tmp_path: Path) -> None:
+    """Before a sample is scored: not after a thousand that are refused."""
+    topology = tiny(tmp_path, reward=CONFIGS / "rewards" / "model.py")
+    ends_at_once(
+        tmp_path, topology, "reward", f"REWARD_MODEL: there is no folder '{tmp_path}/nowhere'",
+        f"services.reward.env.REWARD_MODEL={tmp_path}/nowhere", "services.reward.pass_env=[REWARD_MODEL]",
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("rows", "said"),
     [
@@ -132,6 +153,8 @@ def ends_at_once(folder: Path, topology: Path, service: str, said: str, *overrid
         assert up.wait() == 2, up.output
     why = next(line for line in up.output.splitlines() if line.startswith("FAILED after "))
     assert f": {service}: " in why
+    assert f"{service}: {service}: " not in up.output  # the kernel has named it: it does not name itself
+    assert f"{service} failed: {service}: " not in up.output
     assert said in why
     assert "Traceback" not in up.output
     assert [path.name for path in (up.path / "logs").glob(f"{service}.*.out")] == [f"{service}.1.out"]

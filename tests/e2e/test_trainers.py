@@ -146,7 +146,7 @@ def test_bad_rows_are_one_clear_error(tmp_path: Path) -> None:
     rows.write_text('{"prompt": "a", "chosen": "b"}\n')
     with Up(tmp_path, shrunk(tmp_path, "dpo"), f"services.dpo.data={rows}") as up:
         assert up.wait() == 2, up.output
-    assert f"{rows}:1: rejected: must be text, not null" in up.output
+    assert f"{rows}:1: rejected: missing; the row has: prompt, chosen" in up.output
     assert "Traceback" not in up.output
     assert not events(up.path, "checkpoint")
 

@@ -220,3 +220,16 @@ def test_every_mistake_at_once() -> None:
 def test_secret_names(name: str, secret: bool) -> None:
     """Names that look like credentials hide their values; look-alikes do not."""
     assert is_secret(("services", "x", name)) is secret
+
+
+def test_a_run_in_place_of_its_model_is_told(folder: Path) -> None:
+    """Where its model is, or how it is had."""
+    run = folder / "runs" / "sft"
+    run.mkdir(parents=True)
+    (run / "run.json").write_text("{}")
+    text = "model: {build: null, path: runs/sft}"
+    said = "exp.yaml:2:22: model.path: that is a run; "
+    remedy = "`midflight models export runs/sft --out FOLDER` makes a folder of its model"
+    assert problems(text) == [f"{said}{remedy} (got 'runs/sft')"]
+    (run / "model").mkdir()
+    assert problems(text) == [f"{said}its model is runs/sft/model (got 'runs/sft')"]

@@ -19,7 +19,7 @@ def complaint(folder: Path, services: dict[str, Any], base: str = "demo") -> str
     """What loading the topology says; fails when it says nothing."""
     path = folder / "t.yaml"
     path.write_text(yaml.safe_dump({"extends": str(CONFIGS / f"{base}.yaml"), "run": "t", "services": services}))
-    with pytest.raises(ConfigError, match=r"t\.yaml") as told:
+    with pytest.raises(ConfigError, match=r"\.yaml") as told:
         load_topology(str(path), [], [])
     return str(told.value)
 
@@ -59,6 +59,27 @@ def complaint(folder: Path, services: dict[str, Any], base: str = "demo") -> str
 )
 def test_refused(services: dict[str, Any], said: str, tmp_path: Path) -> None:
     assert said in complaint(tmp_path, services)
+
+
+@pytest.mark.parametrize(
+    ("services", "base"),
+    [
+        ({"distill": {"teacher": "zzz"}}, "distill"),
+        ({"distill": {}}, "distill"),  # the name in the shipped file is no folder's
+        ({"learner": {"kl": {"reference": "zzz"}}}, "distill-on-policy"),
+    ],
+)
+def test_a_teacher_that_is_nowhere_is_refused_by_its_line(services: dict[str, Any], base: str, tmp_path: Path) -> None:
+    """Before anything starts; so is a run in its place."""
+    (service,) = services
+    key = "teacher" if base == "distill" else "kl.reference"
+    name = "zzz" if services[service] else "teacher"
+    assert f"services.{service}.{key}: no such file or folder: " in complaint(tmp_path, services, base)
+    (tmp_path / "zzz" / "model").mkdir(parents=True)
+    (tmp_path / "zzz" / "run.json").write_text("{}")
+    if name == "zzz":
+        said = f"services.{service}.{key}: that is a run; its model is zzz/model (got 'zzz')"
+        assert said in complaint(tmp_path, services, base)
 
 
 def test_six_objectives_are_too_many_for_a_hypervolume(tmp_path: Path) -> None:

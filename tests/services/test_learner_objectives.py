@@ -9,7 +9,7 @@ import torch
 from support.learner_toys import VOCAB, gradients, tiny_lm, tiny_policy, tiny_scorer
 
 from midflight.services.algorithms.dpo import PairRatios, dpo_loss
-from midflight.services.algorithms.reward import pair_loss
+from midflight.services.algorithms.reward import pair_loss, ranked
 from midflight.services.learner.network.policy import Policy
 from midflight.services.learner.network.scorer import Preference, Scorer
 from midflight.services.learner.objectives.objective import Objective, evaluate, packs, update
@@ -163,5 +163,6 @@ def test_what_the_losses_do_at_their_ends() -> None:
     assert dpo_loss("sigmoid", even, 0.1).tolist() == pytest.approx([math.log(2)] * 2)
     far = PairRatios(torch.tensor([1e4, -1e4]), torch.tensor([-1e4, 1e4]), one, one)
     assert dpo_loss("sigmoid", far, 0.1).tolist() == pytest.approx([0.0, 2000.0])
+    assert ranked(torch.tensor([1.0, 1.0, 1.0]), torch.tensor([0.0, 1.0, 2.0])).tolist() == [1.0, 0.5, 0.0]
     assert pair_loss(one, one, 0.0).tolist() == pytest.approx([math.log(2)] * 2)
     assert pair_loss(one + 1, one, 1.0).tolist() == pytest.approx([math.log(2)] * 2)

@@ -168,7 +168,9 @@ def test_the_policy_that_is_left_goes_on_elsewhere(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
     direct = OfflineTrainer(config("dpo", tmp_path), {"path": str(tmp_path / "model")}, 3, tmp_path / "other")
     direct.read_examples()
-    assert direct.evaluate()["pair_loss"] == pytest.approx(0.6931472, abs=1e-6)
+    found = direct.evaluate()
+    assert found["pair_loss"] == pytest.approx(0.6931472, abs=1e-6)
+    assert found["accuracy"] == 0.5  # policy and reference are one: every pair is a tie
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -226,9 +228,9 @@ def test_only_the_response_is_learned_in_a_pair(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "row", "why"),
     [
-        ("dpo", {"prompt": "a", "chosen": "b"}, "rejected: must be text, not null"),
+        ("dpo", {"prompt": "a", "chosen": "b"}, "rejected: missing; the row has: prompt, chosen"),
         ("reward_model", {"prompt": "a", "chosen": "b", "rejected": "b"}, "rejected: is the same text as chosen"),
-        ("sft", {"prompt": "a", "chosen": "b", "rejected": "c"}, "messages: no assistant message to learn from"),
+        ("sft", {"prompt": "a", "chosen": "b", "rejected": "c"}, "prompt: needs `response` or `completion` beside it"),
         ("dpo", {"prompt": "a" * 90, "chosen": "b", "rejected": "c"}, "positions, the limit is 100"),
     ],
 )
@@ -246,7 +248,7 @@ def test_rows_that_cannot_be_used_are_one_error(kind: str, row: dict[str, str], 
     one = trainer(kind, tmp_path, **fields)
     one.train_step()
     assert one.examples is not None
-    assert len(one.examples.bad) == 1
+    assert one.examples.refused == len(one.examples.bad) == 1
     assert one.examples.bad[0].startswith(f"{rows}:2: ")
 
 

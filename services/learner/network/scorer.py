@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from midflight.services.algorithms.reward import pair_loss
+from midflight.services.algorithms.reward import pair_loss, ranked
 from midflight.services.learner.group.columns import everyones
 from midflight.services.learner.objectives.objective import Objective, Sums
 from midflight.services.learner.packs.packing import ActionTokens, PackedBatch
@@ -26,7 +26,7 @@ class Scorer(Policy):
 
 class Preference(Objective):
     """-log sigmoid of the difference of scores. Metrics a pair: loss, pair_loss (the same), accuracy (the chosen one
-    has the higher score), margin (the difference), reward_chosen, reward_rejected.
+    has the higher score; a tie counts half), margin (the difference), reward_chosen, reward_rejected.
     """
 
     together = 2
@@ -45,7 +45,7 @@ class Preference(Objective):
         losses, n = pair_loss(chosen, rejected, self.margin), len(chosen)
         return losses.sum(), {
             "pair_loss": (losses.detach().sum(), n),
-            "accuracy": ((chosen > rejected).sum(), n),
+            "accuracy": (ranked(chosen, rejected).detach().sum(), n),
             "margin": ((chosen - rejected).detach().sum(), n),
             "reward_chosen": (chosen.detach().sum(), n),
             "reward_rejected": (rejected.detach().sum(), n),

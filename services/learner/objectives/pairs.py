@@ -5,6 +5,7 @@ from torch import Tensor
 
 from midflight.services.algorithms.dpo import DpoKind, PairRatios, dpo_loss
 from midflight.services.algorithms.kl import kl_estimate
+from midflight.services.algorithms.reward import ranked
 from midflight.services.learner.network.policy import Likelihood, Policy
 from midflight.services.learner.packs.packing import PackedBatch
 
@@ -15,11 +16,11 @@ from .sft import most_likely
 class DirectPreference(Objective):
     """`algorithms.dpo` with a frozen reference, and `nll_coef` times the chosen response's mean -log p a token.
 
-    Metrics a pair: loss, pair_loss (without the nll), accuracy (of the implicit rewards beta * log(pi / ref)), margin
-    (their difference), reward_chosen, reward_rejected, logp_chosen, logp_rejected (summed over the response, nats), nll
-    (of the chosen response, nats a token); a token: kl, the k3 estimate of pi against the reference on the tokens of
-    both responses, true as far as these are what pi would say. Of held-out data also greedy, the share of chosen
-    responses that decoding without sampling would give.
+    Metrics a pair: loss, pair_loss (without the nll), accuracy (of the implicit rewards beta * log(pi / ref); a tie
+    counts half, so that it begins at 0.5), margin (their difference), reward_chosen, reward_rejected, logp_chosen,
+    logp_rejected (summed over the response, nats), nll (of the chosen response, nats a token); a token: kl, the k3
+    estimate of pi against the reference on the tokens of both responses, true as far as these are what pi would say. Of
+    held-out data also greedy, the share of chosen responses that decoding without sampling would give.
     """
 
     together = 2
@@ -73,7 +74,7 @@ class DirectPreference(Objective):
         n = len(chosen)
         sums: Sums = {
             "pair_loss": ((losses - self.nll_coef * nll).detach().sum(), n),
-            "accuracy": ((chosen > rejected).sum(), n),
+            "accuracy": (ranked(chosen, rejected).sum(), n),
             "margin": ((chosen - rejected).sum(), n),
             "reward_chosen": (chosen.sum(), n),
             "reward_rejected": (rejected.sum(), n),

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from midflight.kernel.spec import Config, ServiceSpec, TopologyPath, live
+from midflight.kernel.spec import Config, ModelPath, ServiceSpec, TopologyPath, live
 from midflight.services.data.source import Source
 from midflight.services.learner.training_config import OptimConfig, TrainingConfig
 
@@ -102,7 +102,7 @@ class DistillConfig(OfflineConfig):
 
     kind: Literal["distill"] = "distill"
     optim: OptimConfig = OptimConfig(lr=5e-6)
-    teacher: TopologyPath = Field(
+    teacher: ModelPath = Field(
         description="Folder of the teacher, a Hugging Face causal language model with the student's tokenizer."
     )
     loss: Literal["forward_kl", "reverse_kl", "logprob"] = Field(

@@ -20,6 +20,7 @@ from midflight.kernel.settings import Settings
 from midflight.kernel.spec import live_knobs
 from midflight.messages.base import Scalar
 from midflight.services.learner.knobs import optimizer_knobs
+from midflight.services.learner.remarks import RefusedRows
 from midflight.services.learner.training import PHASE_S, Training
 
 from .config import OfflineConfig
@@ -43,13 +44,13 @@ class Offline(Training[OfflineConfig, OfflineTrainer]):
         self._left = False
         """Whether the trained model is in its folder."""
         self._retry_at = 0.0
+        self._refused = RefusedRows(self._note)
 
     def start(self) -> None:
         """Load the model, the newest verified checkpoint and the data."""
         self._leaving.check()
         self._load(OfflineTrainer, OfflineLead)
-        for why in self.trainer.bad:
-            self._note("warning", f"held-out row refused: {why}")
+        self._refused.held_out(self.trainer.bad, self.trainer.held_out_rows + len(self.trainer.bad))
         if self.trainer.step >= self.trainer.total:
             said = f"{self.trainer.step} steps are trained, of {self.trainer.total}; raise `steps` or `epochs` to go on"
             self._note("info", f"nothing left to do: {said}")
@@ -79,19 +80,18 @@ class Offline(Training[OfflineConfig, OfflineTrainer]):
         began = time.perf_counter()
         with self.phase("train", PHASE_S):
             report = trainer.train_step()
+        assert trainer.examples is not None
         body = {
             **report.metrics,
             "epoch": trainer.epoch,
             "of": float(trainer.total),
+            "rows/refused": float(trainer.examples.refused),
             "train_s": time.perf_counter() - began,
         }
         self.event("metrics", {name: value for name, value in body.items() if math.isfinite(value)}, trainer.step)
         self.progress += 1
         self.stats = {"step": trainer.step, "of": trainer.total, "loss": round(report.metrics["loss"], 4)}
-        assert trainer.examples is not None
-        for why in trainer.examples.bad:
-            self._note("warning", f"row refused: {why}")
-        trainer.examples.bad.clear()
+        self._refused.tell(trainer.examples)
         if trainer.step % self.config.checkpoint_every == 0:
             self.commits.begin(self._besides)
 
@@ -99,12 +99,16 @@ class Offline(Training[OfflineConfig, OfflineTrainer]):
         with self.phase("evaluate", PHASE_S):
             found = self.trainer.evaluate()
         body: dict[str, Scalar] = {f"eval/{name}": value for name, value in found.items() if math.isfinite(value)}
-        self.event("evaluation", {**body, "n": self.trainer.held_out_rows, "refused": 0}, self.trainer.step)
+        self.event(
+            "evaluation", {**body, "n": self.trainer.held_out_rows, "refused": len(self.trainer.bad)}, self.trainer.step
+        )
         self.progress += 1
 
     def _wind_up(self, now: float) -> bool:
         """Checkpoint what is not yet in one, leave the model when it is trained to its end, then go."""
         trainer = self.trainer
+        if trainer.examples:
+            self._refused.tell(trainer.examples, over=True)
         if not self.commits.finish(self._besides, now) or now < self._retry_at:
             return False
         if trainer.step >= trainer.total and not self._left and not self._leave_model():

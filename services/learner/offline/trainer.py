@@ -50,17 +50,17 @@ class OfflineTrainer(TrainerBase[OfflineConfig]):
         self.examples: Examples[Any, Item] | None = None
         self.held_out: list[Document] = []
         self.bad: list[str] = []
-        """Held-out rows that cannot be used, until they are told."""
+        """Held-out rows that cannot be used, and why."""
         self.evaluated = -1
         """Steps done at the newest evaluation."""
-        self._drawn = 0
+        self._drawn = self._refused = 0
         self._data: Identity | None = None
         self.optimizer: PolicyOptimizer = self._optimizer(config.optim, self.total, self.module)
 
     def read_examples(self) -> None:
         """Open the data and read what is held out. Raises DataError when they cannot be used."""
         config, tokenize = self.config, self._plan.items(self._reader)
-        self.examples = Examples(config.data, self._plan.rows, self.seed, tokenize, self._drawn)
+        self.examples = Examples(config.data, self._plan.rows, self.seed, tokenize, self._drawn, self._refused)
         self._data = still_the_same("data", self.examples, self._data, config.changed, config.kind)
         super().reconfigure(config)  # how many steps an epoch has is known now
         if config.evaluation:
@@ -85,7 +85,7 @@ class OfflineTrainer(TrainerBase[OfflineConfig]):
         """One optimizer update on the next rows; `step` counts it."""
         assert self.examples is not None
         items = self.examples.next(self.config.batch_size)
-        self._drawn = self.examples.drawn
+        self._drawn, self._refused = self.examples.drawn, self.examples.refused
         documents = [document for item in items for document in item]
         how = (self.config.longest, self.mesh.peers, quadratic_length(self.policy.lm))
         with self.profile.training(self.step + 1):
@@ -148,9 +148,10 @@ class OfflineTrainer(TrainerBase[OfflineConfig]):
         return -(-len(self.examples.rows) * config.epochs // config.batch_size) if self.examples else UNKNOWN
 
     def _state(self) -> dict[str, Any]:
-        now = {"drawn": self._drawn, "data": self._data, "evaluated": self.evaluated}
+        now = {"drawn": self._drawn, "refused": self._refused, "data": self._data, "evaluated": self.evaluated}
         return {"stage": ROWS, "kind": self.config.kind, **now}
 
     def _set_state(self, values: Mapping[str, Any]) -> None:
         self._drawn, self._data = int(values["drawn"]), values["data"]
+        self._refused = int(values.get("refused", 0))
         self.evaluated = int(values.get("evaluated", values["step"]))

@@ -1,7 +1,7 @@
 """Examples to learn from, read and tokenized as they are drawn: memory does not grow with their number.
 
-Rows come in seeded epochs. One that cannot be used is told once, in the first epoch, and passed over; so how many rows
-were drawn is part of the learner's state. Of a source without such rows it is the number of documents.
+Rows come in seeded epochs. One that cannot be used is counted once, in the first epoch, and passed over; so how many
+rows were drawn and refused is part of the learner's state. Of a source without such rows it is the number of documents.
 """
 
 from collections.abc import Callable
@@ -24,6 +24,8 @@ Row = TypeVar("Row", bound=Sourced)
 Item = TypeVar("Item")
 LOOKED_AT: Final = 256
 """Rows that are tried at the start, so that a source of which nothing can be used ends the run there."""
+TOLD: Final = 5
+"""Rows whose refusal is told one by one; of others only their number."""
 
 
 class Examples(Generic[Row, Item]):
@@ -41,11 +43,14 @@ class Examples(Generic[Row, Item]):
         seed: int,
         tokenize: Callable[[Row], Item],
         drawn: int = 0,
+        refused: int = 0,
     ) -> None:
         self.drawn = drawn
         """Rows drawn so far."""
+        self.refused = refused
+        """Rows that cannot be used, of those drawn in the first epoch."""
         self.bad: list[str] = []
-        """Why rows were passed over, those not told yet."""
+        """Why the first of them were passed over, those not told yet."""
         self.source, self._tokenize = source, tokenize
         self.rows = rows(source)
         self._stream = PromptStream(self.rows, seed)
@@ -64,7 +69,9 @@ class Examples(Generic[Row, Item]):
             if isinstance(one, str):
                 in_vain += 1
                 if self.drawn <= len(self.rows):
-                    self.bad.append(one)
+                    self.refused += 1
+                    if self.refused <= TOLD:
+                        self.bad.append(one)
                 if in_vain > len(self.rows):
                     raise DataError(f"{self.source}: no row can be used any more; the last: {one}")
             else:
