@@ -12,8 +12,9 @@ be silent for long declares a phase with its own deadline first.
 """
 
 import json
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -151,15 +152,17 @@ class Actor(Node):
 
     # what subclasses call
 
-    def event(self, topic: str, body: dict[str, Scalar], step: int | None = None) -> None:
-        """Put something into the run's event stream; journaled by the kernel exactly once.
+    def event(self, topic: str, body: Mapping[str, Scalar], step: int | None = None) -> None:
+        """Put something into the run's event stream; journaled by the kernel exactly once. Numbers that are not finite
+        are left out: no message holds one.
 
         When the kernel has acknowledged nothing for so long that the outbox is full, the event is dropped and counted:
         telling is no reason to stop working.
         """
+        finite = {name: value for name, value in body.items() if _finite(value)}
         try:
             self.mail.post(
-                "ctl", ("event", self._posts + 1), Post(key=self._posts + 1, topic=topic, step=step, body=body)
+                "ctl", ("event", self._posts + 1), Post(key=self._posts + 1, topic=topic, step=step, body=finite)
             )
         except OutboxFull:
             self.mail.counters["events_dropped"] += 1
@@ -213,7 +216,7 @@ class Actor(Node):
                 phase=self._phase[0] if self._phase else None,
                 phase_s=self._phase[1] if self._phase else None,
                 waits=[Wait(name=name, left_s=left) for name, left in waits[:64]],
-                stats=self.stats,
+                stats={name: value if _finite(value) else str(value) for name, value in self.stats.items()},
             ),
         )
 
@@ -357,3 +360,8 @@ class Actor(Node):
             letter.reply(Refused(code="state", why=str(error)))
         else:
             letter.reply(Done())
+
+
+def _finite(value: Scalar) -> bool:
+    """Whether a message can hold it."""
+    return not isinstance(value, float) or math.isfinite(value)

@@ -32,6 +32,8 @@ ENDING_S = 5.0
 SPARKS = " .:-=+*#%@"
 LINES, TOLD = 20, 5
 """Of a trainer without rewards: steps that get a line, and numbers in it."""
+QUIET_S = 30.0
+"""The longest that it gets no line while it makes steps."""
 
 
 class Watch:
@@ -56,6 +58,8 @@ class Watch:
         """Whether a service has come to its end by itself."""
         self._ending = self._told = 0.0
         """When the end began, and when it was last told what it waits for; monotonic s."""
+        self._line_at = self.began
+        """When such a trainer last got a line; monotonic s."""
         self.failed: list[str] = []
         self.away: set[str] = set()
         """Services that died and are not back yet."""
@@ -175,10 +179,13 @@ class Watch:
             )
 
     def _trained(self, event: Event) -> None:
-        """A step of a trainer that takes no rewards: about twenty lines a run, of the numbers that come first."""
-        step, of = event.step or 0, int(_number(event.body.get("of")))
-        if step % max(1, of // LINES) and step != of:
+        """A step of a trainer that takes no rewards: about twenty lines a run, more when it is long, of the numbers
+        that come first.
+        """
+        step, of, now = event.step or 0, int(_number(event.body.get("of"))), time.monotonic()
+        if step % max(1, of // LINES) and step != of and now - self._line_at < QUIET_S:
             return
+        self._line_at = now
         told = [f"{name} {_f(value)}" for name, value in list(event.body.items())[:TOLD]]
         self._print(f"step {step}/{of} {' '.join(told)} train {_f(event.body.get('train_s'))}s")
 

@@ -13,12 +13,14 @@ from typing import Any, Final, Generic, TypeVar
 import torch
 from torch import nn
 
+from midflight.kernel.mistake import UserMistake
 from midflight.services.model.open import open_model, pick_device
 
-from .checkpoints.checkpoint import NOTHING, Found, latest_verified, named, sweep
+from .checkpoints.checkpoint import NOTHING, Found, named, steps, sweep, to_go_on_from
 from .checkpoints.saver import Saver
 from .checkpoints.saving import Share
 from .checkpoints.snapshot import load_learner, model_tensors, put, snapshot
+from .finite import REMEDY, broken
 from .group.mesh import Mesh
 from .group.sharding import wholes
 from .network.compiled import compile_layers
@@ -137,28 +139,49 @@ class TrainerBase(Generic[C]):
 
     def weights(self) -> dict[str, torch.Tensor]:
         """The policy's parameters as the base has them, by their Hugging Face names, adapters merged; copied only where
-        merged or cut."""
+        merged or cut. Raises UserMistake when one is not finite."""
+        self._must_be_finite()
         with self.profile.phase("weights"):
             return merged(wholes(self.policy.lm.state_dict(keep_vars=True)), self.config.lora)
 
     def save(self, extra: Mapping[str, Any]) -> None:
-        """Copy everything that the next step depends on, and have `saver` write it as a checkpoint."""
+        """Copy everything that the next step depends on, and have `saver` write it as a checkpoint.
+
+        Raises UserMistake when a weight is not finite: nobody could go on from there.
+        """
+        self._must_be_finite()
         lora = self.config.lora and self.config.lora.model_dump()
         values = {"step": self.step, "live": self.live, "lora": lora, **self._state(), **extra}
         with self.profile.phase("save"):
             share = self._share(self.policy.lm, self.critic)
         self.saver.start(self.root, self._number(), share, values, self.config.keep_checkpoints)
 
+    def broken(self) -> str:
+        """A tensor of the model, or of its critic, that is not finite in this rank's part; empty when there is none."""
+        modules = [self.policy, *([self.critic.module] if self.critic else [])]
+        return next(filter(None, (broken(model_tensors(module)) for module in modules)), "")
+
+    def _must_be_finite(self) -> None:
+        """All ranks must ask."""
+        name = self.broken()
+        if self.mesh.anywhere(bool(name)):
+            what = f"{name or 'a part on another rank'} has NaN or infinity after step {self._number()}"
+            raise UserMistake(f"the weights are not finite: {what}; they are neither saved nor given on: {REMEDY}")
+
     def newest(self) -> Found:
-        """The checkpoint to go on from; what a crash left beside it is removed."""
+        """The checkpoint to go on from; what a crash left beside it is removed.
+
+        Raises UnusableCheckpoint when there are some, and all are damaged.
+        """
         for root in (self.root, self.root / REFERENCE):
             sweep(root)
-        return latest_verified(self.root)
+        self.saver.there = {path.name for path in steps(self.root)}
+        return to_go_on_from(self.root)
 
     def restore(self) -> Restored:
         """Load the newest verified checkpoint, if there is one.
 
-        Raises UnusableCheckpoint when it belongs to another model.
+        Raises UnusableCheckpoint when it belongs to another model, or all are damaged.
         """
         return self.go_on_from(self.newest())
 

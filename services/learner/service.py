@@ -9,7 +9,6 @@ Dies    any time: the next one restores the newest verified checkpoint, and the 
         it. A batch that the ledger no longer grants to this learner ends it, so that no sample counts twice.
 """
 
-import math
 import time
 from array import array
 from typing import Any, ClassVar, cast
@@ -152,10 +151,11 @@ class Learner(Training[LearnerConfig, Trainer], Worker):
         sft = self.config.sft
         assert sft is not None
         self.stats = {"sft_step": trainer.sft_done, "loss": round(report.metrics["loss"], 4)}
+        self._updates.after(trainer.sft_done, report.metrics)
         if trainer.sft_done % 20 == 0 or trainer.stage == "rl":
             refused = {"rows/refused": trainer.sft_refused}
             self.event("sft", {**report.metrics, **refused, "of": sft.steps}, trainer.sft_done)
-        if trainer.stage == "rl" or trainer.sft_done % sft.checkpoint_every == 0:
+        if trainer.stage == "rl" or (trainer.sft_done % sft.checkpoint_every == 0 and not self._updates.missed):
             self.commits.begin(self._besides)
         if examples:
             self._refused.tell(examples, over=trainer.stage == "rl")
@@ -248,7 +248,8 @@ class Learner(Training[LearnerConfig, Trainer], Worker):
             "wait_s": waited,
             "version": self.version,
         }
-        self.event("metrics", {name: value for name, value in body.items() if math.isfinite(value)}, trainer.step)
+        self.event("metrics", body, trainer.step)
+        self._updates.after(trainer.step, report.metrics, of_rows=False)
         self._remarks.gap(report.metrics, self.config.logprob_gap_alarm)
         if watched and (why := self.archive.keep(watched, batch, parts, trainer.step, trained)):
             self._note("warning", why)
@@ -258,7 +259,8 @@ class Learner(Training[LearnerConfig, Trainer], Worker):
             "reward": round(report.metrics["reward_mean"], 4),
             "version": self.version,
         }
-        if trainer.step % self.config.checkpoint_every == 0 or trainer.step >= self.config.steps:
+        due = trainer.step % self.config.checkpoint_every == 0 and not self._updates.missed
+        if due or trainer.step >= self.config.steps:
             self.commits.begin(self._besides)
         self._waited = self.bus.now()
 

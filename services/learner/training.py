@@ -20,6 +20,7 @@ from midflight.services.model.open import open_frame
 
 from .base import TrainerBase
 from .checkpoints.commits import Commits, State
+from .finite import Updates
 from .group.gathering import gathered
 from .group.group import Group
 from .group.meeting import Meeting
@@ -72,6 +73,7 @@ class Training(Actor, Generic[C, T]):
         for name, value in self._knobs.items():
             self.trainer.turn_knob(name, value)
         self.commits = Commits(self.trainer, self, self._note, loaded.digest)
+        self._updates = Updates(self._note, self.trainer.broken)
         self._log.info(
             f"{self.config.kind} loaded", source=loaded.name, stage=self.trainer.stage, step=self.trainer.step
         )

@@ -6,7 +6,7 @@ import pytest
 
 from midflight.kernel.cli.ending import waits_for
 from midflight.kernel.cli.ps import _cells, below
-from midflight.kernel.cli.watch import Watch
+from midflight.kernel.cli.watch import QUIET_S, Watch
 from midflight.kernel.launch import Launched
 from midflight.messages.control import ServiceStatus, Wait
 from midflight.messages.events import Event
@@ -91,3 +91,17 @@ def test_a_trainer_without_rewards_gets_about_twenty_lines(
     lines = capsys.readouterr().out.splitlines()
     told = "loss 0.500 accuracy 0.750 a 1.000 b 1.000 c 1.000 train 0.100s"
     assert lines == ([f"step {step}/103 {told}"] if printed else [])
+
+
+def test_a_long_run_gets_a_line_now_and_then(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step in half a million, of which 25,000 have no line of their own: one a QUIET_S."""
+    watch = Watch(cast(Launched, Launch()))
+    clock = watch.began
+    monkeypatch.setattr("midflight.kernel.cli.watch.time.monotonic", lambda: clock)
+    for step in range(1, 8):
+        clock += QUIET_S / 2.5
+        body = {"loss": 0.5, "of": 500_000.0}
+        watch._on_metrics(Event(**{**Event.EXAMPLE, "topic": "metrics", "step": step, "body": body}))
+    assert [line.split("/")[0] for line in capsys.readouterr().out.splitlines()] == ["step 3", "step 6"]

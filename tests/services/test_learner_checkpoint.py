@@ -14,11 +14,14 @@ from support.checkpoints import save_files
 
 from midflight.services.learner.checkpoints import checkpoint, durable
 from midflight.services.learner.checkpoints.checkpoint import (
+    NOTHING,
     CheckpointError,
+    UnusableCheckpoint,
     latest_verified,
     prune,
     steps,
     sweep,
+    to_go_on_from,
     verify,
 )
 
@@ -252,3 +255,50 @@ def test_an_empty_root(tmp_path: Path) -> None:
     missing = tmp_path / "none"
     assert latest_verified(missing).path is None
     assert sweep(missing) == []
+
+
+def test_damage_that_was_there_is_never_pruned(tmp_path: Path) -> None:
+    """One that did not verify when the run went on stays until a person removes it; sound ones go as ever."""
+    paths = [put(tmp_path, s) for s in range(1, 6)]
+    (paths[1] / "a.bin").write_bytes(b"rot")
+    there = {path.name for path in steps(tmp_path)}
+    assert prune(tmp_path, 2, there=there) == [paths[2], paths[0]]
+    assert [p.name for p in steps(tmp_path)] == [paths[4].name, paths[3].name, paths[1].name]
+    assert prune(tmp_path, 2) == [paths[1]]
+
+
+def test_all_damaged_is_refused(tmp_path: Path) -> None:
+    """Each with its reason, and what to do; with one that is whole there is no refusal, and without any neither."""
+    assert to_go_on_from(tmp_path) == NOTHING
+    older, newer = put(tmp_path, 1), put(tmp_path, 2)
+    (newer / "a.bin").write_bytes(b"rot")
+    assert to_go_on_from(tmp_path).path == older
+    (older / "manifest.json").unlink()
+    with pytest.raises(UnusableCheckpoint) as told:
+        to_go_on_from(tmp_path)
+    for part in ("none of the 2", "step-00000002/a.bin: size or", "step-00000001/manifest.json: unreadable", "away"):
+        assert part in str(told.value)
+    assert [p.name for p in steps(tmp_path)] == [newer.name, older.name]
+
+
+def test_what_is_no_folder_is_swept_too(tmp_path: Path) -> None:
+    """A file, a dangling link and a link to a folder under the names that a crash leaves; nothing beyond a link."""
+    kept = put(tmp_path, 3)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / ".old-step-00000030-5").write_text("")
+    (tmp_path / ".tmp-step-00000030-5").symlink_to("nowhere")
+    (tmp_path / ".tmp-step-00000031-5").symlink_to("elsewhere")
+    assert len(sweep(tmp_path)) == 3
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["elsewhere", kept.name]
+    (tmp_path / "step-00000001").write_text("")
+    assert prune(tmp_path, 1) == [tmp_path / "step-00000001"]
+
+
+def test_steps_of_nine_digits_are_the_newest(tmp_path: Path) -> None:
+    """By number, not by name; also one that was set aside."""
+    for step in (99_999_999, 100_000_000, 20):
+        put(tmp_path, step)
+    assert [p.name for p in steps(tmp_path)] == ["step-100000000", "step-99999999", "step-00000020"]
+    (tmp_path / "step-100000000").rename(tmp_path / ".old-step-100000000-7")
+    assert sweep(tmp_path) == []
+    assert latest_verified(tmp_path).path == tmp_path / "step-100000000"

@@ -29,9 +29,9 @@ def test_a_folder_of_somebody_else_is_refused_before_training(tmp_path: Path) ->
     (tmp_path / "file").write_text("y")
     for name in ("full", "file"):
         with pytest.raises(UserMistake, match=f"{name} is there and not an empty folder"):
-            Leaving(tmp_path, str(tmp_path / name)).check()
+            Leaving(tmp_path / "run", str(tmp_path / name)).check()
         with pytest.raises(UserMistake, match="not an empty folder"):
-            Leaving(tmp_path, str(tmp_path / name)).leave(lambda beside: fill("model", beside))
+            Leaving(tmp_path / "run", str(tmp_path / name)).leave(lambda beside: fill("model", beside))
     assert (tmp_path / "full" / "mine").read_text() == "x"
     assert (tmp_path / "file").read_text() == "y"
 
@@ -39,8 +39,9 @@ def test_a_folder_of_somebody_else_is_refused_before_training(tmp_path: Path) ->
 def test_its_own_folder_is_replaced_by_a_later_life(tmp_path: Path) -> None:
     """Another process of the run leaves the model again; what others put in its place meanwhile is theirs."""
     target = tmp_path / "models" / "mine"
+    (tmp_path / "run").mkdir()
     for words in ("first", "second"):
-        leaving = Leaving(tmp_path, str(target))
+        leaving = Leaving(tmp_path / "run", str(target))
         leaving.check()
         leaving.leave(lambda beside, words=words: fill(words, beside))  # type: ignore[misc]
     assert (target / "model.safetensors").read_text() == "second"
@@ -49,7 +50,7 @@ def test_its_own_folder_is_replaced_by_a_later_life(tmp_path: Path) -> None:
     target.mkdir()
     (target / "other").touch()
     with pytest.raises(UserMistake, match="not an empty folder"):
-        Leaving(tmp_path, str(target)).check()
+        Leaving(tmp_path / "run", str(target)).check()
 
 
 @pytest.mark.parametrize("moment", ["note", "settle"])
@@ -57,8 +58,9 @@ def test_a_full_disk_does_not_make_it_a_stranger_to_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     """Whether the note does not get to the disk, or the folder does not after it: the old one is there, and known."""
-    target = tmp_path / "models" / "mine"
-    leaving = Leaving(tmp_path, str(target))
+    target, run_dir = tmp_path / "models" / "mine", tmp_path / "run"
+    run_dir.mkdir()
+    leaving = Leaving(run_dir, str(target))
     leaving.leave(lambda beside: fill("first", beside))
 
     def full(beside: Path) -> None:
@@ -77,7 +79,7 @@ def test_a_full_disk_does_not_make_it_a_stranger_to_its_own(
             leaving.leave(write)
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (target / "model.safetensors").read_text() == "first"
-    Leaving(tmp_path, str(target)).check()
+    Leaving(run_dir, str(target)).check()
     leaving.leave(lambda beside: fill("third", beside))
     assert (target / "model.safetensors").read_text() == "third"
 
@@ -90,6 +92,18 @@ def test_within_the_run_it_is_always_its_own(tmp_path: Path) -> None:
     leaving.check()
     leaving.leave(lambda beside: fill("new", beside))
     assert (tmp_path / "model" / "model.safetensors").read_text() == "new"
+
+
+def test_a_place_among_the_runs_own_files_is_refused_before_training(tmp_path: Path) -> None:
+    """Its checkpoints come and go; also by a link. RUN/model is for the model, named or not."""
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(run / "checkpoints")
+    for name in ("run/checkpoints/mine", "run", "run/model/mine", "link/mine"):
+        with pytest.raises(UserMistake, match=r"is within the run directory, where only .*/run/model is"):
+            Leaving(run, str(tmp_path / name)).check()
+    assert list((run / "checkpoints").iterdir()) == []
+    Leaving(run, str(run / "model")).check()
 
 
 def test_files_are_as_readable_as_any(tmp_path: Path) -> None:

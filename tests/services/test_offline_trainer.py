@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,13 @@ import torch
 import torch.distributed as dist
 from support.learner_service import offline
 from torch.testing._internal.distributed.fake_pg import FakeStore
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
 
 from midflight.kernel.config.registry import service_class
 from midflight.services.data import DataError
@@ -21,6 +28,7 @@ from midflight.services.learner.network.policy import Policy
 from midflight.services.learner.network.scorer import Scorer
 from midflight.services.learner.objectives.pairs import DirectPreference
 from midflight.services.learner.offline.trainer import OfflineTrainer
+from midflight.services.learner.packs.documents import Reach
 from midflight.services.learner.packs.packing import pack
 from midflight.services.model.chat import supervised
 from midflight.services.model.open import open_model
@@ -99,6 +107,22 @@ def test_resume_is_bit_for_bit(kind: str, lora: dict[str, int] | None, tmp_path:
     assert second.evaluate() == whole.evaluate()
     with pytest.raises(UnusableCheckpoint, match="written with lora"):
         trainer(kind, tmp_path, lora={"r": 2})
+
+
+def test_another_rate_in_the_topology_holds_when_it_goes_on(tmp_path: Path) -> None:
+    """Unless one was set while it ran, which is remembered."""
+    first = trainer("sft", tmp_path)
+    first.train_step()
+    first.save({})
+    first.saver.take()
+    second = trainer("sft", tmp_path, optim={"lr": 3e-3, "weight_decay": 0.2})
+    assert (second.step, second.optimizer.lr, second.optimizer.weight_decay) == (1, 3e-3, 0.2)
+    second.turn_knob("optim.lr", 5e-3)
+    second.train_step()
+    second.save({})
+    second.saver.take()
+    third = trainer("sft", tmp_path, optim={"lr": 1e-3})
+    assert (third.step, third.optimizer.lr) == (2, 5e-3)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -320,3 +344,30 @@ def test_values_set_while_running_hold_and_are_kept(tmp_path: Path) -> None:
     one.save({})
     one.saver.take()
     assert trainer("sft", tmp_path, optim={"lr": 1e-2, "warmup_steps": 0}).train_step().metrics["lr"] == 5e-3
+
+
+def test_rows_longer_than_the_model_was_made_for_are_told_once(tmp_path: Path) -> None:
+    """With the file, how many, and the first of them; rotary positions go on, so they are trained on."""
+    plain = trainer("sft", tmp_path)
+    assert plain.examples is not None
+    read, rows = plain._reads(Reach()), plain.examples.rows
+    lengths = [read(rows[number])[0].positions for number in range(len(rows))]
+    most = sorted(lengths)[-3] - 1
+    short = {**MODEL, "build": {**MODEL["build"], "max_position_embeddings": most}}  # type: ignore[dict-item]
+    one = OfflineTrainer(config("sft", tmp_path), short, 3, tmp_path / "checkpoints")
+    one.read_examples()
+    beyond = [length for length in lengths if length > most]
+    said = rf"{re.escape(ROWS)}: {len(beyond)} of .* than the {most} that .* the first is .* with {beyond[0]}; "
+    assert re.match(said, one.reach.told(ROWS))
+    one.train_step()
+    assert one.reach.told(ROWS) == plain.reach.told(ROWS) == ""
+
+
+def test_a_row_beyond_learned_positions_cannot_be_used() -> None:
+    """GPT-2 has no vector for them: the row is refused with the reason, where an index was out of range."""
+    lm = GPT2LMHeadModel(GPT2Config(n_positions=8, n_embd=8, n_layer=1, n_head=1, vocab_size=9))
+    reach = Reach.of(lm)
+    reach.saw("rows:1", 8)
+    with pytest.raises(ValueError, match=r"9 positions, and the model has learned 8 \(max_position_embeddings\)"):
+        reach.saw("rows:2", 9)
+    assert reach.told("rows") == ""

@@ -14,7 +14,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -34,8 +34,11 @@ HASHERS = 4
 MANIFEST = "manifest.json"
 PRUNED = ".tmp-pruned-"
 
-_STEP = re.compile(r"step-(\d{8})")
-_OLD = re.compile(r"\.old-(step-\d{8})-\d+")
+TOLD = 4
+"""Damaged checkpoints that a refusal names."""
+
+_STEP = re.compile(r"step-(\d{8,})")
+_OLD = re.compile(r"\.old-(step-\d{8,})-\d+")
 
 
 class CheckpointError(Exception):
@@ -144,6 +147,22 @@ def latest_verified(root: Path) -> Found:
     return Found(None, None, tuple(skipped))
 
 
+def to_go_on_from(root: Path) -> Found:
+    """The same for a run that goes on. Raises UnusableCheckpoint when there are some and none verifies: to train from
+    the beginning then is for people to decide.
+    """
+    found = latest_verified(root)
+    if found.path or not found.skipped:
+        return found
+    more = len(found.skipped) - TOLD
+    why = "; ".join(found.skipped[:TOLD]) + (f"; and {more} more" if more > 0 else "")
+    raise UnusableCheckpoint(
+        f"none of the {len(found.skipped)} checkpoints in {root} is whole: {why}; `midflight models verify "
+        f"{root.parent}` looks again: restore their files, or start a new run, or move {root} away to train from the "
+        "beginning here; nothing was changed"
+    )
+
+
 def named(path: Path) -> Found:
     """A checkpoint that another rank has verified; its files are not read."""
     return Found(path, read_manifest(path), ())
@@ -157,42 +176,44 @@ def sweep(root: Path) -> list[Path]:
     removed = []
     for path in sorted(root.glob(".*")) if root.is_dir() else ():
         old = _OLD.fullmatch(path.name)
-        if old and not (root / old[1]).exists():
+        if old and path.is_dir() and not (root / old[1]).exists():
             path.rename(root / old[1])
         elif old or path.name.startswith(".tmp-"):
-            shutil.rmtree(path)
+            _remove(path)
             removed.append(path)
     return removed
 
 
-def prune(root: Path, keep: int, sealed: Path | None = None) -> list[Path]:
+def prune(root: Path, keep: int, sealed: Path | None = None, there: Collection[str] = ()) -> list[Path]:
     """Delete checkpoints older than the newest `keep` (>= 1) that verify; returns what was deleted.
 
-    sealed: one that was hashed while it was written a moment ago, and need not be read. Each goes at once, by a rename
-    to what `sweep` removes: nobody ever sees half of one. What the disk does not let go (on NFS a file that is read
-    elsewhere) is tried again the next time.
+    sealed: one that was hashed while it was written a moment ago, and need not be read. there: names of those that were
+    there at the start; of these a damaged one stays, for people to look at. Each goes at once, by a rename to what
+    `sweep` removes: nobody ever sees half of one. What the disk does not let go (on NFS a file that is read elsewhere)
+    is tried again the next time.
     """
     verified, deleted = 0, list[Path]()
     for left in root.glob(f"{PRUNED}*"):
-        shutil.rmtree(left, ignore_errors=True)
-    there = steps(root)
-    for path in there if len(there) > keep else ():
-        if verified == keep:
+        with suppress(OSError):
+            _remove(left)
+    found = steps(root)
+    for path in found if len(found) > keep else ():
+        if verified < keep:
+            verified += path == sealed or _verifies(path)
+        elif path.name not in there or _verifies(path):
             aside = root / f"{PRUNED}{path.name}-{os.getpid()}"
             with suppress(OSError):
                 path.rename(aside)
                 deleted.append(path)
                 failpoint()
-                shutil.rmtree(aside)
-        else:
-            verified += path == sealed or _verifies(path)
+                _remove(aside)
     return deleted
 
 
 def steps(root: Path) -> list[Path]:
     """Checkpoint directories under `root`, newest first, verified or not."""
     found = [path for path in root.iterdir() if _STEP.fullmatch(path.name)] if root.is_dir() else []
-    return sorted(found, reverse=True)
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
 
 
 def step_name(step: int) -> str:
@@ -213,6 +234,14 @@ def _install(temporary: Path, target: Path) -> None:
     fsync_directory(target.parent)
     failpoint()
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    """A folder with what is in it; anything else, as a link, alone."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _problem(folder: Path, name: str, record: FileRecord) -> str:

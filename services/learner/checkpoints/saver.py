@@ -6,7 +6,7 @@ What is saved must be a copy, made before. The thread is a daemon: a process tha
 import contextlib
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future, wait
 from copy import deepcopy
 from pathlib import Path
@@ -23,13 +23,15 @@ class Saver:
     def __init__(self, reports: Reports | None = None) -> None:
         self.reports = reports
         self.done = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.there: Collection[str] = ()
+        """Names of the checkpoints that were there at the start; see `prune`."""
         self._future: Future[Manifest | None] | None = None
 
     def start(self, root: Path, step: int, share: Share, extra: Mapping[str, Any], keep: int) -> None:
         """Begin a save, once the one before has ended. Raises what that one raised, if nobody has taken it."""
         self.take()
         future = self._future = Future[Manifest | None]()
-        arguments = (root, step, share, deepcopy(dict(extra)), keep, self.reports)
+        arguments = (root, step, share, deepcopy(dict(extra)), keep, self.reports, self.there)
         threading.Thread(target=self._run, args=(future, *arguments), name="checkpoint", daemon=True).start()
 
     def _run(self, future: Future[Manifest | None], *arguments: Any) -> None:

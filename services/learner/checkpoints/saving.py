@@ -8,7 +8,7 @@ A rank whose disk refuses says so, and nothing is renamed. A crash of any rank l
 A rank that does not see the draft, because its host does not share the run directory, sends its files to the first one.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -48,11 +48,12 @@ def save(
     extra: Mapping[str, Any],
     keep: int = 2,
     reports: Reports | None = None,
+    there: Collection[str] = (),
 ) -> Manifest | None:
     """Write step `step` durably, then delete all but the newest `keep` verified checkpoints; None on other ranks.
 
-    All ranks of a group must ask. Raises CheckpointError when a disk refuses (full, read-only); earlier checkpoints
-    stay as they were. Raises RuntimeError when another rank is silent for WRITE_S.
+    All ranks of a group must ask. there: see `prune`. Raises CheckpointError when a disk refuses (full, read-only);
+    earlier checkpoints stay as they were. Raises RuntimeError when another rank is silent for WRITE_S.
     """
     if reports:
         reports.begin()
@@ -60,7 +61,7 @@ def save(
         _help(root, share, reports)
         return None
     manifest = _lead(root, step, share, extra, reports)
-    prune(root, keep, root / step_name(step))
+    prune(root, keep, root / step_name(step), there)
     return manifest
 
 

@@ -147,6 +147,10 @@ class Mesh:
         if self.devices:
             dist.barrier()
 
+    def anywhere(self, here: bool) -> bool:
+        """Whether any rank has found something; all must ask."""
+        return Peers(count=dist.get_world_size()).total([float(here)]) > 0 if self.devices else here
+
     def cut(self, module: nn.Module, lm: Any, *, bf16: bool = False, host: bool = False) -> None:
         """Cut every parameter of `module`, which is, or has in it, the causal model `lm`, or none.
 

@@ -1,5 +1,6 @@
 """What is learned from rows of data, and one update on a batch of them; the objectives themselves are beside this."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -67,7 +68,7 @@ def update(
     peers: Peers = ALONE,
     quadratic: float = QUADRATIC_LENGTH,
 ) -> StepReport:
-    """One optimizer update on `documents`.
+    """One optimizer update on `documents`; skipped and counted when the gradient norm is not finite.
 
     The result does not depend on how micro-batches of at most `cap` positions are cut, nor on how many `peers`, each
     with the whole batch, divide them. Raises ValueError when nothing is to be learned, SequenceTooLong naming the
@@ -92,7 +93,8 @@ def update(
     tokens = float(sum(one.ids.numel() for one in cut))
     marked = float(sum(int(one.action_mask.sum()) for one in cut))
     filled = balance([cut], cap, peers.count, quadratic)
-    return StepReport({**means, "grad_norm": norm, "lr": rate, "tokens": tokens, "action_tokens": marked, **filled})
+    report = {**means, "grad_norm": norm, "lr": rate, "tokens": tokens, "action_tokens": marked, **filled}
+    return StepReport(report | {"skipped_updates": float(not math.isfinite(norm))})
 
 
 @torch.no_grad()

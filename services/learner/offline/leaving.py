@@ -17,10 +17,16 @@ class Leaving:
 
     def __init__(self, run_dir: Path, save_to: str | None) -> None:
         self.folder, self._within = Path(save_to or run_dir / "model"), save_to is None
-        self._note = run_dir / NOTE
+        self._run_dir, self._note = run_dir, run_dir / NOTE
 
     def check(self) -> None:
         """Raises UserMistake when nothing can be left there, or something else is in its place."""
+        run, wanted = self._run_dir.resolve(), self.folder.resolve()
+        if run in (wanted, *wanted.parents) and wanted != run / "model":
+            raise UserMistake(
+                f"save_to: {self.folder} is within the run directory, where only {self._run_dir / 'model'} is for a "
+                "model: leave save_to out, or name a folder elsewhere"
+            )
         check_free(self.folder, self._ours())
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,6 @@ Dies    any time: the next one restores the newest verified checkpoint and goes 
 """
 
 import errno
-import math
 import time
 from typing import Any, cast
 
@@ -18,7 +17,6 @@ from midflight.kernel.mail import Bus
 from midflight.kernel.mistake import UserMistake
 from midflight.kernel.settings import Settings
 from midflight.kernel.spec import live_knobs
-from midflight.messages.base import Scalar
 from midflight.services.learner.knobs import optimizer_knobs
 from midflight.services.learner.remarks import RefusedRows
 from midflight.services.learner.training import PHASE_S, Training
@@ -51,6 +49,7 @@ class Offline(Training[OfflineConfig, OfflineTrainer]):
         self._leaving.check()
         self._load(OfflineTrainer, OfflineLead)
         self._refused.held_out(self.trainer.bad, self.trainer.held_out_rows + len(self.trainer.bad))
+        self._tell_of_long_rows()
         if self.trainer.step >= self.trainer.total:
             said = f"{self.trainer.step} steps are trained, of {self.trainer.total}; raise `steps` or `epochs` to go on"
             self._note("info", f"nothing left to do: {said}")
@@ -88,20 +87,25 @@ class Offline(Training[OfflineConfig, OfflineTrainer]):
             "rows/refused": float(trainer.examples.refused),
             "train_s": time.perf_counter() - began,
         }
-        self.event("metrics", {name: value for name, value in body.items() if math.isfinite(value)}, trainer.step)
+        self.event("metrics", body, trainer.step)
         self.progress += 1
         self.stats = {"step": trainer.step, "of": trainer.total, "loss": round(report.metrics["loss"], 4)}
         self._refused.tell(trainer.examples)
-        if trainer.step % self.config.checkpoint_every == 0:
+        self._updates.after(trainer.step, report.metrics)
+        self._tell_of_long_rows()
+        if trainer.step % self.config.checkpoint_every == 0 and not self._updates.missed:
             self.commits.begin(self._besides)
+
+    def _tell_of_long_rows(self) -> None:
+        if said := self.trainer.reach.told(self.config.data):
+            self._note("warning", said)
 
     def _evaluate(self) -> None:
         with self.phase("evaluate", PHASE_S):
             found = self.trainer.evaluate()
-        body: dict[str, Scalar] = {f"eval/{name}": value for name, value in found.items() if math.isfinite(value)}
-        self.event(
-            "evaluation", {**body, "n": self.trainer.held_out_rows, "refused": len(self.trainer.bad)}, self.trainer.step
-        )
+        body = {f"eval/{name}": value for name, value in found.items()}
+        refused = len(self.trainer.bad)
+        self.event("evaluation", {**body, "n": self.trainer.held_out_rows, "refused": refused}, self.trainer.step)
         self.progress += 1
 
     def _wind_up(self, now: float) -> bool:
@@ -138,4 +142,6 @@ class Offline(Training[OfflineConfig, OfflineTrainer]):
             return False
         self._left = True
         self._note("info", f"the trained model is in {folder}")
+        if missed := self._updates.missed:
+            self._note("warning", f"its last {missed} update(s) were not applied: the gradient norm was not finite")
         return True

@@ -1,6 +1,6 @@
 """A model trained on rows of data, how far it is, and what it leaves behind. Knows nothing of messages."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +18,7 @@ from midflight.services.learner.network.lora import Unadapted
 from midflight.services.learner.network.policy import Likelihood, Policy
 from midflight.services.learner.objectives.objective import evaluate, update
 from midflight.services.learner.optimizers.optim import PolicyOptimizer
-from midflight.services.learner.packs.documents import Reader
+from midflight.services.learner.packs.documents import Reach, Reader
 from midflight.services.learner.packs.examples import Examples, still_the_same
 from midflight.services.learner.packs.packing import Document
 from midflight.services.learner.packs.partition import quadratic_length
@@ -46,7 +46,8 @@ class OfflineTrainer(TrainerBase[OfflineConfig]):
         self._plan, self.stage = plan(config), config.kind
         super().__init__(config, model, seed, root, mesh)
         self.objective = self._plan.makes(self.module, self)
-        self._reader = Reader(self.tokenizer, config.apply_chat_template, config.longest)
+        self.reach = Reach.of(self.policy.lm)
+        """Of the rows that are trained on."""
         self.examples: Examples[Any, Item] | None = None
         self.held_out: list[Document] = []
         self.bad: list[str] = []
@@ -59,15 +60,19 @@ class OfflineTrainer(TrainerBase[OfflineConfig]):
 
     def read_examples(self) -> None:
         """Open the data and read what is held out. Raises DataError when they cannot be used."""
-        config, tokenize = self.config, self._plan.items(self._reader)
+        config, tokenize = self.config, self._reads(self.reach)
         self.examples = Examples(config.data, self._plan.rows, self.seed, tokenize, self._drawn, self._refused)
         self._data = still_the_same("data", self.examples, self._data, config.changed, config.kind)
         super().reconfigure(config)  # how many steps an epoch has is known now
         if config.evaluation:
             self._read_held_out(config.evaluation.data, config.evaluation.rows)
 
+    def _reads(self, reach: Reach) -> Callable[[Any], Item]:
+        config = self.config
+        return self._plan.items(Reader(self.tokenizer, config.apply_chat_template, config.longest, reach))
+
     def _read_held_out(self, source: str, most: int) -> None:
-        rows, tokenize = self._plan.rows(source), self._plan.items(self._reader)
+        rows, tokenize = self._plan.rows(source), self._reads(Reach.of(self.policy.lm))
         self.held_out, self.bad = [], []
         for number in range(min(len(rows), most)):
             row = rows[number]

@@ -90,13 +90,11 @@ class PolicyOptimizer:
         return {
             "name": self.settings.name,
             "step": self.step,
-            "lr": self.lr,
-            "weight_decay": self.weight_decay,
             "lookahead": since,
         }
 
     def load(self, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
-        """Restore what `tensors` and `values` gave.
+        """Restore what `tensors` and `values` gave. Rates are not among it: those of the topology hold, or live ones.
 
         Raises ValueError, changing nothing, for a parameter this module lacks and for the state of another rule.
         """
@@ -115,8 +113,7 @@ class PolicyOptimizer:
                 slow[parameter] = kept
             else:
                 state.setdefault(parameter, {})[key] = kept
-        self.step, self.lr = int(values["step"]), float(values["lr"])
-        self.weight_decay = float(values["weight_decay"])
+        self.step = int(values["step"])
         for rule in self.rules:
             rule.state.clear()
             own = [p for group in rule.param_groups for p in group["params"]]

@@ -3,8 +3,10 @@
 Each raises ValueError when a row cannot be used, SequenceTooLong when it does not fit a micro-batch.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from torch import nn
 
 from midflight.services.data import Message, PreferenceRow, SftRow
 from midflight.services.model.chat import supervised
@@ -15,15 +17,60 @@ Pair = tuple[Document, Document]
 """Chosen and rejected, which stay in one micro-batch."""
 
 
+@dataclass(slots=True)
+class Reach:
+    """How long a text a model was made for, and the rows that are longer.
+
+    positions: its `max_position_embeddings`; None: any. learned: each has a vector of its own, so that there is none
+    beyond; rotary ones go on, as well as they do.
+    """
+
+    positions: int | None = None
+    learned: bool = False
+    beyond: int = 0
+    first: str = ""
+    _told: bool = False
+
+    @classmethod
+    def of(cls, lm: nn.Module) -> Self:
+        """Of a Hugging Face model."""
+        tables = (name.rpartition(".")[2] for name, one in lm.named_modules() if isinstance(one, nn.Embedding))
+        most = getattr(lm.config, "max_position_embeddings", None)
+        return cls(most, learned=any(table == "wpe" or "position" in table for table in tables))
+
+    def saw(self, origin: str, length: int) -> None:
+        """A row. Raises ValueError when the model cannot read it."""
+        if self.positions is None or length <= self.positions:
+            return
+        if self.learned:
+            raise ValueError(
+                f"{length} positions, and the model has learned {self.positions} (max_position_embeddings)"
+            )
+        self.beyond += 1
+        self.first = self.first or f"{origin} with {length}"
+
+    def told(self, source: str) -> str:
+        """What is to be said of longer rows, once; empty while there are none."""
+        if self._told or not self.beyond:
+            return ""
+        self._told = True
+        return (
+            f"{source}: {self.beyond} of the rows read so far have more positions than the {self.positions} that the "
+            f"model was made for (max_position_embeddings), the first is {self.first}; they are trained on all the "
+            "same, and how well it does there is for you to see: max_length_per_device passes longer rows over"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class Reader:
     """tokenizer: of the model. template: whether conversations are rendered by its chat template. cap: positions of a
-    micro-batch.
+    micro-batch. reach: of the model, and told of every row.
     """
 
     tokenizer: Any
     template: bool
     cap: int
+    reach: Reach = field(default_factory=Reach)
 
     def demonstration(self, row: SftRow) -> Document:
         """A conversation, the tokens of the assistant marked."""
@@ -62,4 +109,5 @@ class Reader:
         length = sum(document.positions for document in documents)
         if length > self.cap:
             raise SequenceTooLong(origin, length, self.cap)
+        self.reach.saw(origin, max(document.positions for document in documents))
         return documents
