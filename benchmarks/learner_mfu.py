@@ -2,13 +2,13 @@
 
     python benchmarks/learner_mfu.py [--device cuda] [--shape 5m|0.6b] [--length N] [--only PART ...]
 
-Parts: equal (documents of one length: SFT's and RL's update in float32 and bfloat16, plain and recomputed), packed
+Parts: equal (documents of one length: SFT and RL in both precisions; plain, recomputed, compiled), packed
 (RL-like lengths: packed as the trainers do, against padded rows of 8 as plain transformers does, in both precisions).
 
 One thread on a CPU, where times are CPU seconds; wall seconds of a GPU. The peak is the best of square and layer-shaped
-matrix products measured in the same run. Floating-point operations: 6 a weight of a matrix and token (forward and
-backward), 6 a weight of the head and learned token, 12 a layer, head width and position attended to (half the square);
-what is recomputed is not counted. One table, and one JSON line with the machine.
+matrix products, measured before each line, for a machine's speed changes meanwhile. Floating-point operations: 6 a
+weight of a matrix and token (forward and backward), 6 a weight of the head and learned token, 12 a layer, head width and
+position attended to (half the square); what is recomputed is not counted. One table, and one JSON line with the machine.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import product
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -27,7 +28,8 @@ import torch.nn.functional as F
 from common import as_a_service, machine, show
 from toys import qwen, rl_lengths
 
-from midflight.services.learner.network.policy import Policy, recompute_activations
+from midflight.services.learner.network.compiled import compile_layers
+from midflight.services.learner.network.policy import Policy, decoder_layers, recompute_activations
 from midflight.services.learner.objectives.sft import sft_update
 from midflight.services.learner.optimizers.optim import OptimSettings, PolicyOptimizer
 from midflight.services.learner.packs.packing import Document
@@ -119,17 +121,19 @@ def equal(device: str, shape: str, length: int, cap: int, bf16_only: bool = Fals
     lengths = [length] * max(1, cap // length)
     learned = len(lengths) * (length - PROMPT)
     for bf16 in (True,) if bf16_only else (False, True):
-        top = peak(torch.bfloat16 if bf16 else torch.float32, shape, cap, device, clock)
-        for kind, recomputed in (("sft", False), ("sft", True), ("rl", False), ("rl", True)):
+        measured, tops = list[tuple[str, float]](), list[float]()
+        for kind, how in product(("sft", "rl"), ("", "recomputed", "compiled")):
             lm = qwen(**SHAPES[shape], longest=length, device=device)
-            if recomputed:
+            if how == "recomputed":
                 recompute_activations(lm, 1)
-            policy = Policy(lm, bf16=bf16)
-            seconds = clock.best(update(kind, policy, lengths, cap))
-            mfu = operations(lm.config, lengths, learned) / seconds / top
-            rows.append(
-                row("equal", f"{kind}{', recomputed' if recomputed else ''}", bf16, sum(lengths) / seconds, mfu)
+            if how == "compiled":
+                compile_layers(lm, decoder_layers(lm))
+            tops.append(peak(torch.bfloat16 if bf16 else torch.float32, shape, cap, device, clock))
+            measured.append(
+                (f"{kind}{', ' * bool(how)}{how}", clock.best(update(kind, Policy(lm, bf16=bf16), lengths, cap)))
             )
+        work = operations(lm.config, lengths, learned) / max(tops)
+        rows += [row("equal", what, bf16, sum(lengths) / seconds, work / seconds) for what, seconds in measured]
     return rows
 
 
