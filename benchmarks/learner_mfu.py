@@ -7,8 +7,9 @@ Parts: equal (documents of one length: SFT and RL in both precisions; plain, rec
 
 One thread on a CPU, where times are CPU seconds; wall seconds of a GPU. The peak is the best of square and layer-shaped
 matrix products, measured before each line, for a machine's speed changes meanwhile. Floating-point operations: 6 a
-weight of a matrix and token (forward and backward), 6 a weight of the head and learned token, 12 a layer, head width and
-position attended to (half the square); what is recomputed is not counted. One table, and one JSON line with the machine.
+weight of a matrix and token (forward and backward), 6 a weight of the head and learned token, 12 a layer, head width
+and position attended to (half the square); what is recomputed is not counted. One table, and one JSON line with the
+machine.
 """
 
 import argparse
