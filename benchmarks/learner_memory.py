@@ -22,10 +22,11 @@ from toys import qwen
 
 from midflight.services.learner.network import offload
 from midflight.services.learner.network.compiled import compile_layers
-from midflight.services.learner.network.policy import Policy, decoder_layers, recompute_activations
+from midflight.services.learner.network.policy import Policy, recompute_activations
 from midflight.services.learner.optimizers.optim import OptimSettings, PolicyOptimizer
 from midflight.services.learner.optimizers.settings import Name
 from midflight.services.learner.packs.packing import PackedBatch, microbatches
+from midflight.services.model.stack import decoder_layers
 
 TIMES = 5
 

@@ -29,6 +29,14 @@ def request(kind: type[M], **fields: Any) -> M:
         raise Stop(USAGE, f"{field} {fields[field]!r}: {first['msg']}") from None
 
 
+def positive(text: str) -> int:
+    """An option's whole number above zero, for argparse."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above zero")
+    return number
+
+
 def run_option(parser: argparse.ArgumentParser) -> None:
     """`--run`, and `--json`."""
     parser.add_argument("--run", metavar="NAME|DIR", help="which run; default $MIDFLIGHT_RUN, then the newest live one")

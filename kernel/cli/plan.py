@@ -15,7 +15,7 @@ import psutil
 
 from midflight.kernel.mistake import UserMistake
 
-from .common import print_json, table
+from .common import positive, print_json, table
 from .exits import FAILED, OK, USAGE, Stop
 from .up import load
 
@@ -36,7 +36,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--longest-row",
-        type=int,
+        type=positive,
         metavar="TOKENS",
         help="for sft, reward_model, dpo, distill: of a row, both texts of a pair together; default: a micro-batch",
     )
@@ -48,14 +48,14 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit 1 when a device cannot hold its part."""
-    asked = parsed(arguments.device_memory) if arguments.device_memory else None
+    asked = None if arguments.device_memory is None else parsed(arguments.device_memory)
     loaded = load(arguments.topology, arguments.file, arguments.overrides, elsewhere=True)
     # By name: the kernel does not depend on services.
     plans, remedies, largest = (import_module(f"midflight.services.learner.planning.{m}") for m in MODULES)
     services = loaded.topology.services
     try:
         planner = plans.Planner(loaded.data["model"], services, None, arguments.longest_row)
-        planner.memory = asked or here(plans.on_gpu(planner.trainer.device))
+        planner.memory = here(plans.on_gpu(planner.trainer.device)) if asked is None else asked
         if arguments.largest and planner.memory is None:
             raise Stop(USAGE, "--largest: the device's memory is not known: give --device-memory")
         found = planner.plan(planner.trainer)
@@ -74,13 +74,16 @@ def run(arguments: argparse.Namespace) -> int:
 def parsed(text: str) -> int:
     """80GiB or 512MiB, 80GB or 24.5GB, to bytes: units with an i are powers of 1024, those without of 1000."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?)b)?", text.strip().lower())
-    if not match or float(match[1]) == 0:
+    if not match:
         raise Stop(USAGE, f"--device-memory {text!r}: write a size such as 80GiB, 80GB or 24576MiB")
     if not match[2]:
         raise Stop(
             USAGE, f"--device-memory {text!r} has no unit: write {match[1]}GiB (of 1024) or {match[1]}GB (of 1000)"
         )
-    return int(float(match[1]) * (1024 if match[3] else 1000) ** (1 + UNITS.index(match[2])))
+    found = int(float(match[1]) * (1024 if match[3] else 1000) ** (1 + UNITS.index(match[2])))
+    if not found:
+        raise Stop(USAGE, f"--device-memory {text!r} is no memory: write a size such as 80GiB")
+    return found
 
 
 def here(gpu: bool) -> int | None:

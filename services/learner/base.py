@@ -15,6 +15,7 @@ from torch import nn
 
 from midflight.kernel.mistake import UserMistake
 from midflight.services.model.open import open_model, pick_device
+from midflight.services.model.stack import decoder_layers
 
 from .checkpoints.checkpoint import NOTHING, Found, named, steps, sweep, to_go_on_from
 from .checkpoints.saver import Saver
@@ -27,7 +28,7 @@ from .network.compiled import compile_layers
 from .network.critic import CriticTraining
 from .network.liger import apply_liger
 from .network.lora import adapt, merged, must_match
-from .network.policy import Policy, decoder_layers, recompute_activations
+from .network.policy import Policy, recompute_activations
 from .optimizers.optim import PolicyOptimizer
 from .optimizers.optim_choice import optim_settings
 from .profiling import Profile

@@ -20,9 +20,10 @@ from midflight.services.learner.group.mesh import Sizes
 from midflight.services.learner.network import compiled
 from midflight.services.learner.network.liger import apply_liger
 from midflight.services.learner.network.lora import Unadapted, adapt
-from midflight.services.learner.network.policy import Policy, decoder_layers, recompute_activations
+from midflight.services.learner.network.policy import Policy, recompute_activations
 from midflight.services.learner.packs.packing import PackedBatch, microbatches
 from midflight.services.learner.training_config import LoraConfig
+from midflight.services.model.stack import decoder_layers
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from midflight.services.learner.planning.heads import logprob_head
 from midflight.services.learner.planning.layout import Layout
 from midflight.services.learner.planning.memory import Training, total, training_terms
 from midflight.services.learner.planning.network import Network
-from midflight.services.learner.planning.tracing import LiveBytes, layer_bytes, sliced
+from midflight.services.learner.planning.pair import sliced
+from midflight.services.learner.planning.tracing import LiveBytes, layer_bytes
 from midflight.services.learner.planning.traffic import Passes, flows
 from midflight.services.model.outline import Outline, Weight, outline
 

@@ -97,12 +97,32 @@ def test_a_demo_fits_and_is_told_in_bytes(capsys: pytest.CaptureFixture[str]) ->
     assert (found["step"]["samples"], found["step"]["length"], found["parameters"]) == (128, 47, 115_712)
 
 
-@pytest.mark.parametrize("wrong", ["much", "0GiB", "-1GiB", "80XB", "80", "80G", "80B"])
+@pytest.mark.parametrize(
+    "wrong", ["much", "0GiB", "-1GiB", "80XB", "80", "80G", "80B", "0.0001KiB", "0.0000000000001TB", ""]
+)
 def test_a_size_is_a_number_with_a_unit(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Anything else is a wrong argument: nobody means 80 bytes. Thousands and 1024s are told apart."""
     assert main(["plan", "demo", f"--device-memory={wrong}"]) == 2
     assert "80GiB" in capsys.readouterr().err
     assert [parsed(text) for text in ("1.5 KiB", "2gib", "80GB", "1TB")] == [1536, 2 << 30, 80 * 10**9, 10**12]
+
+
+@pytest.mark.parametrize("row", ["0", "-3", "1.5"])
+@pytest.mark.parametrize("kind", ["dpo", "sft"])
+def test_a_row_has_tokens(kind: str, row: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """No limit is raised for one that has none."""
+    with pytest.raises(SystemExit) as left:
+        main(["plan", kind, f"--longest-row={row}"])
+    assert left.value.code == 2
+    assert "argument --longest-row: " in capsys.readouterr().err
+
+
+def test_a_row_must_hold_both_texts(capsys: pytest.CaptureFixture[str]) -> None:
+    """The last token of each text is not read, so that one of two tokens has nothing to train on."""
+    assert main(["plan", "dpo", "--longest-row=2"]) == 2
+    err = capsys.readouterr().err
+    assert "--longest-row 2 leaves nothing to train on: give at least 3" in err
+    assert "raise" not in err
 
 
 def test_a_remedy_is_a_plan_that_fits() -> None:
@@ -167,7 +187,7 @@ def test_cutting_layers_and_sequences_shares_memory() -> None:
 
 def test_what_cannot_be_arranged_is_a_mistake() -> None:
     """Heads that a size does not divide, a sequence that nothing holds."""
-    with pytest.raises(UserMistake, match="tp_size 16 does not divide"):
+    with pytest.raises(UserMistake, match="cannot be cut by tp_size 16: its 8 key-value heads do not divide"):
         planned_with(tp_size=16, ranks=64)
     with pytest.raises(UserMistake, match=r"rollout\.max_length 4096 makes sequences of 4095 positions"):
         planned_with(max_length_per_device=1024)

@@ -2,15 +2,15 @@
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from support.peaks import LETTERS, TOLERANCE, Tracker, each_time, needs, peak, row
 from torch import nn
-from torch.distributed._tools.mem_tracker import MemTracker
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from midflight.kernel.config.registry import service_class
@@ -45,52 +45,6 @@ BUILD = {
     "head_dim": 16,
 }
 MODEL: dict[str, Any] = {"build": BUILD, "tokenizer": "bytes"}
-LETTERS = 240
-TOLERANCE = 0.05
-
-
-class Tracker(MemTracker):  # type: ignore[no-untyped-call]
-    """Also of parameters that are frozen, on which gradients cannot be waited for; these count as other tensors."""
-
-    def _track_module_params_and_buffers(self, module: nn.Module, *_: object, **__: object) -> tuple[int, int]:
-        found: tuple[int, int] = super()._track_module_params_and_buffers(module, install_grad_hooks=False)
-        return found
-
-
-def peak(make_step: Callable[[], object], modules: list[nn.Module], tracker: Tracker) -> int:
-    """Bytes at most in a step after one that made gradients and states."""
-    tracker.track_external(*modules)
-    with tracker:
-        make_step()
-    (found,) = tracker.get_tracker_snapshot("peak").values()
-    return int(found["Total"])
-
-
-def each_time(tracker: Tracker, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The same; the tracker does not take a module's second forward pass for a mistake, nor wait for the backward pass
-    of one that has none.
-    """
-
-    def wrapped(*arguments: Any) -> Any:
-        tracker.reset_mod_stats()
-        tracker._mod_tracker._post_bw_callbacks_to_enqueue.clear()
-        return function(*arguments)
-
-    return wrapped
-
-
-def needs(plan: Plan) -> int:
-    """Bytes of a rank, without what a host has besides."""
-    (device,) = plan.devices
-    return device.needs - sum(term.bytes for term in device.terms if term.name == "published weights")
-
-
-def row(kind: str, rng: random.Random) -> dict[str, Any]:
-    text = ["".join(rng.choices("abcdefgh", k=LETTERS)) for _ in range(2)]
-    prompt = {"messages": [{"role": "user", "content": text[0][:4]}]}
-    if kind in ("sft", "distill"):
-        return {"messages": [*prompt["messages"], {"role": "assistant", "content": text[0]}]}
-    return {**prompt, "chosen": text[0], "rejected": text[1]}
 
 
 def teacher(folder: Path, **build: Any) -> str:
@@ -313,10 +267,12 @@ def test_what_cannot_be_planned_is_a_mistake(tmp_path: Path) -> None:
         Planner(MODEL, {"sft": sft}, None).plan(sft)
     odd = {"teacher": teacher(tmp_path, num_attention_heads=3, num_key_value_heads=1), "ranks": 2, "tp_size": 2}
     uncut = DistillConfig(data="x", device="cpu", max_length_per_device=64, **odd)
-    with pytest.raises(UserMistake, match="the teacher: tp_size 2 does not divide the model's 3 heads"):
+    with pytest.raises(
+        UserMistake, match="the teacher: model: Qwen3ForCausalLM cannot be cut by tp_size 2: its 3 attention"
+    ):
         Planner(MODEL, {"distill": uncut}, None).plan(uncut)
     four = SftTrainerConfig(data="x", device="cpu", max_length_per_device=64, ranks=4, tp_size=4)
-    with pytest.raises(UserMistake, match="tp_size 4 does not divide the model's 266 tokens and inner width 384"):
+    with pytest.raises(UserMistake, match="cannot be cut by tp_size 4: its 266 tokens of the vocabulary do not divide"):
         Planner(MODEL, {"sft": four}, None).plan(four)
     sft = SftTrainerConfig(data="x", device="cpu", max_length_per_device=64)
     with pytest.raises(UserMistake, match="65 positions, and a micro-batch holds 64: raise sft"):

@@ -29,7 +29,7 @@ from midflight.services.learner.group.sharding import wholes
 from midflight.services.learner.network.compiled import compile_layers
 from midflight.services.learner.network.critic import Critic, CriticTraining
 from midflight.services.learner.network.lora import Unadapted, adapt
-from midflight.services.learner.network.policy import Likelihood, Policy, decoder_layers, recompute_activations
+from midflight.services.learner.network.policy import Likelihood, Policy, recompute_activations
 from midflight.services.learner.network.scorer import Preference, Scorer
 from midflight.services.learner.objectives.objective import Objective, evaluate, update
 from midflight.services.learner.objectives.pairs import DirectPreference
@@ -40,6 +40,7 @@ from midflight.services.learner.packs.packing import Document
 from midflight.services.learner.settings import CriticSettings, RlSettings
 from midflight.services.learner.step import rl_update
 from midflight.services.learner.training_config import LoraConfig
+from midflight.services.model.stack import decoder_layers
 from support.learner_toys import random_batch, tiny_lm, tiny_scorer
 
 ENTRY = Path(__file__).with_name("group_rank.py")

@@ -23,8 +23,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from midflight.services.learner.checkpoints.ferry import Ferry
 from midflight.services.learner.checkpoints.reports import Reports
-from midflight.services.learner.network.policy import decoder_layers
 from midflight.services.learner.training_config import TrainingConfig
+from midflight.services.model.stack import decoder_layers
 
 from .orders import Orders
 from .peers import ALONE, Peers, Place

@@ -10,6 +10,7 @@ runs as one batched product. Measured, forward and backward of one layer, one th
 tokens take 3.1 ms this way and 5.4 ms in a loop of one call per document (`benchmarks/learner.py attention`).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -96,6 +97,15 @@ def register() -> None:
     AttentionInterface.register(ATTENTION, packed_attention)
 
 
+def must_compute(mask: Tensor | None, dropout: float, options: Mapping[str, object]) -> None:
+    """Raises ValueError for what a model asks of `packed_attention` that it does not compute."""
+    if mask is not None:
+        raise ValueError("packed attention got an attention_mask: pass documents by cu_seqlens only")
+    asked = [name for name in UNSUPPORTED if options.get(name) is not None]
+    if dropout or asked:
+        raise ValueError(f"packed attention does not compute {asked or 'attention dropout'}; change the model")
+
+
 def packed_attention(
     module: nn.Module,
     query: Tensor,
@@ -114,11 +124,7 @@ def packed_attention(
 
     Query head h reads key head h // (H / Hk). Raises ValueError for a mask, dropout or an unsupported variant.
     """
-    if attention_mask is not None:
-        raise ValueError("packed attention got an attention_mask: pass documents by cu_seqlens only")
-    asked = [name for name in UNSUPPORTED if options.get(name) is not None]
-    if dropout or asked:
-        raise ValueError(f"packed attention does not compute {asked or 'attention dropout'}; change the model")
+    must_compute(attention_mask, dropout, options)
     if torch.is_autocast_enabled(query.device.type):
         # Norms and rotary embeddings have widened queries and keys; the fast kernels are those for narrow ones.
         narrow = torch.get_autocast_dtype(query.device.type)
@@ -161,7 +167,7 @@ def _bucket_attention(bucket: Bucket, q: Tensor, k: Tensor, v: Tensor, scaling: 
 
 
 def _product_attention(q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tensor:
-    """Explicit causal softmax(q k^T) v; q [S, H, L, D], k and v [S, Hk, L, D] -> [S, H, L, D].
+    """Explicit causal softmax(q k^T) v; q [S, H, L, D], k [S, Hk, L, D], v [S, Hk, L, E] -> [S, H, L, E].
 
     Query heads that share a key head are stacked along the rows, so keys are never repeated.
     """
@@ -169,7 +175,7 @@ def _product_attention(q: Tensor, k: Tensor, v: Tensor, scaling: float) -> Tenso
     shared = heads // k.shape[1]
     rows = q.reshape(-1, shared * length, width)
     future = q.new_full((length, length), float("-inf")).triu(1).repeat(shared, 1)
-    keys, values = k.reshape(-1, length, width), v.reshape(-1, length, width)
+    keys, values = k.reshape(-1, length, width), v.reshape(-1, length, v.shape[3])
     with torch.autocast(q.device.type, enabled=False):  # which would keep what softmax reads and returns in float32
         scores = torch.baddbmm(future, rows, keys.transpose(1, 2), alpha=scaling)
-        return torch.bmm(scores.softmax(-1), values).view(count, heads, length, width)
+        return torch.bmm(scores.softmax(-1), values).view(count, heads, length, v.shape[3])

@@ -13,6 +13,7 @@ from midflight.services.learner.group.ring import Ring
 from midflight.services.learner.group.zigzag import Cut, cut
 from midflight.services.learner.packs.packing import ActionTokens, PackedBatch
 from midflight.services.learner.packs.sharing import Shared
+from midflight.services.model.stack import decoder_layers
 
 from .attention import ATTENTION, Documents, register
 from .head import CHUNK_ELEMENTS, chunked_logprob
@@ -29,11 +30,6 @@ ATTENDING = {"full_attention", "sliding_attention", "chunked_attention"}
 """Layers that see other tokens by the attention that packs go through, or that it refuses by itself."""
 
 
-def decoder_layers(lm: Any) -> list[nn.Module]:
-    """The stack of layers between embedding and head, in order; empty where it has no such name."""
-    return list(getattr(lm.base_model, "layers", []))
-
-
 def recompute_activations(lm: Any, every: int = 1) -> None:
     """Let one of `every` layers compute its activations again in the backward pass, instead of keeping them.
 
@@ -45,6 +41,21 @@ def recompute_activations(lm: Any, every: int = 1) -> None:
     layers = (module for module in lm.modules() if isinstance(module, GradientCheckpointingLayer))
     for number, layer in enumerate(layers):
         layer.training = number % every == 0
+
+
+def must_train(lm: Any) -> None:
+    """Raises ValueError, naming the model and what of it would not be computed as it is meant; `lm` may be without
+    weights, and is not touched."""
+    name, config = type(lm).__name__, lm.config
+    changed = [k for k, v in LOGIT_CHANGES.items() if getattr(config, k, v) not in (None, v)]
+    if changed or getattr(lm.get_output_embeddings(), "bias", None) is not None:
+        what = ", ".join(changed) or "a bias on the output layer"
+        raise ValueError(f"{name} has {what}, which the learner's head does not compute")
+    mixers = sorted(set(getattr(config, "layer_types", None) or ()) - ATTENDING)
+    if mixers:
+        raise ValueError(f"{name} has layers of {mixers[0]}, which run on over a pack's documents")
+    if not getattr(lm, "_supports_attention_backend", True):
+        raise ValueError(f"{name} has attention of its own, which does not tell a pack's documents apart")
 
 
 class Likelihood(Protocol):
@@ -76,15 +87,7 @@ class Policy(nn.Module):
         offload: bool = False,
     ) -> None:
         super().__init__()
-        head = lm.get_output_embeddings()
-        config = lm.config
-        changed = [k for k, v in LOGIT_CHANGES.items() if getattr(config, k, v) not in (None, v)]
-        if changed or getattr(head, "bias", None) is not None:
-            what = ", ".join(changed) or "a bias on the output layer"
-            raise ValueError(f"{type(lm).__name__} has {what}, which the learner's head does not compute")
-        mixers = sorted(set(getattr(config, "layer_types", None) or ()) - ATTENDING)
-        if mixers:
-            raise ValueError(f"{type(lm).__name__} has layers of {mixers[0]}, which run on over a pack's documents")
+        must_train(lm)
         register()
         lm.set_attn_implementation(ATTENTION)
         self.lm = lm

@@ -165,10 +165,10 @@ def _kept(layout: Layout, traced: Mapping[bool, LayerBytes], training: Training)
     network, bodies = training.network, training.bodies
     count = len(network.model.layers)
     again = -(-count // training.recompute) if training.recompute else 0
-    first = [*network.model.layers[0], *(network.adapters[0] if network.adapters else ())]
-    matrices = layout.gathered(weight for weight in first if len(weight.shape) > 1)
+    own = chain(*network.model.layers, *network.adapters)
+    matrices = layout.gathered(weight for weight in own if len(weight.shape) == 2)  # stacks of experts are not cast
     cast = training.bf16 and network.model.dtype == torch.float32
-    copies = NARROW * matrices * (count - again) if cast else 0
+    copies = NARROW * matrices * (count - again) // count if cast else 0
     kept = (again and traced[True].kept * again) + (count - again and traced[False].kept * (count - again))
     rest = max(one.rest for one in traced.values())
     about = f"{training.tokens:,} tokens, {count} layers" + (f", {again} of them recomputed" if again else "")
@@ -193,8 +193,9 @@ def narrow(training: Training) -> int:
 
 
 def kv_numbers(model: Outline) -> int:
-    """Numbers of keys and values of a token in one layer."""
+    """Numbers of keys and values of a token in one layer; of DeepSeek's, whose sizes differ, as they are computed."""
     config = model.config
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * int(heads) * int(size)
+    keys, values = getattr(config, "qk_head_dim", None) or size, getattr(config, "v_head_dim", None) or size
+    return int(heads) * (int(keys) + int(values))

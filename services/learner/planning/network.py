@@ -8,6 +8,7 @@ from midflight.services.learner.group.sharding import SMALL
 from midflight.services.learner.network.lora import adapt
 from midflight.services.learner.training_config import LoraConfig
 from midflight.services.model.outline import Outline, Weight, bare_model
+from midflight.services.model.stack import decoder_layers
 
 from .layout import Layout
 
@@ -95,7 +96,7 @@ def adapted(model: Outline, lora: LoraConfig | None) -> Network:
         adapt(lm, lora, seed=0)
     layers = [
         tuple(Weight(name, tuple(p.shape)) for name, p in layer.named_parameters() if p.requires_grad)
-        for layer in lm.base_model.layers
+        for layer in decoder_layers(lm)
     ]
     return Network(model, tuple(layers))
 

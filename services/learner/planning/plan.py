@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from .devices import FILL, Device, gpus, host, on_gpu
 from .layout import Layout
 from .memory import Frozen, Training, training_terms
 from .network import Network
-from .tracing import LayerBytes, forward_bytes, layer_bytes, most
+from .tracing import LayerBytes, forward_bytes, layer_bytes, mean, most
 from .traffic import Flow, Passes, flows, joined
 from .workload import Texts, Workload, layout_of, of_rows, passes, workload
 
@@ -145,15 +145,17 @@ class Planner:
         return joined([*own, *flows(layout, teaching, Passes(0, work.rounds * work.updates))])
 
     def _trace_layers(self, texts: Texts, bf16: bool, recompute: bool, flash: bool, slices: int) -> LayerBytes:
-        config, dtype, lora = self.model.config, self.model.dtype, self.trainer.lora
+        model, lora = self.model, self.trainer.lora
+        run = partial(layer_bytes, model.config, model.dtype, bf16=bf16, recompute=recompute, flash=flash)
         return most(
-            layer_bytes(config, dtype, *text, bf16=bf16, recompute=recompute, flash=flash, slices=slices, lora=lora)
+            mean((count, run(*text, slices=slices, lora=lora, pair=pair)) for count, pair in model.kinds)
             for text in texts
         )
 
     def _trace_forward(self, network: Network, texts: Texts, bf16: bool, flash: bool, slices: int) -> int:
-        config, dtype = network.model.config, network.model.dtype
-        return max(forward_bytes(config, dtype, *text, bf16=bf16, flash=flash, slices=slices) for text in texts)
+        model = network.model
+        run = partial(forward_bytes, model.config, model.dtype, bf16=bf16, flash=flash, slices=slices)
+        return max(run(*text, pair=pair) for _, pair in model.kinds for text in texts)
 
 
 def autocasts(trainer: TrainingConfig, network: Network, cuda: bool) -> bool:

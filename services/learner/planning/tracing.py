@@ -1,28 +1,29 @@
 """What a decoder layer keeps for its backward pass and needs at work, seen by running it on tensors without memory.
 
 The network itself is run, forward and backward, on PyTorch's fake tensors, which have shapes and no data: whatever the
-model's code keeps is counted, for any architecture and size, and nothing is allocated. Two layers stand for all.
+model's code keeps is counted, for any architecture and size, and nothing is allocated. Two layers stand for all of
+their kind.
 """
 
-import copy
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface
 
-from midflight.kernel.mistake import UserMistake
-from midflight.services.learner.network.attention import ATTENTION, Documents, register
-from midflight.services.learner.network.lora import adapt
+from midflight.services.learner.network.attention import ATTENTION, Documents, must_compute, register
 from midflight.services.learner.network.policy import recompute_activations
 from midflight.services.learner.training_config import LoraConfig
-from midflight.services.model.outline import bare_model
+from midflight.services.model.outline import ALIKE, Pair
+from midflight.services.model.stack import decoder_layers
+
+from .pair import fakes, two_layers, without_memory
 
 FLASH = "midflight_planned"
 """Name of attention of that kind; one with "flash" in it would make transformers look for a package."""
@@ -55,7 +56,8 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Run an operation and look at what it returns."""
-        out = func(*args, **(kwargs or {}))
+        grouped = func is torch.ops.aten._grouped_mm.default
+        out = grouped_shape(*args, **(kwargs or {})) if grouped else func(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor):
                 self._see(leaf.untyped_storage())
@@ -86,16 +88,17 @@ def layer_bytes(
     flash: bool,
     slices: int = 1,
     lora: LoraConfig | None = None,
+    pair: Pair = ALIKE,
 ) -> LayerBytes:
     """Run two layers of a configuration on so many documents of one length (positions).
 
     dtype: of the weights. bf16: autocast, as the policy's. recompute: `gradient_checkpointing`. flash: attention keeps
-    what a variable-length CUDA kernel does, not what this learner does on a CPU. slices: ranks over which tensor
-    parallelism cuts a layer; one of them is run. lora: adapters, which train in place of the rest.
+    what a variable-length CUDA kernel does, not what this learner does on a CPU. slices, lora, pair: as `two_layers`.
+    Raises UserMistake, naming the model and the reason, where it cannot be run.
     """
-    spans = _spans(documents, length)
-    with FakeTensorMode():
-        lm, ids = _two_layers(sliced(config, slices), dtype, flash, lora), _ids(documents, length)
+    spans, lm = _spans(documents, length), two_layers(config, dtype, pair, slices, lora)
+    with fakes(lm):
+        ids = _ready(lm, documents, length, flash)
         if recompute:
             recompute_activations(lm)
         trained = [parameter for parameter in lm.parameters() if parameter.requires_grad]
@@ -103,7 +106,7 @@ def layer_bytes(
             parameter.grad = torch.zeros_like(parameter)
         with LiveBytes([*_weights(lm), *(p.grad for p in trained if p.grad is not None)]) as live:
             between: list[int] = []
-            for layer in lm.base_model.layers:
+            for layer in decoder_layers(lm):
                 layer.register_forward_hook(_noted(between, live))
             hidden = _passed(lm, ids, spans, bf16)
             forward = live.now
@@ -113,45 +116,39 @@ def layer_bytes(
 
 
 def forward_bytes(
-    config: Any, dtype: torch.dtype, documents: int, length: int, *, bf16: bool, flash: bool, slices: int = 1
+    config: Any,
+    dtype: torch.dtype,
+    documents: int,
+    length: int,
+    *,
+    bf16: bool,
+    flash: bool,
+    slices: int = 1,
+    pair: Pair = ALIKE,
 ) -> int:
-    """At most, in a pass without gradients through a network that is not trained; its weights are not counted."""
-    spans = _spans(documents, length)
-    with FakeTensorMode(), torch.no_grad():
-        lm, ids = _two_layers(sliced(config, slices), dtype, flash), _ids(documents, length)
+    """At most, in a pass without gradients through a network that is not trained; its weights are not counted.
+
+    Raises UserMistake as `layer_bytes` does.
+    """
+    spans, lm = _spans(documents, length), two_layers(config, dtype, pair, slices)
+    with fakes(lm), torch.no_grad():
+        ids = _ready(lm, documents, length, flash)
         with LiveBytes(_weights(lm)) as live:
             _passed(lm, ids, spans, bf16)
     return int(live.peak)
+
+
+def mean(found: Iterable[tuple[int, LayerBytes]]) -> LayerBytes:
+    """Of a stack of several kinds of layers, so many of each: what one keeps on average, and at most of the rest."""
+    every = list(found)
+    kept = sum(count * one.kept for count, one in every) / sum(count for count, _ in every)
+    return replace(most(one for _, one in every), kept=ceil(kept))
 
 
 def most(found: Iterable[LayerBytes]) -> LayerBytes:
     """At least as much as each of them."""
     every = list(found)
     return LayerBytes(*(max(getattr(one, name) for one in every) for name in LayerBytes.__slots__))
-
-
-def _two_layers(config: Any, dtype: torch.dtype, flash: bool, lora: LoraConfig | None = None) -> Any:
-    """On the CPU, in the fake mode that is on."""
-    register()
-    AttentionInterface.register(FLASH, flash_shaped)
-    with torch.device("meta"):
-        lm = bare_model(config, dtype, layers=2)
-        if lora:
-            adapt(lm, lora, seed=0)  # moves modules about, which fake tensors do not bear
-    made: dict[Tensor, Tensor] = {}
-    for module in lm.modules():
-        for kept in (module._parameters, module._buffers):
-            for name, tensor in kept.items():
-                if tensor is not None:
-                    kept[name] = made.setdefault(tensor, _here(tensor))
-    lm.set_attn_implementation(FLASH if flash else ATTENTION)
-    return lm
-
-
-def _here(tensor: Tensor) -> Tensor:
-    """Another one of that shape on the CPU."""
-    made = torch.zeros(tensor.shape, dtype=tensor.dtype)
-    return nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
 
 
 def _weights(lm: Any) -> list[Tensor]:
@@ -162,7 +159,11 @@ def _spans(documents: int, length: int) -> Documents:
     return Documents.from_cu_seqlens(torch.arange(0, documents * length + 1, length, dtype=torch.int32))
 
 
-def _ids(documents: int, length: int) -> Tensor:
+def _ready(lm: Any, documents: int, length: int, flash: bool) -> Tensor:
+    """In the fake mode that is on -> tokens to read."""
+    register()
+    AttentionInterface.register(FLASH, flash_shaped)
+    without_memory(lm).set_attn_implementation(FLASH if flash else ATTENTION)
     return torch.zeros(1, documents * length, dtype=torch.long)
 
 
@@ -173,27 +174,6 @@ def _passed(lm: Any, ids: Tensor, spans: Documents, bf16: bool) -> Tensor:
     return hidden
 
 
-def sliced(config: Any, slices: int) -> Any:
-    """The configuration of what a rank computes: its share of the heads and of the inner width, all of the rest.
-
-    Raises UserMistake for a number that does not divide the heads, the inner width or the vocabulary.
-    """
-    if slices == 1:
-        return config
-    heads = config.num_attention_heads
-    pairs = getattr(config, "num_key_value_heads", None) or heads
-    if pairs % slices or heads % slices:
-        raise UserMistake(f"tp_size {slices} does not divide the model's {heads} heads and {pairs} key-value heads")
-    tokens, inner = config.vocab_size, config.intermediate_size
-    if tokens % slices or inner % slices:
-        raise UserMistake(f"tp_size {slices} does not divide the model's {tokens} tokens and inner width {inner}")
-    config = copy.deepcopy(config)
-    config.head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    config.num_attention_heads, config.num_key_value_heads = heads // slices, pairs // slices
-    config.intermediate_size = inner // slices
-    return config
-
-
 def _noted(values: list[int], live: LiveBytes) -> Callable[..., None]:
     def note(*_: object) -> None:
         values.append(live.now)
@@ -201,12 +181,19 @@ def _noted(values: list[int], live: LiveBytes) -> Callable[..., None]:
     return note
 
 
+def grouped_shape(a: Tensor, b: Tensor, offs: Tensor, bias: Tensor | None = None, dtype: Any = None) -> Tensor:
+    """Of `torch.nn.functional.grouped_mm`, by which experts compute: [T, K] x [E, K, N] -> [T, N] and, for gradients of
+    their weights, [K, T] x [T, N] -> [E, K, N]. PyTorch's own fake of it knows bfloat16 alone; what runs, any dtype."""
+    shape = (a.shape[0], b.shape[2]) if b.dim() == 3 else (offs.shape[0], a.shape[0], b.shape[1])
+    return a.new_empty(shape, dtype=dtype)
+
+
 class _Flash(torch.autograd.Function):
     """Keeps query, key, value, output and one float32 a head and position, as flash attention does."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        out = torch.empty_like(query)
+        out = query.new_empty((*query.shape[:-1], value.shape[-1]))
         ctx.save_for_backward(query, key, value, out, query.new_empty(query.shape[:-1], dtype=torch.float32))
         return out
 
@@ -217,8 +204,16 @@ class _Flash(torch.autograd.Function):
 
 
 def flash_shaped(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, **_: object
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
+    **options: object,
 ) -> tuple[Tensor, None]:
-    """As `packed_attention`: query [1, H, T, D], key and value [1, Hk, T, D] -> [1, T, H, D]; shapes only."""
+    """As `packed_attention`: query [1, H, T, D], key and value [1, Hk, T, D] -> [1, T, H, D]; shapes only, and the same
+    refusals."""
+    must_compute(mask, dropout, options)
     out: Tensor = _Flash.apply(query, key, value)  # type: ignore[no-untyped-call]
     return out.transpose(1, 2), None

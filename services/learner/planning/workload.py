@@ -115,7 +115,9 @@ def of_rows(trainer: OfflineConfig, layout: Layout, longest: int | None) -> Work
     """
     cap, texts = trainer.longest, together(trainer)
     length = cap if longest is None else longest - texts
-    if not 0 < length <= cap:
+    if length < 1:
+        raise UserMistake(f"--longest-row {longest} leaves nothing to train on: give at least {texts + 1}")
+    if length > cap:
         raise UserMistake(
             f"a row of {longest} tokens has {length} positions, and a micro-batch holds {cap}: raise "
             f"{trainer.kind}.max_length_per_device"
