@@ -30,12 +30,13 @@ from common import as_a_service, machine, show
 from toys import qwen, rl_lengths
 
 from midflight.services.learner.network.compiled import compile_layers
-from midflight.services.learner.network.policy import Policy, decoder_layers, recompute_activations
+from midflight.services.learner.network.policy import Policy, recompute_activations
 from midflight.services.learner.objectives.sft import sft_update
 from midflight.services.learner.optimizers.optim import OptimSettings, PolicyOptimizer
 from midflight.services.learner.packs.packing import Document
 from midflight.services.learner.settings import RlSettings
 from midflight.services.learner.step import RolloutBatch, rl_update
+from midflight.services.model.stack import decoder_layers
 
 SHAPES: dict[str, dict[str, int]] = {
     "5m": {"hidden": 256, "layers": 6, "heads": 8, "vocab": 2048},
