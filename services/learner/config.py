@@ -45,7 +45,9 @@ class KlTermConfig(Config):
         if self.reference and self.type is None:
             raise ValueError("reference is compared with nowhere: set type to advantage, reward or loss")
         if self.coef and self.type is None:
-            raise ValueError("coef is the weight of a KL that acts nowhere: set type to advantage, reward or loss")
+            raise ValueError(
+                "coef is the weight of a KL that acts nowhere: set type to advantage, reward or loss, or coef to 0"
+            )
         return self
 
 

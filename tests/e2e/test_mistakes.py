@@ -212,7 +212,8 @@ def test_a_damaged_ledger_is_told(finished: Up, tmp_path: Path) -> None:
 def test_what_does_not_go_together_is_refused_by_its_line(tmp_path: Path) -> None:
     """Controllers of what the loss does not have, and sequences that no micro-batch could hold."""
     topology = tiny(tmp_path)
-    refused = midflight(tmp_path, "config", "check", str(topology), "services.learner.kl.type=null")
+    without = ["services.learner.kl.type=null", "services.learner.kl.coef=0"]
+    refused = midflight(tmp_path, "config", "check", str(topology), *without)
     assert refused.code == 2
     assert "services.kl.knob: the learner has no KL term" in refused.err
     refused = midflight(

@@ -169,7 +169,7 @@ def test_muon_is_for_hidden_matrices() -> None:
 
 @pytest.mark.parametrize("name", list(EVERY))
 def test_each_goes_on_bit_for_bit(name: str) -> None:
-    """Four steps and four equal eight, with knobs turned before; the state of a parameter has its name."""
+    """Four steps and four equal eight, with knobs turned in both; the state of a parameter has its name."""
     choices = {"lr": 1e-2, "weight_decay": 0.1, **EVERY[name]}
     straight, first, second = layers(), layers(), layers(1)
     whole = PolicyOptimizer(straight, settings(**choices))
@@ -183,6 +183,7 @@ def test_each_goes_on_bit_for_bit(name: str) -> None:
     second.load_state_dict(first.state_dict())
     saved = {key: tensor.clone() for key, tensor in half.tensors().items()}
     again.load(saved, half.values())
+    again.lr, again.weight_decay = 3e-2, 0.2
     train(straight, whole, 4)
     train(second, again, 4)
     assert all(torch.equal(a, b) for a, b in zip(straight.parameters(), second.parameters(), strict=True))

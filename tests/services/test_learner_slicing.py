@@ -74,7 +74,7 @@ def test_a_72b_model_is_cut_over_fsdp_16_and_tp_4(group: int) -> None:
         ({"intermediate_size": 25}, "the width 25 of layers.0.mlp.gate_proj does not divide"),
         ({"kind": "qwen3_moe", "num_experts": 4}, "layers.0.mlp.experts"),
         ({"kind": "olmo2"}, "is cut as colwise_gather_output, which is not built here"),
-        ({"kind": "stablelm"}, "transformers has no plan for it"),
+        ({"kind": "persimmon"}, "transformers has no plan for it"),
     ],
     ids=lambda value: str(value)[:40],
 )

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.shipped import YOURS
 
 from midflight.kernel.config import load_topology
 from midflight.kernel.config.shipped import shipped
@@ -37,9 +38,10 @@ def folder_of(folder: Path, shift: int = 0, more: int = 0, special: bool = False
 @pytest.mark.parametrize("name", sorted(shipped()))
 def test_a_model_laid_over_a_shipped_topology_has_its_own_tokenizer(name: str, tmp_path: Path) -> None:
     """`bytes` is written nowhere, so that nothing of it is inherited."""
-    services = load_topology(shipped()[name]).data["services"]
+    yours = YOURS.get(name, [])
+    services = load_topology(shipped()[name], (), yours).data["services"]
     own = ["model.build=null", f"model.path={tmp_path}"]
-    loaded = load_topology(shipped()[name], (), own)
+    loaded = load_topology(shipped()[name], (), [*yours, *own])
     assert loaded.data["model"]["tokenizer"] == str(tmp_path)
     assert loaded.data["services"] == services
 
