@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from support.e2e_run import Up, checkpoints, events, is_step, records, tiny
+from support.shipped import YOURS
 
 from midflight.kernel.config import load_topology
 from midflight.services.learner.offline.config import SftTrainerConfig
@@ -14,7 +15,7 @@ from midflight.services.learner.offline.trainer import OfflineTrainer
 def test_a_student_learns_from_a_teacher_alone(tmp_path: Path) -> None:
     """Groups are all flat and yet every step moves the weights; evaluations tell the reward; no reference is stored."""
     topology = tiny(tmp_path, "distill-on-policy", steps=4)
-    section = load_topology(str(topology), [], []).data["model"]
+    section = load_topology(str(topology), [], YOURS["distill-on-policy"]).data["model"]
     made = OfflineTrainer(SftTrainerConfig(data="task:sort6-10?rows=8"), section, 5, tmp_path / "none")
     made.leave_model(tmp_path / "teacher", made.weights())
     with Up(tmp_path, topology, f"services.learner.kl.reference={tmp_path / 'teacher'}") as up:
