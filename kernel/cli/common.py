@@ -30,9 +30,8 @@ def request(kind: type[M], **fields: Any) -> M:
 
 
 def positive(text: str) -> int:
-    """An option's whole number above zero, for argparse."""
-    number = int(text)
-    if number < 1:
+    """An option's whole number above zero. Raises ArgumentTypeError."""
+    if not (number := count(text)):
         raise argparse.ArgumentTypeError(f"{text} is not above zero")
     return number
 

@@ -32,8 +32,17 @@ ENDING_S = 5.0
 SPARKS = " .:-=+*#%@"
 LINES, TOLD = 20, 5
 """Of a trainer without rewards: steps that get a line, and numbers in it."""
+SHOWN = 8
+"""Evaluations in the last words of a run."""
 QUIET_S = 30.0
 """The longest that it gets no line while it makes steps."""
+
+
+def spread(evaluations: list[tuple[int, float]]) -> list[tuple[int, float]]:
+    """At most `SHOWN` of them, evenly; the first and the last always."""
+    last = len(evaluations) - 1
+    count = min(last + 1, SHOWN)
+    return [evaluations[at * last // max(1, count - 1)] for at in range(count)]
 
 
 class Watch:
@@ -296,7 +305,7 @@ class Watch:
             head, tail = rewards[: len(rewards) // 10 or 1], rewards[-(len(rewards) // 10 or 1) :]
             print(f"reward            {sum(head) / len(head):.3f} -> {sum(tail) / len(tail):.3f}  [{spark(rewards)}]")
         if self.evaluations:
-            print("held-out reward   " + "  ".join(f"{step}: {value:.3f}" for step, value in self.evaluations))
+            print("held-out reward   " + "  ".join(f"{step}: {value:.3f}" for step, value in spread(self.evaluations)))
         if _number(self.overlap.get("seconds")):
             shares = " ".join(f"{name} {_number(self.overlap.get(name)):.0%}" for name in ("generating", "training"))
             print(f"overlap           {_number(self.overlap.get('both')):.0%} of the time both ({shares})")

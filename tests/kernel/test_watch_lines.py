@@ -6,7 +6,7 @@ import pytest
 
 from midflight.kernel.cli.ending import waits_for
 from midflight.kernel.cli.ps import _cells, below
-from midflight.kernel.cli.watch import QUIET_S, Watch
+from midflight.kernel.cli.watch import QUIET_S, SHOWN, Watch, spread
 from midflight.kernel.launch import Launched
 from midflight.messages.control import ServiceStatus, Wait
 from midflight.messages.events import Event
@@ -105,3 +105,13 @@ def test_a_long_run_gets_a_line_now_and_then(
         body = {"loss": 0.5, "of": 500_000.0}
         watch._on_metrics(Event(**{**Event.EXAMPLE, "topic": "metrics", "step": step, "body": body}))
     assert [line.split("/")[0] for line in capsys.readouterr().out.splitlines()] == ["step 3", "step 6"]
+
+
+@pytest.mark.parametrize("number", [1, 2, SHOWN, SHOWN + 1, 200])
+def test_a_long_runs_last_words_are_a_line(number: int) -> None:
+    """The first and the last evaluation, and some between, in order."""
+    every = [(step, step / 10) for step in range(number)]
+    shown = spread(every)
+    assert len(shown) == min(number, SHOWN)
+    assert (shown[0], shown[-1]) == (every[0], every[-1])
+    assert shown == sorted(set(shown))
